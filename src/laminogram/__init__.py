@@ -1,0 +1,49 @@
+"""laminogram sees, measures and rewires the layers of language models.
+
+    import laminogram
+    stack = laminogram.load("tiny-rwkv4")
+    stack.record("The river ran down to the sea.", sites=["ffn_out"])
+
+Everything public is imported when first used, so that `import laminogram` and the command line's
+help need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from laminogram.probe import edits as edits
+    from laminogram.probe.edits import Edit as Edit
+    from laminogram.probe.gram import Gram as Gram
+    from laminogram.probe.statistics import Measurement as Measurement
+    from laminogram.stack.plan import Plan as Plan
+    from laminogram.view import View as View
+    from laminogram.view import load as load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Edit": "laminogram.probe.edits",
+    "Gram": "laminogram.probe.gram",
+    "Measurement": "laminogram.probe.statistics",
+    "Plan": "laminogram.stack.plan",
+    "View": "laminogram.view",
+    "load": "laminogram.view",
+}
+_ROOMS = {"edits": "laminogram.probe.edits"}
+
+__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
+    raise AttributeError(f"laminogram has no {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Reading and writing weights: memory-mapped, tensor by tensor, atomic."""

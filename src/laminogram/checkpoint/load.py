@@ -1,0 +1,147 @@
+"""Opening a model: from a name or path to a stack with its weights, its tokenizer and its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from laminogram import families
+from laminogram.checkpoint.loading import Device, load_into
+from laminogram.checkpoint.reading import Checkpoint, open_checkpoint
+from laminogram.checkpoint.resolve import resolve
+from laminogram.checkpoint.tokenizer import Tokenizer, load_tokenizer
+from laminogram.errors import CheckpointError, ConfigError, FamilyError
+from laminogram.families import Family, Layout
+from laminogram.stack.config import StackConfig
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
+
+_OPTIONS = ("rescaled",)
+
+
+@dataclass(frozen=True)
+class Described:
+    """An open checkpoint with what its configuration or its tensors say it is."""
+
+    checkpoint: Checkpoint
+    family: Family
+    layout: Layout
+    config: StackConfig
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A loaded model."""
+
+    stack: Stack
+    tokenizer: Tokenizer | None
+    name: str
+    path: Path
+    described: Described
+
+
+def describe(path: str | Path, settings: Mapping[str, Any] | None = None) -> Described:
+    """Opens a checkpoint and tells its family, layout and configuration, reading no weights.
+
+    `settings` replace fields of the configuration (`group_norm_eps=1e-5`). Errors are
+    CheckpointError, FamilyError or ConfigError.
+    """
+    path = Path(path)
+    checkpoint = open_checkpoint(path)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    source = _read_config(file) if path.is_dir() and file.is_file() else None
+    if source is None:
+        try:
+            family, source = families.detect(checkpoint.shapes)
+        except FamilyError:
+            if path.is_dir() or not file.is_file():
+                raise
+            source = _read_config(file)
+    family = families.find(source)
+    layout = family.layout(checkpoint.keys)
+    shapes = {layout.canonical(key): shape for key, shape in checkpoint.shapes.items()}
+    config = family.config({**source, **(settings or {})}, shapes)
+    return Described(checkpoint, family, layout, config)
+
+
+def open_model(
+    path_or_name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Device | Sequence[Device] | Callable[[str], Device] = "cpu",
+    revision: str | None = None,
+    **settings: Any,
+) -> Opened:
+    """Loads a bundled name, a directory, a file or a hub id.
+
+    `dtype` None keeps the checkpoint's. `device` is one device, "auto", a list over which layers
+    spread, or a function from parameter name to device. Further settings replace fields of the
+    configuration, except `rescaled` (the interval of layers after which an RWKV-4 model in the
+    Hugging Face layout was saved halved). ConfigError where no such field is understood.
+    """
+    from laminogram.stack.stack import Stack
+
+    found = resolve(path_or_name, revision=revision)
+    options = {name: settings.pop(name) for name in _OPTIONS if settings.get(name) is not None}
+    described = describe(found.path, settings)
+    config = described.config
+    stack = Stack(config, device="meta", dtype=dtype or torch.float32)
+    placement = placed(config, device)
+    load_into(
+        stack,
+        described.checkpoint,
+        described.layout,
+        config=config,
+        dtype=dtype,
+        device=placement,
+        options=options,
+    )
+    tokenizer = load_tokenizer(found.path, bos=config.bos_token_id, eos=config.eos_token_ids)
+    return Opened(stack, tokenizer, found.name, found.path, described)
+
+
+def placed(
+    config: StackConfig, device: Device | Sequence[Device] | Callable[[str], Device]
+) -> Device | Callable[[str], Device]:
+    """One device for each parameter: layers in equal runs over a list, the head on the last.
+
+    "auto" is every visible GPU, else the CPU. A tied head stays with the embedding.
+    """
+    if callable(device) or isinstance(device, torch.device):
+        return device
+    if device == "auto":
+        count = torch.cuda.device_count()
+        device = [torch.device("cuda", index) for index in range(count)] or ["cpu"]
+    if isinstance(device, str):
+        return device
+    devices = list(device)
+    if not devices:
+        raise ConfigError("device is an empty list; expected at least one device")
+    if len(devices) == 1:
+        return devices[0]
+    layers = len(config.layers)
+
+    def where(name: str) -> Device:
+        if name.startswith("embed."):
+            return devices[0]
+        if not name.startswith("layers."):
+            return devices[-1]
+        return devices[int(name.split(".")[1]) * len(devices) // layers]
+
+    return where
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        source = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is no readable configuration: {error}") from error
+    if not isinstance(source, dict):
+        raise CheckpointError(f"{file} holds a {type(source).__name__}; expected an object")
+    return source

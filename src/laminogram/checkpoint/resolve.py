@@ -1,0 +1,53 @@
+"""From what a user types to files on this machine: a bundled name, a path, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from laminogram import bundled
+from laminogram.errors import CheckpointError
+
+# Weights and tables only: no code, no pickles.
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt", "*.tiktoken")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a model lies (a directory or one file), and what to call it."""
+
+    path: Path
+    name: str
+
+
+def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolved:
+    """Finds a bundled model, a directory, a file, or downloads a hub id into the user's cache.
+
+    CheckpointError says what was tried; the hub is asked only for `owner/name`.
+    """
+    text = str(path_or_name)
+    if text in bundled.names():
+        return Resolved(bundled.path(text), text)
+    path = Path(text).expanduser()
+    if path.exists():
+        return Resolved(path, path.stem if path.is_file() else path.resolve().name)
+    if not _HUB_ID.fullmatch(text) or text.startswith("."):
+        known = ", ".join(bundled.names()) or "none"
+        raise CheckpointError(
+            f"{text!r} is no file or directory here, no bundled model (there are: {known}) and no "
+            "hub id of the form owner/name"
+        )
+    try:
+        folder = snapshot_download(text, revision=revision, allow_patterns=list(HUB_FILES))
+    except (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise CheckpointError(
+            f"{text!r} is no file or directory here, and as a hub id it is neither in the local "
+            f"cache nor could it be downloaded ({type(error).__name__}: {reason})"
+        ) from error
+    return Resolved(Path(folder), text)

@@ -1,0 +1,69 @@
+"""`laminogram generate`: continue a prompt, streaming the text to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from laminogram.cli.options import load_view, placement
+
+
+@click.command(name="generate", short_help="Continue a prompt, streaming to the terminal.")
+@click.argument("model")
+@click.option("--prompt", required=True, help="The text to continue; - reads it from stdin.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.8,
+    show_default=True,
+    help="0 takes the likeliest token every time.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the K likeliest tokens.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Draw from the likeliest tokens that together have this probability.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Above 1 makes tokens less likely that have occurred.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The same seed gives the same text.",
+)
+@click.option("--stop", multiple=True, metavar="STR", help="Stop before this text; repeatable.")
+@click.option("--plan", help='Order of the layers, such as "0-7, 3x(8), 9-11".')
+@placement
+def command(
+    model: str,
+    prompt: str,
+    plan: str | None,
+    dtype: str | None,
+    device: str | None,
+    **sampling: Any,
+) -> None:
+    """Continue a prompt with MODEL and stream the text to the terminal.
+
+    Only the new text goes to stdout; on a terminal the prompt is shown before it.
+    """
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    view = load_view(model, dtype, device)
+    if plan is not None:
+        view = view.using(plan=plan)
+    if sys.stdout.isatty():
+        click.secho(prompt, nl=False, dim=True)
+    given = {name: value for name, value in sampling.items() if value is not None}
+    # click.echo writes and flushes, so that a token shows when it is drawn.
+    view.generate(prompt, **given, stream=lambda text: click.echo(text, nl=False))
+    click.echo()

@@ -1,0 +1,40 @@
+"""`laminogram ls`: which models come with the package, and which sites a model has."""
+
+from __future__ import annotations
+
+import click
+
+from laminogram.cli.options import load_view
+from laminogram.cli.tables import print_table
+
+
+@click.group(name="ls", short_help="List the bundled models, or the sites of a model.")
+def command() -> None:
+    """List what there is: the bundled models, or the sites of a model."""
+
+
+@command.command(name="models")
+def models() -> None:
+    """List the models that come with the package."""
+    from laminogram.bundled import names
+
+    rows = [(name, line) for name, line in names().items()]
+    print_table(("model", "what it is"), rows, title="bundled models")
+
+
+@command.command(name="sites")
+@click.argument("model")
+def sites(model: str) -> None:
+    """List the sites of MODEL: their axes, their meaning, and whether they can be edited.
+
+    Axes: B batch, T tokens, C channels, H heads, D head size, S key positions, V vocabulary,
+    F width of the channel mixer, A width of the token mixer.
+    """
+    from laminogram.stack.sites import describe
+
+    view = load_view(model)
+    rows = [
+        (row.name, " ".join(row.axes), row.access, row.availability, row.meaning)
+        for row in describe(view.config)
+    ]
+    print_table(("site", "axes", "access", "where", "meaning"), rows, title=f"sites of {model}")

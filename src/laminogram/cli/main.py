@@ -1,0 +1,76 @@
+"""The `laminogram` command: finds its commands by file name and prints errors as one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from laminogram.cli import commands
+from laminogram.errors import LaminogramError
+
+EXAMPLES = """\b
+Examples:
+  laminogram study                       the bundled models side by side, as a report
+  laminogram study MODEL --open          your own model; the report opens in a browser
+  laminogram generate tiny-rwkv4 --prompt "The sea was"
+  laminogram ls models                   the models that come with the package
+  laminogram ls sites tiny-llama         what can be recorded and edited in a model
+  laminogram doctor MODEL                does the arithmetic of this model hold?
+
+\b
+MODEL is a bundled name, a directory with config.json and safetensors, a .pth file or a hub id.
+Results stay on this machine: nothing is sent anywhere.
+"""
+
+
+class Commands(click.Group):
+    """A group whose commands are the files of `laminogram.cli.commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the file of one command and return it; None where there is no such file."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error raised on purpose becomes one line without `--debug`."""
+        try:
+            return super().invoke(ctx)
+        except LaminogramError as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.command(
+    cls=Commands,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="laminogram", message="%(package)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """See, measure and rewire the layers of language models: Transformers, BERT and RWKV."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line on `args` (default: the process's arguments) and exit.
+
+    Exit status: 0 for success, 1 for an error raised on purpose or a check that did not hold, 2 for
+    a wrong use of the command line.
+    """
+    # Read by OpenMP when torch loads. Threads that spin while they wait halve the speed of whatever
+    # else runs on the machine; a value that the user has set stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    cli.main(args=args, prog_name="laminogram")

@@ -1,0 +1,69 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from laminogram.view import View
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Both the short names of the field and torch's own.
+DTYPES = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+}
+
+
+def placement(function: Function) -> Function:
+    """Add `--dtype` and `--device` to a command."""
+    dtype = click.option(
+        "--dtype",
+        type=click.Choice(list(DTYPES)),
+        metavar="fp32|bf16|fp16",
+        help="Precision of the weights; default: as the checkpoint stores them.",
+    )
+    device = click.option(
+        "--device",
+        metavar="DEVICE",
+        help="One device (cpu, cuda:1), several with commas, over which the layers are spread, "
+        "or auto.",
+    )
+    return dtype(device(function))
+
+
+def parse_dtype(text: str | None) -> torch.dtype | None:
+    """Turn the text of `--dtype` into a torch dtype; None stays None."""
+    if text is None:
+        return None
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[text])
+    return dtype
+
+
+def parse_device(text: str | None) -> str | list[str] | None:
+    """Turn the text of `--device` into one device or a list of them; None stays None."""
+    if text is None or "," not in text:
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def load_view(model: str, dtype: str | None = None, device: str | None = None) -> View:
+    """Load `model` with the texts of `--dtype` and `--device`; `load` decides the rest."""
+    import laminogram
+
+    chosen = {"dtype": parse_dtype(dtype), "device": parse_device(device)}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    view: View = laminogram.load(model, **given)
+    return view

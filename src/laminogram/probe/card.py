@@ -1,0 +1,130 @@
+"""A model's card: its size by part, its memory by precision, what it remembers for each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from laminogram.stack.config import AttentionConfig
+from laminogram.stack.plan import Plan
+from laminogram.stack.stack import Stack
+
+PARTS = ("embedding", "attn", "ffn", "norms", "head")
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one needs to know of a model before running it.
+
+    parameters: count by part; bytes_by_precision: of the weights alone; cache_bytes_per_token: keys
+    and values that each token adds under the plan, 0 for a recurrent stack; state_bytes: what one
+    row remembers whatever its length, 0 for attention; context: the longest text it was made for,
+    None where it names none.
+    """
+
+    name: str
+    family: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    parameters: dict[str, int]
+    parameter_total: int
+    bytes_by_precision: dict[str, int]
+    cache_bytes_per_token: int
+    state_bytes: int
+    context: int | None
+    dtype: str = ""
+    tokenizer: bool = False
+    plan: str = field(default="")
+
+    def __str__(self) -> str:
+        rows = [
+            ("family", self.family),
+            ("layers", f"{self.layers} of {self.hidden_size} channels"),
+            ("vocabulary", f"{self.vocab_size}"),
+            ("parameters", f"{self.parameter_total:,}"),
+            *((f"  {part}", f"{count:,}") for part, count in self.parameters.items()),
+            *((f"as {name}", _size(count)) for name, count in self.bytes_by_precision.items()),
+            ("cache a token", _size(self.cache_bytes_per_token)),
+            ("state", _size(self.state_bytes)),
+            ("context", "any" if self.context is None else f"{self.context} tokens"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([self.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def make_card(stack: Stack, plan: Plan, name: str, *, tokenizer: bool) -> Card:
+    """The card of a stack under a plan; nothing is run."""
+    counts = dict.fromkeys(PARTS, 0)
+    for path, parameter in stack.named_parameters():
+        counts[_part(path)] += parameter.numel()
+    total = sum(counts.values())
+    return Card(
+        name=name,
+        family=stack.config.family,
+        layers=stack.config.num_layers,
+        hidden_size=stack.config.hidden_size,
+        vocab_size=stack.config.vocab_size,
+        parameters=counts,
+        parameter_total=total,
+        bytes_by_precision={name: size * total for name, size in _BYTES.items()},
+        cache_bytes_per_token=_cache_bytes(stack, plan),
+        state_bytes=_state_bytes(stack, plan),
+        context=stack.config.max_position_embeddings,
+        dtype=str(stack.dtype).removeprefix("torch."),
+        tokenizer=tokenizer,
+        plan=str(plan),
+    )
+
+
+def _part(path: str) -> str:
+    if "norm" in path.split("."):
+        return "norms" if not path.startswith(("embed", "head")) else _end(path)
+    if path.startswith("layers."):
+        half = path.split(".")[2]
+        return half if half in ("attn", "ffn") else "norms"
+    return "norms" if path.startswith("final_norm") else _end(path)
+
+
+def _end(path: str) -> str:
+    return "embedding" if path.startswith("embed") else "head"
+
+
+def _cache_bytes(stack: Stack, plan: Plan) -> int:
+    if not stack.config.causal:
+        return 0
+    size = torch.empty((), dtype=stack.dtype).element_size()
+    heads = (
+        stack.config.layers[step.layer].attn for step in plan if step.part != "ffn"
+    )
+    return sum(
+        2 * attn.num_key_value_heads * attn.head_dim * size
+        for attn in heads
+        if isinstance(attn, AttentionConfig)
+    )
+
+
+def _state_bytes(stack: Stack, plan: Plan) -> int:
+    if not stack.config.recurrent:
+        return 0
+    with torch.device("meta"):
+        slots = [
+            stack.layers[step.layer].new_slot(1, 0, step.part) for step in plan
+        ]
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for slot in slots
+        for _, part in slot.parts()
+        for tensor in part.tensors().values()
+    )
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.4g} {unit}"
+        value /= 1000
+    return f"{value:.4g} GB"

@@ -1,0 +1,176 @@
+"""Edits: what is written at a site, for chosen layers, heads, channels, positions and phases.
+
+    edits.zero("ffn_out", layers=7, channels=[133])
+    edits.clip("resid_post", low=-50, high=50)
+    edits.patch("attn_out", gram, layers=[3, 4], positions=[5])
+
+An edit is a value: it can be compared and printed, and does nothing until a view carries it.
+Every edit is `x -> clamp(x * scale + shift, low, high)` on what it selects, out of place and
+differentiable; with scale 0 the old value plays no part. What it leaves alone keeps its bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laminogram.errors import EditError
+from laminogram.probe.gram import Gram
+
+Phase = Literal["all", "prompt", "new"]
+Numbers = int | Iterable[int] | None
+Values = float | Sequence[float] | np.ndarray | Tensor
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One edit; make it with the functions of this module.
+
+    layers, steps: where in the plan (None: wherever the site is); heads, channels: along those axes
+    of the site (None: all); positions: places in a row, negative ones counted from the end of the
+    prompt; phase: tokens of the prompt, generated ones, or all. `scale`, `shift`, `low`, `high`
+    broadcast against the selected channels (or the whole trailing shape of the site). For a patch,
+    `source` holds, for each step, values (B, T, ...).
+    """
+
+    kind: str
+    site: str
+    scale: Tensor
+    shift: Tensor
+    low: Tensor
+    high: Tensor
+    layers: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+    phase: Phase = "all"
+    source: dict[int, Tensor] | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        parts = [repr(self.site)]
+        for name in ("layers", "steps", "heads", "channels", "positions"):
+            chosen = getattr(self, name)
+            if chosen is not None:
+                parts.append(f"{name}={list(chosen)}")
+        if self.phase != "all":
+            parts.append(f"phase={self.phase!r}")
+        return f"{self.kind}({', '.join(parts)}, values={self._digest()})"
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Edit) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def _digest(self) -> str:
+        """The values themselves where they are one number, else a short hash of them."""
+        tensors = [self.scale, self.shift, self.low, self.high]
+        if self.source is None and all(tensor.numel() == 1 for tensor in tensors):
+            return "/".join(f"{float(tensor):g}" for tensor in tensors)
+        for step, values in sorted((self.source or {}).items()):
+            tensors += [torch.tensor(step), values]
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
+
+
+def zero(site: str, **where: Any) -> Edit:
+    """Write 0. `where`: layers, steps, heads, channels, positions, phase, as in `Edit`."""
+    return _edit("zero", site, scale=0.0, **where)
+
+
+def set_to(site: str, value: Values, **where: Any) -> Edit:
+    """Write a value: a number, or one for each selected channel."""
+    return _edit("set", site, scale=0.0, shift=value, **where)
+
+
+def scale(site: str, factor: Values, **where: Any) -> Edit:
+    """Multiply by a factor: a number, or one for each selected channel."""
+    return _edit("scale", site, scale=factor, **where)
+
+
+def add(site: str, value: Values, **where: Any) -> Edit:
+    """Add a value: a number, or one for each selected channel (a steering vector)."""
+    return _edit("add", site, shift=value, **where)
+
+
+def clip(
+    site: str, *, low: Values = -INFINITY, high: Values = INFINITY, **where: Any
+) -> Edit:
+    """Keep values between `low` and `high`."""
+    return _edit("clip", site, low=low, high=high, **where)
+
+
+def patch(site: str, gram: Gram, **where: Any) -> Edit:
+    """Write what another run had at the same site, step, position and channel.
+
+    The gram must hold the site for every selected step; its rows are the run's rows, or one row for
+    all. Positions that the gram does not have are left alone.
+    """
+    source = {step: gram.tensor(site, step) for name, step in gram if name == site}
+    if not source:
+        raise EditError(f"the gram to patch from holds no {site!r}; it holds {gram.sites}")
+    if where.get("layers") is None and where.get("steps") is None:
+        where["steps"] = tuple(source)
+    return _edit("patch", site, scale=0.0, source=source, **where)
+
+
+def _edit(
+    kind: str,
+    site: str,
+    *,
+    scale: Values = 1.0,
+    shift: Values = 0.0,
+    low: Values = -INFINITY,
+    high: Values = INFINITY,
+    layers: Numbers = None,
+    steps: Numbers = None,
+    heads: Numbers = None,
+    channels: Numbers = None,
+    positions: Numbers = None,
+    phase: Phase = "all",
+    source: dict[int, Tensor] | None = None,
+) -> Edit:
+    if phase not in ("all", "prompt", "new"):
+        raise EditError(f"phase is {phase!r}; it must be 'all', 'prompt' or 'new'")
+    return Edit(
+        kind=kind,
+        site=site,
+        scale=_values(scale),
+        shift=_values(shift),
+        low=_values(low),
+        high=_values(high),
+        layers=_numbers("layers", layers),
+        steps=_numbers("steps", steps),
+        heads=_numbers("heads", heads),
+        channels=_numbers("channels", channels),
+        positions=_numbers("positions", positions),
+        phase=phase,
+        source=source,
+    )
+
+
+def _values(value: Values) -> Tensor:
+    tensor = torch.as_tensor(value).detach().clone()
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _numbers(name: str, chosen: Numbers) -> tuple[int, ...] | None:
+    if chosen is None:
+        return None
+    numbers = (chosen,) if isinstance(chosen, int) else tuple(int(i) for i in chosen)
+    if not numbers:
+        raise EditError(f"{name} is empty: the edit would select nothing")
+    return numbers

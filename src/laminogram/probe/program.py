@@ -1,0 +1,340 @@
+"""A program: which sites a run reads and writes, resolved before it starts.
+
+It turns edits and wanted readings into taps for each step of the plan, renews the selected rows
+before each forward, passes what is read to a sink, and knows afterwards what the edits did.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from laminogram.errors import EditError, SiteError
+from laminogram.probe.edits import Edit
+from laminogram.stack import sites
+from laminogram.stack.config import StackConfig
+from laminogram.stack.plan import Plan, Step
+from laminogram.stack.sites import STACK_STEP, Site
+from laminogram.stack.stack import Stack
+from laminogram.stack.taps import NO_TAPS, EditSlot, Run, Taps
+
+Sink = Callable[[str, int, Tensor], None]
+Reads = Mapping[int, Iterable[str]]
+"""For each step (`STACK_STEP` for the stack's own sites) the sites to read."""
+
+
+class EditWarning(UserWarning):
+    """An edit selected values and changed none of them."""
+
+
+@dataclass
+class _Placed:
+    """An edit at one step: its slot, and what is needed to renew the slot for a run."""
+
+    edit: Edit
+    step: int
+    slot: EditSlot
+    source: Tensor | None
+
+
+class Program:
+    """The observer of runs under one plan: see the module. One program serves many forwards.
+
+    prompt_lengths: real tokens of each row's prompt; what `phase` and negative positions refer to.
+    Unless set, it is taken from the first forward. `forwards` counts them.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        plan: Plan,
+        edits: Sequence[Edit] = (),
+        reads: Reads | None = None,
+        sink: Sink | None = None,
+    ) -> None:
+        self.prompt_lengths: tuple[int, ...] | None = None
+        self.run: Run | None = None
+        self.forwards = 0
+        self.sink = sink
+        reads = {step: frozenset(names) for step, names in (reads or {}).items()}
+        for step, names in reads.items():
+            for name in names:
+                site_at(name, stack.config, plan, step)
+        self._placed = [
+            placed for edit in edits for placed in _place(edit, stack, plan)
+        ]
+        self._taps = _all_taps(self._placed, reads)
+
+    def taps(self, step: int) -> Taps:
+        """The taps of a step."""
+        return self._taps.get(step, NO_TAPS)
+
+    def begin(self, run: Run) -> None:
+        """Renew the selected rows of every edit for the positions that come next."""
+        self.run = run
+        self.forwards += 1
+        if self.prompt_lengths is None:
+            self.prompt_lengths = tuple(a + b for a, b in zip(run.starts, run.lengths))
+        if not self._placed:
+            return
+        prompts = torch.tensor(self.prompt_lengths, device=run.positions.device)[:, None]
+        for placed in self._placed:
+            _renew(placed, run, prompts)
+
+    def frames(self, row: int) -> int:
+        """How many tokens of a row have been read so far."""
+        return 0 if self.run is None else self.run.starts[row] + self.run.lengths[row]
+
+    def take(self, site: str, step: int, x: Tensor) -> None:
+        """Pass what was read to the sink."""
+        if self.sink is not None:
+            self.sink(site, step, x)
+
+    def effects(self) -> list[dict[str, object]]:
+        """What each edit did so far: `edit`, `selected`, `changed`, for the manifest."""
+        found: dict[int, dict[str, object]] = {}
+        for placed in self._placed:
+            row = found.setdefault(
+                id(placed.edit), {"edit": str(placed.edit), "selected": 0, "changed": 0}
+            )
+            row["selected"] = int(row["selected"]) + int(placed.slot.selected)  # type: ignore[call-overload]
+            row["changed"] = int(row["changed"]) + int(placed.slot.changed)  # type: ignore[call-overload]
+        return list(found.values())
+
+    def check(self) -> None:
+        """After the last run: EditError for an edit that selected nothing, EditWarning for one
+        that changed nothing."""
+        for row in self.effects():
+            if not row["selected"]:
+                raise EditError(
+                    f"{row['edit']} selected nothing: none of its positions or phases occurred"
+                )
+            if not row["changed"]:
+                warnings.warn(
+                    f"{row['edit']} selected {row['selected']} values and changed none",
+                    EditWarning,
+                    stacklevel=3,
+                )
+
+
+def site_at(name: str, config: StackConfig, plan: Plan, step: int) -> Site:
+    """The site called `name` at a step of the plan; SiteError where it is not there."""
+    if step == STACK_STEP:
+        return sites.find(name, config)
+    if not 0 <= step < len(plan):
+        raise SiteError(f"step {step} does not exist: the plan has steps 0-{len(plan) - 1}")
+    at = plan.steps[step]
+    site = sites.find(name, config, at.layer)
+    if not site.in_part(at.part):
+        raise SiteError(f"step {step} runs only {at}, which has no site {name!r}")
+    return site
+
+
+def steps_of(
+    name: str,
+    config: StackConfig,
+    plan: Plan,
+    layers: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+) -> list[int]:
+    """The steps at which a site is meant: of these layers, among these steps, wherever it is.
+
+    SiteError where a layer or step does not exist, is not in the plan, or lacks the site.
+    """
+    if sites.is_of_stack(name):
+        sites.find(name, config)
+        return [STACK_STEP]
+    for step in steps or ():
+        site_at(name, config, plan, step)
+    _check_layers(name, config, plan, layers)
+    found = [
+        number
+        for number, at in enumerate(plan)
+        if (layers is None or at.layer in layers)
+        and (steps is None or number in steps)
+        and _has(name, config, at)
+    ]
+    if not found:
+        first = plan.steps[0].layer if layers is None else layers[0]
+        sites.find(name, config, first)  # says why, where the layer lacks it
+        raise SiteError(f"no step of the plan {plan} has the site {name!r} for this selection")
+    return found
+
+
+def _check_layers(
+    name: str, config: StackConfig, plan: Plan, layers: Sequence[int] | None
+) -> None:
+    for layer in layers or ():
+        if not 0 <= layer < config.num_layers:
+            raise SiteError(f"layer {layer} does not exist: there are 0-{config.num_layers - 1}")
+        sites.find(name, config, layer)
+        if all(at.layer != layer for at in plan):
+            raise SiteError(f"layer {layer} is not in the plan {plan}")
+
+
+def _has(name: str, config: StackConfig, at: Step) -> bool:
+    here = sites.layer_sites(config.layers[at.layer])
+    return any(site.name == name and site.in_part(at.part) for site in here)
+
+
+def _all_taps(placed: Sequence[_Placed], reads: Mapping[int, frozenset[str]]) -> dict[int, Taps]:
+    edits: dict[int, dict[str, list[EditSlot]]] = {}
+    for one in placed:
+        edits.setdefault(one.step, {}).setdefault(one.edit.site, []).append(one.slot)
+    return {
+        step: Taps(
+            reads.get(step, ()),
+            {site: tuple(slots) for site, slots in edits.get(step, {}).items()},
+        )
+        for step in set(edits) | set(reads)
+    }
+
+
+def _place(edit: Edit, stack: Stack, plan: Plan) -> list[_Placed]:
+    placed = []
+    for step in steps_of(edit.site, stack.config, plan, edit.layers, edit.steps):
+        site = site_at(edit.site, stack.config, plan, step)
+        if site.access == "read":
+            raise EditError(
+                f"{edit.site!r} of layer {plan.steps[step].layer} can only be read: nothing in the "
+                "model follows from it"
+            )
+        layer = None if step == STACK_STEP else stack.layers[plan.steps[step].layer]
+        device = stack.device if layer is None else layer.device
+        if edit.site in ("final", "logits"):
+            device = stack.head_device
+        placed.append(_Placed(edit, step, _slot(edit, site, stack, plan, step, device),
+                              _source(edit, step)))  # fmt: skip
+    return placed
+
+
+def _source(edit: Edit, step: int) -> Tensor | None:
+    if edit.source is None:
+        return None
+    if step not in edit.source:
+        raise EditError(f"the gram to patch from has no {edit.site!r} at step {step}")
+    return edit.source[step]
+
+
+def _slot(
+    edit: Edit, site: Site, stack: Stack, plan: Plan, step: int, device: torch.device
+) -> EditSlot:
+    sizes = axis_sizes(site, stack.config, None if step == STACK_STEP else plan.steps[step].layer)
+    fixed = torch.ones(1, device=device, dtype=torch.bool)
+    trailing = [axis for axis in site.axes if axis not in ("B", "T")]
+    if site.name == "pattern":
+        trailing = ["H", "T", "S"]
+    for chosen, axis, word in (
+        (edit.heads, _head_axis(trailing), "heads"),
+        (edit.channels, trailing[-1] if trailing else None, "channels"),
+    ):
+        if chosen is None:
+            continue
+        if axis is None or axis not in sizes:
+            raise EditError(f"{site.name!r} (axes {' '.join(site.axes)}) has no axis of {word}")
+        mask = _index_mask(chosen, sizes[axis], word, site.name).to(device)
+        shape = [1] * len(trailing)
+        shape[trailing.index(axis)] = sizes[axis]
+        fixed = fixed & mask.view(shape)
+    scale, shift, low, high = (
+        _spread(values, edit, trailing, sizes).to(device)
+        for values in (edit.scale, edit.shift, edit.low, edit.high)
+    )
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    rows = torch.ones(1, 1, dtype=torch.bool, device=device)
+    return EditSlot(scale, shift, low, high, fixed, rows, count, count.clone())
+
+
+def _head_axis(trailing: Sequence[str]) -> str | None:
+    return next((axis for axis in ("H", "K") if axis in trailing), None)
+
+
+def _index_mask(chosen: Sequence[int], size: int, word: str, site: str) -> Tensor:
+    for index in chosen:
+        if not -size <= index < size:
+            raise SiteError(f"{word[:-1]} {index} of {site!r} does not exist: there are 0-{size - 1}")
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[torch.tensor(chosen)] = True
+    return mask
+
+
+def _spread(
+    values: Tensor, edit: Edit, trailing: Sequence[str], sizes: Mapping[str, int]
+) -> Tensor:
+    """Values for the selected channels, laid out over all channels of the site."""
+    if values.numel() == 1:
+        return values.reshape(())
+    size = sizes.get(trailing[-1], 0)
+    if edit.channels is not None and values.shape[-1] == len(edit.channels):
+        spread = values.new_zeros(*values.shape[:-1], size)
+        spread[..., torch.tensor(edit.channels)] = values
+        return spread
+    if values.shape[-1] != size:
+        raise EditError(
+            f"{edit.kind} at {edit.site!r} was given {values.shape[-1]} values; it selects "
+            f"{size if edit.channels is None else len(edit.channels)} channels"
+        )
+    return values
+
+
+def _renew(placed: _Placed, run: Run, prompts: Tensor) -> None:
+    """Which rows and columns of this forward the edit selects; for a patch also what it writes."""
+    edit, slot = placed.edit, placed.slot
+    rows = run.mask
+    if edit.phase != "all":
+        new = run.positions >= prompts
+        rows = rows & (new if edit.phase == "new" else ~new)
+    if edit.positions is not None:
+        wanted = torch.tensor(edit.positions, device=run.positions.device)
+        absolute = torch.where(wanted < 0, prompts + wanted, wanted)
+        rows = rows & (run.positions[..., None] == absolute[:, None]).any(-1)
+    if placed.source is not None:
+        rows = rows & (run.positions < placed.source.shape[1])
+        _fill(slot, "shift", _at_positions(placed.source, run, edit.site).to(slot.scale.device))
+    _fill(slot, "rows", rows.to(slot.scale.device))
+
+
+def _at_positions(source: Tensor, run: Run, site: str) -> Tensor:
+    """The patch's values (B, T, ...) at the columns of this forward."""
+    if site == "pattern":
+        raise EditError("a pattern cannot be patched from a gram; set or scale it")
+    rows, columns = run.positions.shape
+    if source.shape[0] not in (1, rows):
+        raise EditError(f"the gram to patch from has {source.shape[0]} rows, this run has {rows}")
+    index = run.positions.to(source.device).clamp(max=source.shape[1] - 1)
+    index = index.reshape(rows, columns, *[1] * (source.dim() - 2))
+    return source.expand(rows, *source.shape[1:]).gather(
+        1, index.expand(rows, columns, *source.shape[2:])
+    )
+
+
+def _fill(slot: EditSlot, name: str, values: Tensor) -> None:
+    """Write into the slot's own buffer where the shape allows, so that a captured graph sees it."""
+    have: Tensor = getattr(slot, name)
+    if have.shape == values.shape and have.dtype == values.dtype:
+        have.copy_(values)
+    else:
+        setattr(slot, name, values)
+
+
+def axis_sizes(site: Site, config: StackConfig, layer: int | None) -> dict[str, int]:
+    """The sizes of a site's axes that do not depend on the run."""
+    sizes = {"C": config.hidden_size, "V": config.vocab_size, "3": 3}
+    attn = next((one.attn for one in config.layers if one.attn.kind in site.mixers), None)
+    if layer is not None:
+        attn = config.layers[layer].attn
+        sizes["F"] = config.layers[layer].ffn.intermediate_size
+    heads = getattr(attn, "num_attention_heads", None)
+    if heads is not None:
+        sizes["H"] = heads
+        sizes["K"] = getattr(attn, "num_key_value_heads", heads)
+        sizes["D"] = sizes["Dv"] = sizes["Dk"] = attn.head_dim  # type: ignore[union-attr]
+    elif site.name == "pattern":
+        sizes["H"] = 1
+    if attn is not None and attn.kind == "rwkv4_time":
+        sizes["A"] = attn.attention_size
+    return sizes

@@ -1,0 +1,250 @@
+"""Recording: the raw tensors at named sites as a `Gram`, for a text and what is generated after it.
+
+A recording is asked for by a `Request` and goes to a device, or in resumable shards to a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from laminogram.errors import ConfigError, SiteError
+from laminogram.probe.folder import GramFolder
+from laminogram.probe.gram import Gram
+from laminogram.probe.manifest import manifest
+from laminogram.probe.program import Program, steps_of
+from laminogram.probe.recorder import Key, Recorder, RecordPhase
+from laminogram.stack import sites
+from laminogram.stack.batch import Batch
+from laminogram.stack.sites import STACK_STEP
+
+if TYPE_CHECKING:
+    from laminogram.view import Text, View
+
+Scalar = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to record: sites, layers or steps (None: all), and how to go on after the text."""
+
+    names: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+    new_tokens: int = 0
+    phase: RecordPhase = "all"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def reads(self, view: View) -> dict[int, set[str]]:
+        """For each step of the view's plan the sites to read; SiteError for one that is nowhere."""
+        if not self.names:
+            raise SiteError(f"no site was named; there are {', '.join(sites.NAMES)}")
+        wanted: dict[int, set[str]] = {}
+        for name in self.names:
+            for step in steps_of(name, view.config, view.plan, self.layers, self.steps):
+                wanted.setdefault(step, set()).add(name)
+        return wanted
+
+    def check(self) -> None:
+        """ConfigError for a combination that records nothing."""
+        if self.phase not in ("all", "prompt", "new"):
+            raise ConfigError(f"phase is {self.phase!r}; it must be 'all', 'prompt' or 'new'")
+        if self.new_tokens < 0:
+            raise ConfigError(f"new_tokens is {self.new_tokens}; it must not be negative")
+        if self.phase == "new" and self.new_tokens < 2:
+            raise ConfigError(
+                "phase 'new' needs new_tokens of at least 2: the last generated token is never read"
+            )
+
+
+def record(
+    view: View,
+    text: Text,
+    request: Request,
+    device: torch.device | None,
+    scalar: Scalar | None = None,
+) -> Gram:
+    """Record into memory; `device` None keeps tensors where they are made."""
+    request.check()
+    batch = view.tokens(text)
+    if request.new_tokens:
+        if scalar is not None:
+            raise ConfigError("grad and new_tokens exclude each other: record the finished text")
+        return _record_generation(view, batch, request, device)
+    recorder = Recorder(device or view.device, request.phase)
+    live: dict[Key, Tensor] = {}
+
+    def sink(site: str, step: int, x: Tensor) -> None:
+        recorder.sink(site, step, x)
+        if scalar is not None:
+            live[site, step] = x
+
+    reads = request.reads(view)
+    program = recorder.program = view.program(reads=reads, sink=sink)
+    needs_head = scalar is not None or "logits" in reads.get(STACK_STEP, ())
+    with torch.set_grad_enabled(scalar is not None):
+        out = view.run(batch, observer=program, logits="all" if needs_head else "none")
+        gradients = None if scalar is None else _gradients(scalar, batch.restore(out), live)
+    program.check()
+    facts = _manifest(view, batch.tokens, batch.lengths, request, program)
+    layout = _Layout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
+    gram = layout.gram(recorder.tensors(), facts)
+    if gradients is not None:
+        gram.grad = layout.gram(gradients, {**facts, "values": "gradients"})
+    return gram
+
+
+def _record_generation(
+    view: View, batch: Batch, request: Request, device: torch.device | None
+) -> Gram:
+    """Record while generating: one frame a token, prompt first, rows left-aligned."""
+    from laminogram.infer.generate import generate
+
+    recorder = Recorder(device or view.device, request.phase)
+    program = recorder.program = view.program(reads=request.reads(view), sink=recorder.sink)
+    made = generate(
+        view, batch, max_new_tokens=request.new_tokens, observer=program, **request.options
+    )
+    program.check()
+    # The last token of each row was drawn but never read, so it has no frame.
+    rows = [[*one.prompt_tokens, *one.tokens][: program.frames(i)] for i, one in enumerate(made)]
+    if request.phase == "prompt":
+        rows = [list(one.prompt_tokens) for one in made]
+    elif request.phase == "new":
+        rows = [row[len(one.prompt_tokens) :] for row, one in zip(rows, made)]
+    lengths = tuple(len(row) for row in rows)
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    prompts = (0,) * len(rows) if request.phase == "new" else batch.lengths
+    facts = _manifest(view, tokens, lengths, request, program)
+    layout = _Layout(view, batch, tokens, lengths, prompts, restore=False)
+    return layout.gram(recorder.tensors(), facts)
+
+
+def to_folder(
+    view: View, texts: Text, request: Request, folder: Path, shard_size: int
+) -> GramFolder:
+    """Record documents into a folder, shard by shard; what is there already is not done again."""
+    request.check()
+    rows = documents(view, texts)
+    facts = {
+        **asdict(request),
+        "options": {name: repr(value) for name, value in request.options.items()},
+        "conditions": view.conditions,
+        "model": view.name,
+        "precision": str(view.dtype),
+        "tokens": manifest({}, rows)["tokens_hash"],
+    }
+    kept = GramFolder.create_or_resume(folder, facts, len(rows), shard_size)
+    for index, part in tqdm(kept.pending(), unit="shard", disable=None, leave=False):
+        kept.write(index, record(view, rows[part], request, torch.device("cpu")))
+    return kept
+
+
+def documents(view: View, texts: Text) -> list[list[int]]:
+    """Each text as its list of token ids."""
+    batch = view.tokens(texts)
+    return [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
+
+
+def _gradients(scalar: Scalar, logits: Tensor, live: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """d scalar(logits) / d site for every live reading; 0 where the scalar does not depend."""
+    value = scalar(logits)
+    if value.dim() or not value.requires_grad:
+        raise ConfigError(
+            "grad must return one number that depends on the logits; it returned shape "
+            f"{tuple(value.shape)}, requires_grad={value.requires_grad}"
+        )
+    for (site, step), x in live.items():
+        if not x.requires_grad:
+            raise SiteError(f"{site!r} at step {step} has no gradient: no parameter precedes it")
+    found = torch.autograd.grad(value, list(live.values()), allow_unused=True)
+    return {
+        key: (torch.zeros_like(x) if g is None else g).detach().cpu()
+        for (key, x), g in zip(live.items(), found)
+    }
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How recorded tensors, left-aligned, become a gram; with `restore` in the user's layout."""
+
+    view: View
+    batch: Batch
+    tokens: Tensor
+    lengths: Sequence[int]
+    prompts: Sequence[int]
+    restore: bool
+
+    def gram(self, tensors: Mapping[Key, Tensor], facts: Mapping[str, Any]) -> Gram:
+        axes: dict[str, tuple[str, ...]] = {}
+        laid: dict[Key, Tensor] = {}
+        for (site, step), x in tensors.items():
+            layer = None if step == STACK_STEP else self.view.plan.steps[step].layer
+            axes[site] = sites.find(site, self.view.config, layer).axes
+            along = (2, 3) if site == "pattern" else (1,)
+            laid[site, step] = self.batch.restore(x, along) if self.restore else x
+        tokens, mask = self._rows()
+        return Gram(
+            laid,
+            axes,
+            {n: (at.layer, at.part) for n, at in enumerate(self.view.plan)},
+            tokens.cpu(),
+            mask.cpu(),
+            tuple(self.prompts),
+            self.view.token_texts(tokens),
+            dict(facts),
+        )
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        offsets = torch.tensor(self.batch.offsets if self.restore else (0,) * len(self.lengths))
+        width = self.batch.columns if self.restore else self.tokens.shape[1]
+        columns = torch.arange(width)[None] - offsets[:, None]
+        mask = (columns >= 0) & (columns < torch.tensor(self.lengths)[:, None])
+        tokens = self.tokens.cpu()
+        if self.restore:
+            tokens = self.batch.restore(tokens)
+        return torch.where(mask, tokens, 0), mask
+
+
+def _manifest(
+    view: View, tokens: Tensor, lengths: Sequence[int], request: Request, program: Program
+) -> dict[str, Any]:
+    rows = [row[:length] for row, length in zip(tokens.tolist(), lengths)]
+    return manifest(
+        view.facts(),
+        rows,
+        sites=list(request.names),
+        phase=request.phase,
+        new_tokens=request.new_tokens,
+        options={name: repr(value) for name, value in request.options.items()},
+        effects=program.effects(),
+        reference_paths=sorted(
+            name for name in request.names if name in ("pattern", "state", "head_out")
+        ),
+    )
+
+
+def numbers(name: str, chosen: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    """`layers=` or `steps=` as a tuple; ConfigError for an empty one."""
+    if chosen is None:
+        return None
+    found = (chosen,) if isinstance(chosen, int) else tuple(int(i) for i in chosen)
+    if not found:
+        raise ConfigError(f"{name} is empty: nothing would be recorded")
+    return found
+
+
+def destination(to: str | Path | torch.device) -> torch.device | Path:
+    """`to=` as a device, or as a folder where it is not the name of one."""
+    if isinstance(to, torch.device | Path):
+        return to
+    try:
+        return torch.device(to)
+    except RuntimeError:
+        return Path(to)

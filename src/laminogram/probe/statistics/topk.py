@@ -1,0 +1,108 @@
+"""The largest values of a site, and where they stand.
+
+The order is total: by |x|, largest first, then document, position and channel, smallest first; so
+the first k are the same bits however the data is split and joined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laminogram.errors import ConfigError
+from laminogram.probe.statistics.base import Rows, State, Statistic
+
+_EMPTY = -1.0  # the size of a place that is not taken; no |x| is negative
+
+
+class TopK(Statistic):
+    """The k values of largest |x| with their document, position and channel.
+
+    `result()` gives `value` (k,) float64 with its sign, `document`, `position` and `channel` (k,)
+    int64, and `nonfinite`, int64 without axes. Where fewer than k values were seen, the rest is NaN
+    at document -1.
+    """
+
+    name = "topk"
+    addressed = True
+
+    def __init__(self, k: int = 64) -> None:
+        super().__init__()
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, not {k}")
+        self.k = int(k)
+
+    def options(self) -> dict[str, Any]:
+        """The number of values kept."""
+        return {"k": self.k}
+
+    def reduce(self, rows: Rows) -> State:
+        """The first k of the batch, found among the k rows with the largest values.
+
+        A value outside these rows is beaten by the largest value of each of them.
+        """
+        documents, positions = rows.documents, rows.positions
+        if documents is None or positions is None:
+            raise ConfigError("the statistic 'topk' needs the document of every row")
+        order = torch.argsort(positions, stable=True)
+        order = order[torch.argsort(documents[order], stable=True)]
+        largest = rows.row_absmax[order]
+        first = torch.argsort(largest, descending=True, stable=True)[: self.k]
+        floor = largest[first[-1]]
+        # Back to (document, position): then the place in `values` is the order among equals.
+        chosen = order[first.sort().values]
+        values = rows.clean[chosen]
+        sizes = values.abs()
+        if rows.valid is not None:
+            sizes = sizes.masked_fill(~rows.valid[chosen], _EMPTY)
+        place = _candidates(sizes, floor if len(first) == self.k else None)
+        best = torch.argsort(sizes.flatten()[place], descending=True, stable=True)[: self.k]
+        place = place[best]
+        row = chosen[place // values.shape[1]]
+        found = {
+            "size": sizes.flatten()[place].to(torch.float64),
+            "value": values.flatten()[place].to(torch.float64),
+            "document": documents[row],
+            "position": positions[row],
+            "channel": place % values.shape[1],
+        }
+        return self._fill(found) | {"nonfinite": rows.channel_counts[1].sum()}
+
+    def _fill(self, found: State) -> State:
+        """Bring to k places; what is not taken looks the same everywhere."""
+        missing = self.k - found["size"].shape[0]
+        empty = {"size": _EMPTY, "value": 0.0}
+        if missing:
+            found = {
+                key: torch.nn.functional.pad(value, (0, missing), value=empty.get(key, -1))
+                for key, value in found.items()
+            }
+        vacant = found["size"] < 0
+        return {key: value.masked_fill(vacant, empty.get(key, -1)) for key, value in found.items()}
+
+    def combine(self, a: State, b: State) -> State:
+        """The first k of both."""
+        both = {key: torch.cat([a[key], b[key]]) for key in a if key != "nonfinite"}
+        order = torch.arange(2 * self.k, device=both["size"].device)
+        # Sorted by the least important key first; each later sort keeps the order among equals.
+        for key in ("value", "channel", "position", "document"):
+            order = order[torch.argsort(both[key][order], stable=True)]
+        order = order[torch.argsort(both["size"][order], descending=True, stable=True)][: self.k]
+        kept = {key: value[order] for key, value in both.items()}
+        return kept | {"nonfinite": a["nonfinite"] + b["nonfinite"]}
+
+    def describe(self, state: State) -> dict[str, np.ndarray]:
+        """The arrays of the class's table."""
+        table = {key: value.numpy() for key, value in state.items() if key != "size"}
+        table["value"] = np.where(state["size"].numpy() < 0, np.nan, table["value"])
+        return table
+
+
+def _candidates(sizes: Tensor, floor: Tensor | None) -> Tensor:
+    """Flat places that can be among the first k, in order; k values reach the size `floor`."""
+    if floor is None or sizes.device.type != "cpu":
+        return torch.arange(sizes.numel(), device=sizes.device)
+    return (sizes.flatten() >= floor).nonzero().flatten()

@@ -1,0 +1,107 @@
+"""From a study to the payload that the viewer draws: pooled, packed, plain JSON data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from laminogram.report.colour import palette
+from laminogram.report.payload import EXACT_VALUES, encode_array
+from laminogram.report.pooling import MAX_COLUMNS, Pooled, pool_channels
+from laminogram.report.scale import shared_scale
+from laminogram.studies.layer_statistics import FORMULAS
+from laminogram.studies.recording import ModelRecord
+from laminogram.studies.study import Study
+
+FRAME_TOKENS = 512
+"""The page animates so many tokens at most; tables and statistics always hold all."""
+
+
+def plain_number(value: float | None) -> float | str | None:
+    """Return a number that JSON can hold: infinities as "inf" and "-inf", NaN as None."""
+    if value is None or math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return float(value)
+
+
+def study_payload(study: Study, columns: int = MAX_COLUMNS) -> dict[str, Any]:
+    """Return everything the page draws. Wide models are pooled to `columns` by signed abs-max."""
+    shown = [record.values[:, :FRAME_TOKENS] for record in study.records]
+    pooled = [pool_channels(values, columns) for values in shown]
+    exact = sum(p.values.size for p in pooled) <= EXACT_VALUES
+    frames = [frame for frame in study.frames if max(frame) < FRAME_TOKENS]
+    return {
+        "kind": "study",
+        "site": study.site,
+        "palette": palette(),
+        "scale": shared_scale(shown),
+        "frames": frames,
+        "sameTokens": study.same_tokens,
+        "formulas": FORMULAS,
+        "exact": exact,
+        "models": [
+            _model(record, one, "f4" if exact else "f2")
+            for record, one in zip(study.records, pooled, strict=True)
+        ],
+    }
+
+
+def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
+    tokens = pooled.values.shape[1]
+    return {
+        "name": record.name,
+        "card": record.card,
+        "labels": list(record.labels),
+        "channels": record.values.shape[2],
+        "width": pooled.width,
+        "values": encode_array(pooled.values, kind),
+        "offsets": None if pooled.offsets is None else encode_array(pooled.offsets, "u2"),
+        "ids": list(record.token_ids[:tokens]),
+        "texts": list(record.token_texts[:tokens]) if record.token_texts else None,
+        "promptLength": record.prompt_length,
+        "statistics": _statistics(record.statistics),
+        "peaks": _peaks(record),
+        "reading": _reading(record),
+    }
+
+
+def _statistics(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        name: {key: [plain_number(float(v)) for v in values] for key, values in statistics.items()}
+        for name, statistics in sets.items()
+    }
+
+
+def _peaks(record: ModelRecord) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": peak.row,
+            "label": record.labels[peak.row],
+            "channel": peak.channel,
+            "value": plain_number(peak.value),
+            "token": peak.token,
+        }
+        for peak in record.peaks
+    ]
+
+
+def _reading(record: ModelRecord) -> dict[str, Any] | None:
+    reading = record.reading
+    if reading is None:
+        return None
+    return {
+        "tokens": int(reading.losses.size),
+        "nats": plain_number(reading.nats_per_token),
+        "perplexity": plain_number(reading.perplexity),
+        "bits_per_byte": plain_number(reading.bits_per_byte),
+    }
+
+
+def nonfinite_count(record: ModelRecord) -> int:
+    """Return how many recorded values are not finite numbers."""
+    return int(record.values.size - np.count_nonzero(np.isfinite(record.values)))

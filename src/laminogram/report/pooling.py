@@ -1,0 +1,45 @@
+"""Fewer columns than channels, without losing an outlier: the value largest in size stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_COLUMNS = 512
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Pooled values and, for each, which channel of its block it is."""
+
+    values: npt.NDArray[Any]
+    """(..., columns), of the input's type."""
+    offsets: npt.NDArray[np.uint16] | None
+    """(..., columns): channel = column * width + offset; None where nothing was pooled."""
+    width: int
+    """Channels per column; the last column may hold fewer."""
+
+
+def pool_channels(x: npt.NDArray[Any], columns: int = MAX_COLUMNS) -> Pooled:
+    """Pool the last axis to at most `columns` by signed abs-max.
+
+    Blocks of equal width stand for neighbouring channels; each gives its value of largest
+    magnitude with its sign (the first one where several tie; a NaN wins over every number).
+    """
+    channels = x.shape[-1]
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}")
+    if channels <= columns:
+        return Pooled(x, None, 1)
+    width = -(-channels // columns)
+    count = -(-channels // width)
+    # Pads are zeros at the end of a block, so they never win over a real channel that comes first.
+    padded = np.zeros((*x.shape[:-1], count * width), dtype=x.dtype)
+    padded[..., :channels] = x
+    blocks = padded.reshape(*x.shape[:-1], count, width)
+    where = np.abs(blocks).argmax(axis=-1)
+    values = np.take_along_axis(blocks, where[..., None], axis=-1)[..., 0]
+    return Pooled(values, where.astype(np.uint16), width)

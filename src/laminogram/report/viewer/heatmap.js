@@ -1,0 +1,101 @@
+// The heat map: layers x channels of one moment, Canvas 2D through a colour table.
+
+import { placePlate, plate, prepareCanvas } from "./dom.js";
+import { signed } from "./format.js";
+
+export const GUTTER = 44;
+export const EDGE = 10;
+
+const sheet = document.createElement("canvas");
+
+// Narrower than its columns, the picture keeps the value largest in size of each pixel.
+function pixelRow(recording, start, wide, out) {
+  const { values, columns } = recording;
+  if (wide >= columns) {
+    for (let k = 0; k < columns; k++) out[k] = values[start + k];
+    return columns;
+  }
+  for (let x = 0; x < wide; x++) {
+    let best = values[start + Math.floor(x * columns / wide)];
+    const end = Math.floor((x + 1) * columns / wide);
+    for (let k = Math.floor(x * columns / wide) + 1; k < end; k++) {
+      if (Math.abs(values[start + k]) > Math.abs(best)) best = values[start + k];
+    }
+    out[x] = best;
+  }
+  return wide;
+}
+
+export function channelTicks(channels, width) {
+  const step = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192].find((s) => channels / s <= width / 56) || 16384;
+  const ticks = [];
+  for (let c = 0; c < channels; c += step) ticks.push(c);
+  return ticks;
+}
+
+export function drawHeatmap(canvas, panel) {
+  const { recording, token, scale, theme, peaks, marks, heatRow } = panel, { rows, columns } = recording;
+  const bottom = 20, tall = rows * heatRow;
+  const { context: c, width, ratio } = prepareCanvas(canvas, tall + bottom);
+  const wide = width - GUTTER - EDGE, room = Math.min(columns, Math.floor(wide * ratio));
+  sheet.width = room;
+  sheet.height = rows;
+  const ink = sheet.getContext("2d"), image = ink.createImageData(room, rows);
+  const pixels = new Uint32Array(image.data.buffer), line = new Float32Array(room);
+  for (let row = 0; row < rows; row++) {
+    pixelRow(recording, recording.start(row, token), room, line);
+    for (let x = 0; x < room; x++) {
+      const v = line[x];
+      pixels[row * room + x] = theme.table[v !== v ? 256 : Math.round((scale.place(v) + 1) * 127.5)];
+    }
+  }
+  ink.putImageData(image, 0, 0);
+  c.imageSmoothingEnabled = false;
+  c.drawImage(sheet, 0, 0, room, rows, GUTTER, 0, wide, tall);
+  c.font = theme.font;
+  c.textBaseline = "middle";
+  const cell = wide / columns;
+  drawClips(c, panel, cell);
+  c.fillStyle = theme.soft;
+  c.textAlign = "right";
+  const every = Math.max(1, Math.ceil(13 / heatRow));
+  for (let row = 0; row < rows; row += every) c.fillText(recording.model.labels[row], GUTTER - 8, (row + 0.5) * heatRow);
+  c.textAlign = "center";
+  const channels = recording.model.channels;
+  for (const tick of channelTicks(channels, wide)) {
+    const x = GUTTER + tick / recording.model.width * cell + cell / 2;
+    c.fillRect(x, tall + 2, 1, 3);
+    c.fillText(tick, x, tall + 13);
+  }
+  c.textAlign = "left";
+  const taken = [];
+  for (const mark of [...marks, ...peaks]) {
+    const x = GUTTER + (mark.column + 0.5) * cell, y = (mark.row + 0.5) * heatRow;
+    const w = Math.max(7, cell + 3), hh = Math.max(7, heatRow + 1);
+    c.strokeStyle = mark.strong ? theme.accent : theme.ink;
+    c.lineWidth = mark.strong ? 1.75 : 1;
+    c.strokeRect(x - w / 2, y - hh / 2, w, hh);
+    const text = `${recording.model.labels[mark.row]}·${mark.channel} ${signed(mark.value, 3)}`;
+    const at = placePlate(taken, x, y, c.measureText(text).width + 8, GUTTER, width - 2, -6, tall + 6);
+    if (at) plate(c, text, at[0], Math.max(8, Math.min(tall - 8, at[1])), theme, mark.strong);
+  }
+}
+
+function drawClips(c, panel, cell) {
+  const { recording, token, scale, theme, heatRow } = panel;
+  if (!panel.clipsNow) return;
+  c.fillStyle = theme.paper;
+  for (let row = 0; row < recording.rows; row++) {
+    const start = recording.start(row, token);
+    for (let k = 0; k < recording.columns; k++) {
+      const v = recording.values[start + k];
+      if (!(Math.abs(v) > scale.limit)) continue;
+      const x = GUTTER + (k + 0.5) * cell, y = (row + 0.5) * heatRow, d = v > 0 ? -2.5 : 2.5;
+      c.beginPath();
+      c.moveTo(x, y + d);
+      c.lineTo(x - 2.5, y - d);
+      c.lineTo(x + 2.5, y - d);
+      c.fill();
+    }
+  }
+}

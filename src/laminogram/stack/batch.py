@@ -1,0 +1,145 @@
+"""Rows of tokens, left-aligned.
+
+Whatever side the user pads, inside a stack every row begins at column 0. Then causal attention
+needs no pad mask, a token shift is the previous column, and a pad can only follow what is real.
+`Batch.restore` brings results back to the layout they were given in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from laminogram.errors import TokenError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens (B, T) with real tokens first.
+
+    `lengths` and `offsets` (the user's left pads) are one number a row, `columns` the user's width.
+    """
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    offsets: tuple[int, ...]
+    columns: int
+    types: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        mask: Tensor | None = None,
+        types: Tensor | None = None,
+        *,
+        vocab_size: int,
+    ) -> Batch:
+        """Align and check rows of ids.
+
+        tokens: ids (T,), ragged lists of ids, or a tensor (B, T) with `mask` (B, T) true where a
+        token is real. Raises TokenError for an empty row, a hole in the mask, an id outside the
+        vocabulary (named with its place).
+        """
+        if not isinstance(tokens, Tensor):
+            tokens, mask = _from_lists(tokens, mask)
+        if tokens.dim() == 1:
+            tokens = tokens[None]
+            mask = None if mask is None else mask.reshape(tokens.shape)
+        tokens = tokens.long()
+        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+        if real.shape != tokens.shape:
+            raise TokenError(
+                f"the mask has shape {tuple(real.shape)}, the tokens {tuple(tokens.shape)}"
+            )
+        lengths, offsets = _spans(real)
+        _check_vocabulary(tokens, real, vocab_size)
+        if any(offsets):
+            index = (torch.arange(tokens.shape[1])[None] + torch.tensor(offsets)[:, None]).clamp(
+                max=tokens.shape[1] - 1
+            )
+            tokens = tokens.gather(1, index.to(tokens.device))
+            types = None if types is None else types.gather(1, index.to(types.device))
+        columns = tokens.shape[1]
+        batch = cls(tokens, lengths, offsets, columns, types)
+        tokens = torch.where(batch.mask, tokens, 0)
+        width = max(lengths) if any(offsets) else columns
+        types = None if types is None else types[:, :width]
+        return cls(tokens[:, :width], lengths, offsets, columns, types)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tokens.shape[0], self.tokens.shape[1]
+
+    @property
+    def uniform(self) -> bool:
+        """No pad at all."""
+        return all(length == self.tokens.shape[1] for length in self.lengths)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T), true where a token is real, in the aligned layout."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return columns[None] < torch.tensor(self.lengths, device=self.tokens.device)[:, None]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on another device."""
+        types = None if self.types is None else self.types.to(device)
+        return Batch(self.tokens.to(device), self.lengths, self.offsets, self.columns, types)
+
+    def restore(self, x: Tensor, axes: tuple[int, ...] = (1,)) -> Tensor:
+        """`x`, aligned along `axes` (counted with the batch as axis 0), in the user's layout.
+
+        Columns that the user padded on the left hold copies of the row's first column.
+        """
+        if not any(self.offsets):
+            return x
+        width = self.tokens.shape[1]
+        offsets = torch.tensor(self.offsets)
+        index = torch.arange(self.columns)[None] - offsets[:, None]
+        index = index.clamp(0, width - 1).to(x.device)
+        for axis in axes:
+            shape = [1] * x.dim()
+            shape[0], shape[axis] = index.shape
+            target = list(x.shape)
+            target[axis] = index.shape[1]
+            x = x.gather(axis, index.reshape(shape).expand(target))
+        return x
+
+
+def _from_lists(
+    tokens: Sequence[int] | Sequence[Sequence[int]], mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    if not len(tokens):
+        raise TokenError("no token was given: a text needs at least one")
+    if not isinstance(tokens[0], Sequence | Tensor):
+        return torch.tensor(tokens, dtype=torch.long)[None], mask
+    rows = [torch.as_tensor(row, dtype=torch.long) for row in tokens]
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
+
+
+def _spans(real: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Length and left padding of each row; TokenError for an empty row or a hole."""
+    counts = real.sum(1).tolist()
+    firsts = real.int().argmax(1).tolist()
+    for row, (count, first) in enumerate(zip(counts, firsts)):
+        if count == 0:
+            raise TokenError(f"row {row} holds no real token: a text needs at least one")
+        if not bool(real[row, first : first + count].all()):
+            raise TokenError(f"the mask of row {row} has a hole: real tokens must be neighbours")
+    return tuple(counts), tuple(firsts)
+
+
+def _check_vocabulary(tokens: Tensor, real: Tensor, vocab_size: int) -> None:
+    wrong = real & ((tokens < 0) | (tokens >= vocab_size))
+    if bool(wrong.any()):
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise TokenError(
+            f"token id {int(tokens[row, column])} at row {row}, column {column} is outside the "
+            f"vocabulary: ids are 0 to {vocab_size - 1}"
+        )

@@ -1,0 +1,229 @@
+"""What every layer of one forward shares: positions, masks, rotary tables, side streams.
+
+Built once before the first step, from host numbers alone, so that a layer stays a pure function of
+tensors. For a captured decode step (`static`) everything is computed from the positions on the
+device instead, with a mask over the whole capacity of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from laminogram.stack import rope as rotary
+from laminogram.stack.config import AttentionConfig, RopeConfig, StackConfig
+
+MaskKey = tuple[bool, int | None]
+"""(causal, window): layers that share it share a mask."""
+
+
+@dataclass
+class Context:
+    """Everything a layer needs beside its parameters, its input, its slot and its taps.
+
+    positions (B, T): place of each column in its row; lengths (B,): real tokens of each row in this
+    forward, None where all columns are real; start: tokens before them, where equal in all rows;
+    columns: S, how much of a cache to look at; masks: by (causal, window) the allowed (1|B, 1, T, S)
+    or None, and whether the product's own causal mask serves; rope: (cos, sin), each (1|B, T, R/2),
+    by index; streams: values that pass between layers outside the residual.
+    """
+
+    positions: Tensor
+    lengths: Tensor | None
+    start: int | None
+    columns: int
+    masks: dict[MaskKey, tuple[Tensor | None, bool]]
+    rope: list[tuple[Tensor, Tensor]]
+    streams: dict[str, Tensor] = field(default_factory=dict)
+
+    def last(self, h: Tensor) -> Tensor:
+        """Each row's last real token of `h` (B, T, ...): (B, ...)."""
+        if self.lengths is None:
+            return h[:, -1]
+        index = (self.lengths - 1).reshape(-1, 1, *([1] * (h.dim() - 2)))
+        return h.gather(1, index.expand(-1, 1, *h.shape[2:]))[:, 0]
+
+    def allowed(self, causal: bool, window: int | None) -> Tensor:
+        """The mask (1|B, 1, T, S) of a layer, made explicit."""
+        mask, own_causal = self.masks[causal, window]
+        if mask is not None:
+            return mask
+        if own_causal:
+            return _mask(self.positions[:1], self.columns, causal=True, window=None)
+        rows = self.positions.shape[1]
+        return torch.ones(1, 1, rows, self.columns, dtype=torch.bool, device=self.positions.device)
+
+    def to(self, device: torch.device) -> Context:
+        """The same on another device, for stacks spread over several."""
+        if self.positions.device == device:
+            return self
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device)
+
+        return Context(
+            self.positions.to(device),
+            move(self.lengths),
+            self.start,
+            self.columns,
+            {key: (move(mask), own) for key, (mask, own) in self.masks.items()},
+            [(cos.to(device), sin.to(device)) for cos, sin in self.rope],
+            {name: x.to(device) for name, x in self.streams.items()},
+        )
+
+
+class Rotary:
+    """The distinct ropes of a stack and their tables of cosines and sines, grown as needed."""
+
+    def __init__(self, config: StackConfig) -> None:
+        self.ropes: list[RopeConfig] = []
+        for rope in _ropes(config):
+            if rope not in self.ropes:
+                self.ropes.append(rope)
+        self._tables: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    def index(self, rope: RopeConfig | None) -> int:
+        """Where `Context.rope` holds the tables of this rope."""
+        return -1 if rope is None else self.ropes.index(rope)
+
+    def regime(self, length: int) -> Hashable:
+        """What the frequencies depend on beside the position; None where nothing."""
+        regimes = tuple(rotary.regime(rope, length) for rope in self.ropes)
+        return None if all(regime is None for regime in regimes) else regimes
+
+    def tables(
+        self, positions: Tensor, reach: int, lengths: tuple[int, ...]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(cos, sin) of every rope at `positions` (1|B, T), all below `reach`.
+
+        lengths: the total length of each row, on which some kinds depend.
+        """
+        found = []
+        for i, rope in enumerate(self.ropes):
+            regimes = [rotary.regime(rope, length) for length in lengths]
+            if len(set(regimes)) == 1:
+                cos, sin = self._table(i, rope, lengths[0], reach, positions.device)
+                found.append((cos[positions], sin[positions]))
+                continue
+            rows = [
+                self._table(i, rope, length, reach, positions.device) for length in lengths
+            ]
+            where = positions.expand(len(lengths), -1)
+            cos = torch.stack([cos[p] for (cos, _), p in zip(rows, where)])
+            sin = torch.stack([sin[p] for (_, sin), p in zip(rows, where)])
+            found.append((cos, sin))
+        return found
+
+    def _table(
+        self,
+        i: int,
+        rope: RopeConfig,
+        length: int,
+        reach: int,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        key = (i, rotary.regime(rope, length), device)
+        have = self._tables.get(key)
+        if have is None or have[0].shape[0] < reach:
+            size = max(reach, 256, 0 if have is None else 2 * have[0].shape[0])
+            cos, sin = rotary.tables(rope, torch.arange(size), length)
+            have = cos.to(device), sin.to(device)
+            if len(self._tables) > 32:  # a length-dependent kind makes one table a length
+                self._tables.clear()
+            self._tables[key] = have
+        return have
+
+
+def _ropes(config: StackConfig) -> Iterable[RopeConfig]:
+    for layer in config.layers:
+        if isinstance(layer.attn, AttentionConfig) and layer.attn.rope is not None:
+            yield layer.attn.rope
+
+
+def mask_keys(config: StackConfig) -> set[MaskKey]:
+    """The kinds of attention mask that the layers of a stack need."""
+    return {
+        (layer.attn.causal, layer.attn.window)
+        for layer in config.layers
+        if isinstance(layer.attn, AttentionConfig)
+    }
+
+
+def _mask(positions: Tensor, columns: int, *, causal: bool, window: int | None) -> Tensor:
+    """Allowed (B, 1, T, S): keys at most at the query's place and inside its window."""
+    keys = torch.arange(columns, device=positions.device)
+    queries = positions[:, None, :, None]
+    allowed = keys <= queries
+    if window is not None:
+        allowed = allowed & (keys > queries - window)
+    return allowed
+
+
+def build(
+    rotary_tables: Rotary,
+    keys: set[MaskKey],
+    lengths: tuple[int, ...],
+    width: int,
+    starts: tuple[int, ...],
+    planned: tuple[int, ...],
+    *,
+    device: torch.device,
+) -> Context:
+    """The context of a forward over rows of `lengths` tokens in `width` columns after `starts`.
+
+    planned: the total length of each row for which length-dependent ropes are set.
+    """
+    start = starts[0] if len(set(starts)) == 1 else None
+    columns = max(starts) + width
+    offsets = torch.tensor(starts if start is None else starts[:1], device=device)
+    positions = offsets[:, None] + torch.arange(width, device=device)
+    uniform = all(length == width for length in lengths)
+    real = None if uniform else torch.tensor(lengths, device=device)
+    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
+    for causal, window in keys:
+        masks[causal, window] = _plan_mask(positions, columns, width, start, real, causal, window)
+    tables = rotary_tables.tables(positions, columns, planned)
+    every = positions.expand(len(lengths), -1)
+    return Context(every, real, start, columns, masks, tables)
+
+
+def _plan_mask(
+    positions: Tensor,
+    columns: int,
+    width: int,
+    start: int | None,
+    lengths: Tensor | None,
+    causal: bool,
+    window: int | None,
+) -> tuple[Tensor | None, bool]:
+    """The cheapest correct mask: none, the product's own causal one, or an explicit one."""
+    if not causal:
+        if lengths is None:
+            return None, False
+        keys = torch.arange(columns, device=positions.device)
+        return (keys < lengths[:, None])[:, None, None], False
+    wide = window is None or columns <= window
+    if start is not None and wide and width == 1:
+        return None, False
+    if start == 0 and wide:
+        return None, True
+    return _mask(positions, columns, causal=True, window=window), False
+
+
+def build_static(
+    rotary_tables: Rotary,
+    keys: set[MaskKey],
+    positions: Tensor,
+    capacity: int,
+    planned: int,
+) -> Context:
+    """The context of one decode step at `positions` (B, 1) held on the device: no host number."""
+    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {
+        (causal, window): (_mask(positions, capacity, causal=True, window=window), False)
+        for causal, window in keys
+    }
+    tables = rotary_tables.tables(positions, capacity, (planned,))
+    return Context(positions, None, None, capacity, masks, tables)

@@ -1,0 +1,161 @@
+"""The one forward path: embedding, the steps of a plan, final norm, head.
+
+`run` is all there is. It writes to a cache where one is given, hands named tensors to an observer,
+and never reads a layer's index for anything but finding the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from laminogram.errors import CacheError
+from laminogram.stack import context
+from laminogram.stack.batch import Batch
+from laminogram.stack.cache import Cache
+from laminogram.stack.context import Context
+from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
+from laminogram.stack.plan import Plan
+from laminogram.stack.sites import STACK_STEP
+from laminogram.stack.stack import Stack
+from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
+
+Logits = Literal["all", "last", "none"]
+Provision = Literal["embedding", "first-step"]
+
+
+def run(
+    stack: Stack,
+    batch: Batch,
+    plan: Plan,
+    *,
+    cache: Cache | None = None,
+    observer: Observer | None = None,
+    logits: Logits = "all",
+    v_first: Provision = "embedding",
+) -> Tensor:
+    """Run a plan over rows of tokens.
+
+    Returns logits (B, T, V) of every column (pads undefined), (B, 1, V) of each row's last token,
+    or, with `none`, what enters the head, (B, T, C). With a cache the rows go on where it ended, and
+    it is advanced. CacheError where the cache's rope regime no longer fits the length.
+    """
+    batch = batch.to(stack.device)
+    ctx = _context(stack, batch, cache)
+    if observer is not None:
+        starts = tuple(cache.lengths) if cache else (0,) * len(batch.lengths)
+        observer.begin(Run(ctx.positions, batch.mask, batch.lengths, starts))
+    out = through(
+        stack, batch, plan, ctx, cache=cache, observer=observer, logits=logits, v_first=v_first
+    )
+    if cache is not None:
+        cache.lengths = [a + b for a, b in zip(cache.lengths, batch.lengths)]
+    return out
+
+
+def through(
+    stack: Stack,
+    batch: Batch,
+    plan: Plan,
+    ctx: Context,
+    *,
+    cache: Cache | None,
+    observer: Observer | None,
+    logits: Logits,
+    v_first: Provision,
+) -> Tensor:
+    """`run` under a context that exists: tensors in, tensors out, so that it can be captured."""
+    ends = _taps(observer, STACK_STEP)
+    x = stack.embed(batch.tokens, ctx.positions, batch.types).to(stack.residual_dtype)
+    x = ends("embed", x)
+    if v_first == "embedding":
+        _provide_v_first(stack, x, ctx, cache, ends)
+    for number, step in enumerate(plan):
+        layer = stack.layers[step.layer]
+        if x.device != layer.device:
+            x, ctx = x.to(layer.device), ctx.to(layer.device)
+        taps = _taps(observer, number)
+        slot = None if cache is None else cache.slots[number]
+        x = stack.run_layer(layer, x, ctx, slot, taps, step.part)
+        _hand_over(observer, number, taps)
+    x = x.to(stack.head_device)
+    x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
+    if logits == "last":
+        x = ctx.to(x.device).last(x)[:, None]
+    if logits != "none" and stack.config.head.present:
+        x = ends("logits", stack.head(x, stack.tied_table))
+    _hand_over(observer, STACK_STEP, ends)
+    return x
+
+
+def regime_of(stack: Stack, lengths: tuple[int, ...]) -> tuple[Hashable, ...]:
+    """The rope regime of rows of these total lengths; all None where no length matters."""
+    return tuple(stack.rotary.regime(length) for length in lengths)
+
+
+def _context(stack: Stack, batch: Batch, cache: Cache | None) -> Context:
+    rows, width = batch.shape
+    starts = (0,) * rows if cache is None else tuple(cache.lengths)
+    totals = tuple(a + b for a, b in zip(starts, batch.lengths))
+    stack.embed.check_length(max(totals))
+    planned = totals
+    if cache is not None:
+        if not stack.config.causal:
+            raise CacheError(f"{stack.config.family} looks both ways: it has no cache to go on from")
+        planned = tuple(max(total, cache.planned) for total in totals)
+        _keep_regime(stack, cache, planned)
+        cache.reserve(max(starts) + width)
+    return context.build(
+        stack.rotary,
+        stack.mask_keys,
+        batch.lengths,
+        width,
+        starts,
+        planned,
+        device=stack.device,
+    )
+
+
+def _keep_regime(stack: Stack, cache: Cache, planned: tuple[int, ...]) -> None:
+    """Fix the regime of a new cache; refuse to go on in another one."""
+    regime = regime_of(stack, planned)
+    if not any(cache.lengths):
+        cache.regime = regime
+    elif cache.regime != regime:
+        raise CacheError(
+            f"the rotary frequencies change at length {max(planned)}: the cache was filled under "
+            f"regime {cache.regime}, this run needs {regime}; make the cache with the full length "
+            "planned, or start a new one"
+        )
+
+
+def _provide_v_first(
+    stack: Stack, x: Tensor, ctx: Context, cache: Cache | None, taps: Taps
+) -> None:
+    """Compute the side stream from the embedding, so that every plan has it."""
+    layer = stack.provider
+    if layer is None or not isinstance(layer.attn, TimeMix7):
+        return
+    h = layer.attn_norm(x.to(layer.device))
+    ctx_here = ctx.to(layer.device)
+    last = None if cache is None else cache.streams[V_FIRST].to(layer.device)
+    values = taps(V_FIRST, layer.attn.first_values(h, last))
+    if cache is not None:
+        cache.streams[V_FIRST].copy_(ctx_here.last(h))
+    ctx.streams[V_FIRST] = values
+
+
+def _taps(observer: Observer | None, step: int) -> Taps:
+    return NO_TAPS if observer is None else observer.taps(step)
+
+
+def _hand_over(observer: Observer | None, step: int, taps: Taps) -> None:
+    """Give what a step's taps read to the observer, and let go of it."""
+    if observer is None:
+        return
+    for site, x in taps.out.items():
+        observer.take(site, step, x)
+    taps.out = {}

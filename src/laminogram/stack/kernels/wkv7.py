@@ -1,0 +1,146 @@
+"""RWKV-7's recurrence by chunks of 16 tokens: matrix products inside a chunk, a loop over chunks only.
+
+Within a chunk let `c_t` be the product of the decays up to t, and write every vector in units that do not decay:
+`a_t c_{t-1}`, `r_t c_t`, `b_t / c_t`, `k_t / c_t`. What each token finds at its key, `u_t = S_{t-1} a_t`, then solves
+one unit lower triangular system, and four matrices say all that a chunk does to values and state:
+
+    o = local v + read S^T          S' = S carry + v^T write
+
+None of them contains v or S, so they are computed for all chunks at once. The decays of the model are above
+exp(-exp(-1/2)) = 0.5452, so `c` stays above 6e-5 over 16 tokens and `1 / c` is safe in float32.
+
+Axes: B batch, T tokens, H heads, N head size; inside, n chunks of L positions. State (B, H, Nv, Nk).
+Source: the WY representation of products of diagonal-plus-rank-one matrices, applied to the RWKV-7 recurrence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .wkv4_naive import compute_dtype
+
+CHUNK = 16
+
+
+class _Chunks(NamedTuple):
+    """What every chunk does, see the equations above."""
+
+    local: Tensor  # (B, H, n, L, L)
+    read: Tensor  # (B, H, n, L, Nk)
+    carry: Tensor  # (B, H, n, Nk, Nk)
+    write: Tensor  # (B, H, n, L, Nk)
+
+
+def wkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """RWKV-7's generalised delta rule; arguments, result and dtypes as in `wkv7_naive`.
+
+    Differentiable by autograd; decays w below about 0.3 leave the range in which float32 chunks are exact.
+    No host synchronisation and no branch on values; one token (T = 1) takes a short path of its own.
+    """
+    dtype = compute_dtype(r)
+    r, w, k, v, a, b, state = (x.to(dtype) for x in (r, w, k, v, a, b, state))
+    tokens = r.shape[1]
+    if tokens == 0:
+        return torch.zeros_like(v), state
+    if lengths is not None:
+        w, k, a, b = _without_pads(w, k, a, b, lengths)
+    if tokens == 1:
+        return _single(r, w, k, v, a, b, state)
+    chunks = _prepare(r, w, k, a, b)
+    values = _chunked(v, min(CHUNK, tokens))
+    added = values.mT @ chunks.write
+    before = []
+    for carry, new in zip(chunks.carry.unbind(2), added.unbind(2), strict=True):
+        before.append(state)
+        state = new + state @ carry
+    o = chunks.local @ values + chunks.read @ torch.stack(before, dim=2).mT
+    return o.flatten(2, 3)[:, :, :tokens].transpose(1, 2), state
+
+
+def wkv7_pattern(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The effective attention A (B, H, T, T) of `wkv7` from an empty state: `o_t = sum_i A[t, i] v_i` exactly.
+
+    Lower triangular, signed and not normalised. Arguments (B, T, H, N) as in `wkv7_naive`.
+    """
+    dtype = compute_dtype(r)
+    r, w, k, a, b = (x.to(dtype) for x in (r, w, k, a, b))
+    tokens = r.shape[1]
+    if tokens == 0:
+        return r.new_zeros(r.shape[0], r.shape[2], 0, 0)
+    chunks = _prepare(r, w, k, a, b)
+    padded = chunks.local.shape[2] * chunks.local.shape[3]
+    held = chunks.write[:, :, 0, :0]  # (B, H, i, Nk): what is left in the state of each earlier token's key
+    rows = []
+    for local, read, carry, write in zip(*(part.unbind(2) for part in chunks), strict=True):
+        row = torch.cat([read @ held.mT, local], dim=-1)
+        rows.append(F.pad(row, (0, padded - row.shape[-1])))
+        held = torch.cat([held @ carry, write], dim=2)
+    return torch.cat(rows, dim=2)[:, :, :tokens, :tokens]
+
+
+def _without_pads(w: Tensor, k: Tensor, a: Tensor, b: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+    """Makes every pad the identity: nothing decays, nothing is moved, nothing joins."""
+    pad = (torch.arange(w.shape[1], device=w.device) >= lengths[:, None])[..., None, None]
+    return w.masked_fill(pad, 1.0), *(x.masked_fill(pad, 0.0) for x in (k, a, b))
+
+
+def _single(
+    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token, with few operations; rows and columns are views of the (B, 1, H, N) arguments."""
+    w, k, b = (x.transpose(1, 2) for x in (w, k, b))  # rows (B, H, 1, N)
+    r, v, a = (x.squeeze(1).unsqueeze(-1) for x in (r, v, a))  # columns (B, H, N, 1)
+    state = torch.addcmul(torch.addcmul(state * w, state @ a, b), v, k)
+    return (state @ r).transpose(2, 3).transpose(1, 2), state
+
+
+def _chunked(x: Tensor, length: int, fill: float = 0.0) -> Tensor:
+    """(B, T, H, N) -> (B, H, n, L, N), tokens appended at the end to fill the last chunk."""
+    short = -x.shape[1] % length
+    if short:
+        x = F.pad(x, (0, 0, 0, 0, 0, short), value=fill)
+    return x.unflatten(1, (-1, length)).permute(0, 3, 1, 2, 4)
+
+
+def _prepare(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor) -> _Chunks:
+    """The four matrices of every chunk."""
+    length = min(CHUNK, r.shape[1])
+    r, k, a, b = (_chunked(x, length) for x in (r, k, a, b))
+    logs = _chunked(w, length, fill=1.0).log()
+    total = logs.cumsum(dim=3)
+    end = total[..., -1:, :]
+    grown = torch.exp(-total)
+    k_in, b_in = k * grown, b * grown
+    k_end, b_end = k * torch.exp(end - total), b * torch.exp(end - total)
+    a_in, r_in = a * torch.exp(total - logs), r * total.exp()
+
+    moved = (a_in @ b_in.mT).tril(-1)  # what u_s puts in the way of u_t
+    found = (a_in @ k_in.mT).tril(-1)  # what k_s puts in the way of u_t
+    solved = _solve_unit_lower(moved, torch.cat([a_in, found], dim=-1))
+    from_state, from_values = solved.split([a_in.shape[-1], length], dim=-1)
+    reread = (r_in @ b_in.mT).tril()
+    return _Chunks(
+        local=(r_in @ k_in.mT).tril() + reread @ from_values,
+        read=r_in + reread @ from_state,
+        carry=torch.diag_embed(end.squeeze(-2).exp()) + from_state.mT @ b_end,
+        write=k_end + from_values.mT @ b_end,
+    )
+
+
+def _solve_unit_lower(below: Tensor, right: Tensor) -> Tensor:
+    """Solves `(I - below) x = right`, below strictly lower triangular."""
+    system = torch.eye(below.shape[-1], device=below.device, dtype=below.dtype) - below
+    return torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)

@@ -1,0 +1,88 @@
+"""One layer: two mixers around the residual stream, joined by a block equation.
+
+A layer is a pure function of its parameters, `x`, the context, its slot and its taps; it knows
+neither its index nor its place in a plan.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from laminogram.stack.cache import StepSlot
+from laminogram.stack.config import LayerConfig
+from laminogram.stack.context import Context, Rotary
+from laminogram.stack.mixers import channel_mixer, token_mixer
+from laminogram.stack.norms import Norm
+from laminogram.stack.plan import Part
+from laminogram.stack.taps import Taps
+
+_NOTHING = StepSlot()
+
+
+class Layer(nn.Module):
+    """`x (B, T, C) -> x (B, T, C)`; `part` runs one half alone."""
+
+    def __init__(self, config: LayerConfig, size: int, rotary: Rotary) -> None:
+        super().__init__()
+        self.config = config
+        self.attn_norm, self.ffn_norm = Norm(config.norm, size), Norm(config.norm, size)
+        self.attn = token_mixer(config.attn, size, rotary)
+        self.ffn = channel_mixer(config.ffn, size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.attn_norm.weight.device
+
+    def new_slot(self, batch: int, capacity: int, part: Part) -> StepSlot:
+        """Memory for one step of this layer: `batch` rows of up to `capacity` tokens."""
+        shape = (batch, capacity, self.device, self.attn_norm.weight.dtype)
+        return StepSlot(
+            attn=self.attn.new_slot(*shape) if part != "ffn" else None,
+            ffn=self.ffn.new_slot(*shape) if part != "attn" else None,
+        )
+
+    def forward(
+        self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part = "both"
+    ) -> Tensor:
+        x = taps("resid_pre", x)
+        equation = _parallel if self.config.block == "parallel" else _in_turn
+        return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
+
+
+def _in_turn(
+    layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps, part: Part
+) -> Tensor:
+    """Pre-norm: x += f(norm(x)); post-norm: x = norm(x + f(x)); token mixer first."""
+    post = layer.config.block == "post"
+    if part != "ffn":
+        h = taps("attn_in", x if post else layer.attn_norm(x))
+        x = x + taps("attn_out", layer.attn(h, ctx, slot.attn, taps))
+        x = layer.attn_norm(x) if post else x
+        x = taps("resid_mid", x)
+    if part != "attn":
+        h = taps("ffn_in", x if post else layer.ffn_norm(x))
+        x = x + taps("ffn_out", layer.ffn(h, ctx, slot.ffn, taps))
+        x = layer.ffn_norm(x) if post else x
+    return x
+
+
+def _parallel(
+    layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps, part: Part
+) -> Tensor:
+    """Both mixers read the same x: x += attn(norm_a(x)) + ffn(norm_f(x))."""
+    out = x
+    if part != "ffn":
+        h = taps("attn_in", layer.attn_norm(x))
+        out = out + taps("attn_out", layer.attn(h, ctx, slot.attn, taps))
+    if part != "attn":
+        h = taps("ffn_in", layer.ffn_norm(x))
+        out = out + taps("ffn_out", layer.ffn(h, ctx, slot.ffn, taps))
+    return out
+
+
+def run_layer(
+    layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
+) -> Tensor:
+    """`layer(...)` as a function: the unit that is compiled, once for each tap signature."""
+    return layer(x, ctx, slot, taps, part)

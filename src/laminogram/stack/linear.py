@@ -1,0 +1,77 @@
+"""The one product. Every matrix product with a weight goes through `linear`.
+
+A weight is a dense tensor (out, in) or a packed one: an object with `product(x)` and the same
+shape, such as int8 rows or int4 groups. Callers never ask which.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class PackedWeight(Protocol):
+    """A weight that is not stored dense: it knows how to multiply itself."""
+
+    shape: torch.Size
+
+    def product(self, x: Tensor) -> Tensor:
+        """`x (..., in) -> (..., out)` in the dtype of `x`."""
+        ...
+
+
+Weight = Tensor | PackedWeight
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """`x (..., in)` times `weight (out, in)` transposed, plus `bias (out,)`: `(..., out)`."""
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    out = weight.product(x)
+    return out if bias is None else out + bias
+
+
+def linear_wide(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """A product that may exceed the range of fp16: exact scaling around it, result in fp32.
+
+    Used where a mixer writes to the residual. For fp16 weights each token is divided by the power
+    of two that brings its largest entry to at most 1 and the product multiplied by it again, which
+    changes no mantissa bit; `x` may come in fp32. For other dtypes this is `linear`.
+    """
+    if weight_dtype(weight) is not torch.float16:
+        return linear(x, weight, bias)
+    wide = x.float()
+    _, exponent = torch.frexp(wide.abs().amax(-1, keepdim=True))
+    scale = torch.exp2(exponent.clamp(min=0).float())
+    out = linear((wide / scale).half(), weight).float() * scale
+    return out if bias is None else out + bias.float()
+
+
+def weight_dtype(weight: Weight) -> torch.dtype:
+    """The dtype that activations meet the weight in."""
+    return weight.dtype if isinstance(weight, Tensor) else getattr(weight, "dtype", torch.float32)
+
+
+class Linear(nn.Module):
+    """Parameters of one product: `weight (out, in)`, `bias (out,)` or None."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(outputs))
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """The product with an fp32 result where fp16 could overflow (`linear_wide`)."""
+        return linear_wide(x, self.weight, self.bias)

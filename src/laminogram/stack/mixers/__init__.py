@@ -1,0 +1,46 @@
+"""Token mixers and channel mixers, one file a kind, made from their configuration.
+
+A mixer is `forward(h, ctx, slot, taps) -> out` and `new_slot(batch, capacity, device, dtype)`.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from laminogram.stack.config import (
+    AttentionConfig,
+    AttnConfig,
+    ChannelMix4Config,
+    ChannelMix7Config,
+    FfnConfig,
+    MLPConfig,
+    TimeMix4Config,
+    TimeMix7Config,
+)
+from laminogram.stack.context import Rotary
+from laminogram.stack.mixers.attention import Attention
+from laminogram.stack.mixers.mlp import MLP
+from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
+from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
+
+
+def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
+    """The token mixer that a configuration describes, for a residual of `size` channels."""
+    match config:
+        case AttentionConfig():
+            return Attention(config, size, rotary.index(config.rope))
+        case TimeMix4Config():
+            return TimeMix4(config, size)
+        case TimeMix7Config():
+            return TimeMix7(config, size)
+
+
+def channel_mixer(config: FfnConfig, size: int) -> nn.Module:
+    """The channel mixer that a configuration describes, for a residual of `size` channels."""
+    match config:
+        case MLPConfig():
+            return MLP(config, size)
+        case ChannelMix4Config():
+            return ChannelMix4(config, size)
+        case ChannelMix7Config():
+            return ChannelMix7(config, size)

@@ -1,0 +1,89 @@
+"""Softmax attention with grouped keys, rotary positions and an optional window.
+
+Axes: B batch, T tokens, C channels, H heads, K key heads, D head size, S key positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from laminogram.stack.cache import AttentionSlot
+from laminogram.stack.config import AttentionConfig
+from laminogram.stack.context import Context
+from laminogram.stack.linear import Linear
+from laminogram.stack.mixers.heads import add_heads
+from laminogram.stack.rope import rotate
+from laminogram.stack.taps import Taps
+
+
+class Attention(nn.Module):
+    """`attn_in (B, T, C) -> attn_out (B, T, C)`; sites q, k, v, pattern, z, head_out."""
+
+    def __init__(self, config: AttentionConfig, size: int, rope_index: int) -> None:
+        super().__init__()
+        self.config, self.rope_index = config, rope_index
+        width = config.num_attention_heads * config.head_dim
+        narrow = config.num_key_value_heads * config.head_dim
+        self.q = Linear(size, width, bias=config.qkv_bias)
+        self.k = Linear(size, narrow, bias=config.qkv_bias)
+        self.v = Linear(size, narrow, bias=config.qkv_bias)
+        self.o = Linear(width, size, bias=config.o_bias)
+        self.scale = config.head_dim**-0.5 if config.scale is None else config.scale
+
+    def new_slot(
+        self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> AttentionSlot:
+        shape = (batch, self.config.num_key_value_heads, capacity, self.config.head_dim)
+        return AttentionSlot(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+        )
+
+    def forward(self, h: Tensor, ctx: Context, slot: AttentionSlot | None, taps: Taps) -> Tensor:
+        split = (*h.shape[:2], -1, self.config.head_dim)
+        q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
+        if self.rope_index >= 0:
+            cos, sin = ctx.rope[self.rope_index]
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = taps("q", q), taps("k", k), taps("v", v)
+        if slot is None:
+            keys, values = k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            slot.extend(k, v, ctx.start, ctx.positions)
+            keys, values = slot.k[:, :, : ctx.columns], slot.v[:, :, : ctx.columns]
+        if taps.wants("pattern"):
+            z = self._explicit(q, keys, values, ctx, taps)
+        else:
+            z = self._fused(q, keys, values, ctx)
+        z = taps("z", z)
+        if taps.wants("head_out"):
+            return add_heads(z, self.o, taps)
+        return self.o.wide(z.flatten(2))
+
+    def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
+        mask, causal = ctx.masks[self.config.causal, self.config.window]
+        z = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=causal,
+            scale=self.scale,
+            enable_gqa=keys.shape[1] != q.shape[2],
+        )
+        return z.transpose(1, 2)
+
+    def _explicit(
+        self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context, taps: Taps
+    ) -> Tensor:
+        """The same product with its weights in sight: softmax in fp32, `pattern @ v == z`."""
+        groups = q.shape[2] // keys.shape[1]
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+        scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * self.scale
+        allowed = ctx.allowed(self.config.causal, self.config.window)
+        wide = scores if scores.dtype == torch.float64 else scores.float()
+        pattern = wide.masked_fill(~allowed, float("-inf")).softmax(-1)
+        pattern = taps("pattern", pattern)
+        return (pattern.to(values.dtype) @ values).transpose(1, 2)

@@ -1,0 +1,37 @@
+"""The feed-forward network of Transformers, plain or gated."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from laminogram.stack.config import MLPConfig
+from laminogram.stack.context import Context
+from laminogram.stack.linear import Linear
+from laminogram.stack.mixers.shift import product_dtype
+from laminogram.stack.norms import activation
+from laminogram.stack.taps import Taps
+
+
+class MLP(nn.Module):
+    """`ffn_in (B, T, C) -> ffn_out (B, T, C)`; site ffn_act is what enters the down projection."""
+
+    def __init__(self, config: MLPConfig, size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.activation = activation(config.activation)
+        self.up = Linear(size, config.intermediate_size, bias=config.bias)
+        if config.gated:
+            self.gate = Linear(size, config.intermediate_size, bias=config.bias)
+        self.down = Linear(config.intermediate_size, size, bias=config.bias)
+
+    def new_slot(self, *_: object) -> None:
+        """A feed-forward network remembers nothing."""
+
+    def forward(self, h: Tensor, ctx: Context, slot: None, taps: Taps) -> Tensor:
+        dtype = product_dtype(self.down.weight)
+        up = self.up(h).to(dtype)
+        if self.config.gated:
+            act = self.activation(self.gate(h).to(dtype)) * up
+        else:
+            act = self.activation(up)
+        return self.down.wide(taps("ffn_act", act))

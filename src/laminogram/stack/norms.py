@@ -1,0 +1,78 @@
+"""Normalisation over the last axis, and activation functions by their Hugging Face names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from laminogram.errors import ConfigError
+from laminogram.stack.config import NormConfig
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm: `(..., C) -> (..., C)` in the dtype of its weight.
+
+    The residual may be wider than the weights (fp32 above fp16): it is normalised in its own dtype
+    and rounded once, afterwards.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, config: NormConfig, size: int) -> None:
+        super().__init__()
+        self.kind, self.eps, self.size = config.kind, config.eps, size
+        self.weight = nn.Parameter(torch.empty(size))
+        if config.bias:
+            self.bias = nn.Parameter(torch.empty(size))
+        else:
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "layer":
+            return self._layer_norm(x)
+        return self._rms_norm(x)
+
+    def _layer_norm(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if x.dtype == weight.dtype:
+            return F.layer_norm(x, (self.size,), weight, bias, self.eps)
+        bias = None if bias is None else bias.to(x.dtype)
+        wide = F.layer_norm(x, (self.size,), weight.to(x.dtype), bias, self.eps)
+        return wide.to(weight.dtype)
+
+    def _rms_norm(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        out = self.weight * scaled.to(self.weight.dtype)
+        return out if self.bias is None else out + self.bias
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_fast": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "relu": F.relu,
+    "relu2": _relu_squared,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation called `name` in Hugging Face configurations; ConfigError where unknown."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"activation {name!r} is unknown; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,132 @@
+"""The stack: embedding, layers, final norm and head of any family, and its one forward path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from laminogram.stack.cache import Cache, StepSlot
+from laminogram.stack.config import StackConfig
+from laminogram.stack.context import Rotary, mask_keys
+from laminogram.stack.ends import Embedding, Head
+from laminogram.stack.layer import Layer, run_layer
+from laminogram.stack.linear import Linear
+from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
+from laminogram.stack.norms import Norm
+from laminogram.stack.plan import Plan
+
+
+class Stack(nn.Module):
+    """A language model as data and parameters.
+
+    `stack(tokens (B, T)) -> logits (B, T, V)` runs the full plan; `forward.run` runs any plan with
+    caches and taps. Built on the meta device it takes no memory until a checkpoint fills it.
+    """
+
+    def __init__(
+        self,
+        config: StackConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.rotary = Rotary(config)
+        self.mask_keys = mask_keys(config)
+        with torch.device(device or "cpu"):
+            self.embed = Embedding(config)
+            self.layers = nn.ModuleList(
+                Layer(layer, config.hidden_size, self.rotary) for layer in config.layers
+            )
+            if config.final_norm is not None:
+                self.final_norm = Norm(config.final_norm, config.hidden_size)
+            self.head = Head(config)
+            if config.head.pooler:
+                self.pooler = Linear(config.hidden_size, config.hidden_size, bias=True)
+        if dtype is not None:
+            self.to(dtype)
+        self.run_layer: Callable[..., Tensor] = run_layer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.tokens.weight.dtype
+
+    @property
+    def residual_dtype(self) -> torch.dtype:
+        """fp32 above fp16 weights, so that the stream cannot overflow; else the weights' own."""
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens enter; layers may lie elsewhere (`place`)."""
+        return self.embed.tokens.weight.device
+
+    @property
+    def head_device(self) -> torch.device:
+        """Where logits are made."""
+        weight = next(self.head.parameters(), None)
+        last = self.final_norm.weight if self.config.final_norm else weight
+        return self.device if last is None else last.device
+
+    @property
+    def tied_table(self) -> Tensor:
+        """The token table (V, C) where logits are made: what a tied head multiplies with."""
+        table = self.embed.tokens.weight
+        return table if not self.config.head.tied else table.to(self.head_device)
+
+    def full_plan(self) -> Plan:
+        """Every layer once, in order."""
+        return Plan.full(len(self.layers))
+
+    def place(self, devices: Sequence[torch.device | str]) -> Stack:
+        """Spread the layers over devices in order, by equal numbers; ends go to the outer ones."""
+        found = [torch.device(device) for device in devices]
+        self.embed.to(found[0])
+        for i, layer in enumerate(self.layers):
+            layer.to(found[layer_place(i, len(self.layers), len(found))])
+        for name in ("final_norm", "head", "pooler"):
+            if hasattr(self, name):
+                getattr(self, name).to(found[-1])
+        return self
+
+    def compile_layers(self, backend: str | Callable = "inductor") -> Stack:
+        """Compile the layer function: one graph for each tap signature, no break allowed."""
+        self.run_layer = torch.compile(run_layer, fullgraph=True, dynamic=False, backend=backend)
+        return self
+
+    def new_cache(self, batch: int, plan: Plan, conditions: str, capacity: int = 0) -> Cache:
+        """An empty cache with one slot for each step of the plan."""
+        slots: list[StepSlot] = [
+            self.layers[step.layer].new_slot(batch, capacity, step.part) for step in plan
+        ]
+        cache = Cache(slots, [0] * batch, conditions)
+        if self.provider is not None:
+            size = self.config.hidden_size
+            cache.streams[V_FIRST] = torch.zeros(
+                batch, size, device=self.device, dtype=self.dtype
+            )
+        return cache
+
+    @property
+    def provider(self) -> Layer | None:
+        """The layer that provides the side stream `v_first`, where the family has one."""
+        for layer in self.layers:
+            if isinstance(layer.attn, TimeMix7) and layer.attn.config.provides_v_first:
+                return layer
+        return None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, V) of full rows of tokens (B, T): the full plan, nothing tapped."""
+        from laminogram.stack.forward import run
+        from laminogram.stack.batch import Batch
+
+        rows, width = tokens.shape
+        batch = Batch(tokens, (width,) * rows, (0,) * rows, width)
+        return run(self, batch, self.full_plan())
+
+
+def layer_place(index: int, layers: int, devices: int) -> int:
+    """The device number of a layer when `layers` are spread evenly over `devices`."""
+    return index * devices // layers

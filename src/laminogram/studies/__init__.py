@@ -1,0 +1,1 @@
+"""Experiments: conditions and measures, giving plain data that the report floor draws."""

@@ -1,0 +1,164 @@
+"""The study: several models read one text, and what every layer answers is kept.
+
+This floor runs the models and measures; `laminogram.report.study` writes the page and the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from laminogram.errors import ConfigError
+from laminogram.studies.lockstep import (
+    RULE_CHARACTERS,
+    RULE_INDEX,
+    RULE_SAME,
+    index_frames,
+    lockstep_frames,
+)
+from laminogram.studies.recording import ModelRecord, record_from_gram
+
+DEFAULT_MODELS = ("tiny-llama", "tiny-rwkv4")
+DEFAULT_PROMPT = (
+    "What is python? Please tell me in detail what it is, how to use it, how to learn it, "
+    "and what advantages and disadvantages it has."
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Records of several models on one text, and the frames in which they are shown together."""
+
+    text: str
+    site: str
+    records: tuple[ModelRecord, ...]
+    frames: tuple[tuple[int, ...], ...]
+    """One entry a moment: the token index that each model shows."""
+    rule: str
+    """How the frames were made, in a sentence."""
+    same_tokens: bool
+
+    @classmethod
+    def of(cls, records: Sequence[ModelRecord], text: str) -> Study:
+        """Join records of the same text and site; raises `ConfigError` where they differ in site."""
+        if not records:
+            raise ConfigError("a study needs at least one model")
+        sites = {record.site for record in records}
+        if len(sites) > 1:
+            raise ConfigError(f"a study compares one site; these records hold {sorted(sites)}")
+        same = len({record.token_ids for record in records}) == 1
+        # Equal ids of different vocabularies are different tokens.
+        same = same and len({record.token_texts for record in records}) == 1
+        counts = [len(record.token_ids) for record in records]
+        spans = [record.spans for record in records]
+        if same:
+            frames, rule = index_frames(counts), RULE_SAME
+        elif all(spans):
+            frames = lockstep_frames([[end for _, end in one] for one in spans if one])
+            rule = RULE_CHARACTERS
+        else:
+            frames, rule = index_frames(counts), RULE_INDEX
+        return cls(text, sites.pop(), tuple(records), tuple(frames), rule, same)
+
+
+def read_text(prompt: str | None, text_file: str | Path | None) -> str:
+    """Return the text of a study: the prompt, the file's content, or the default prompt.
+
+    Raises `ConfigError` when both are given, when the text is empty, and when the file cannot be
+    read or is not UTF-8.
+    """
+    if prompt is not None and text_file is not None:
+        raise ConfigError("give a prompt or a text file, not both")
+    if text_file is not None:
+        try:
+            text = Path(text_file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{text_file} is not UTF-8: byte {error.start} cannot be read; convert it first"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"cannot read the text file {text_file}: {error.strerror}") from error
+    else:
+        text = DEFAULT_PROMPT if prompt is None else prompt
+    if not text.strip():
+        raise ConfigError("the text is empty; a study needs at least one token to show")
+    return text
+
+
+def study_models(
+    models: Sequence[Any] | None = None,
+    *,
+    text: str,
+    site: str = "ffn_out",
+    dtype: Any = None,
+    device: Any = None,
+    new_tokens: int = 0,
+    progress: bool = True,
+) -> Study:
+    """Run every model on `text` and return the study; entries are names, paths or views.
+
+    With `new_tokens`, each model goes on greedily for so many tokens after the text, and those
+    are recorded too. The progress bar is silent when the output is no terminal.
+    """
+    if new_tokens < 0:
+        raise ConfigError(f"new_tokens counts tokens to generate; {new_tokens} is negative")
+    chosen = list(DEFAULT_MODELS if models is None else models)
+    if not chosen:
+        raise ConfigError("a study needs at least one model")
+    records: list[ModelRecord] = []
+    with tqdm(chosen, unit="model", disable=None if progress else True, leave=False) as bar:
+        for entry in bar:
+            view = _view(entry, dtype, device)
+            bar.set_description(f"reading with {view.name}")
+            records.append(_record(view, text, site, new_tokens, records))
+    return Study.of(records, text)
+
+
+def _view(entry: Any, dtype: Any, device: Any) -> Any:
+    if not isinstance(entry, str | Path):
+        return entry
+    # Imported here: it brings torch, which `laminogram --help` and saved grams do without.
+    from laminogram import load
+
+    options = {"dtype": dtype, "device": device}
+    return load(entry, **{key: value for key, value in options.items() if value is not None})
+
+
+def _record(
+    view: Any, text: str, site: str, new_tokens: int, earlier: Sequence[ModelRecord]
+) -> ModelRecord:
+    if view.tokenizer is None:
+        raise ConfigError(f"{view.name} has no tokenizer, so it cannot read a text")
+    card = view.card()
+    length = int(view.tokens(text).lengths[0]) + new_tokens
+    if card.context is not None and length > card.context:
+        raise ConfigError(
+            f"the text and {new_tokens} new tokens are {length} tokens for {view.name}, "
+            f"which was made for {card.context}; shorten the text"
+        )
+    gram = view.record(text, sites=(site,), new_tokens=new_tokens)
+    taken = {record.name for record in earlier}
+    name, again = view.name, 2
+    while name in taken:
+        name, again = f"{view.name} ({again})", again + 1
+    return record_from_gram(
+        gram,
+        name=name,
+        card=card,
+        text=text,
+        site=site,
+        losses=_losses(view, text),
+        bos_token_id=view.config.bos_token_id,
+    )
+
+
+def _losses(view: Any, text: str) -> Any:
+    """Return nats per predicted token, or None for a model that also reads what comes after."""
+    if not all(getattr(layer.attn, "causal", True) for layer in view.config.layers):
+        return None
+    per_token = view.loss(text).per_token[0]
+    return per_token.float().cpu().numpy()

@@ -1,0 +1,125 @@
+"""Weights to start training from, drawn for each mixer of a stack.
+
+Attention and MLPs: normal, sqrt(2 / (5 fan_in)) wide (Nguyen and Salazar 2019), the products that
+write to the residual stream narrower by sqrt(2 layers) (GPT-2).
+RWKV-4: ramps over the channels for decay and token shift that differ from layer to layer, zero for
+every product that opens a gate or writes to the residual stream, orthogonal for the rest, and a
+very small embedding under a norm (Peng et al. 2023, appendix on initialisation).
+Axes: C hidden size, A attention width, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from laminogram.errors import ConfigError
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
+
+Draw = Callable[[dict[str, Tensor], int, int, torch.Generator], None]
+
+
+@torch.no_grad()
+def initialise(stack: Stack, seed: int) -> None:
+    """Draw all weights of `stack` in place, in the order of its layers, from one CPU generator.
+
+    The stack must lie on the CPU, so that a seed gives the same weights on every machine.
+    Raises ConfigError for a mixer without an initialisation, or a parameter that none reached.
+    """
+    if next(stack.parameters()).device.type != "cpu":
+        raise ConfigError("initialise draws on the CPU; move the stack to its device afterwards")
+    generator = torch.Generator().manual_seed(seed)
+    config = stack.config
+    names = dict(stack.named_parameters())
+    for parameter in names.values():
+        parameter.fill_(math.nan)  # so that a parameter which nothing draws is found at the end
+    _norms(names)
+    normed = config.embedding.norm is not None and not config.head.tied
+    if normed:
+        names["embed.tokens.weight"].uniform_(-1e-4, 1e-4, generator=generator)
+    else:
+        names["embed.tokens.weight"].normal_(std=0.02, generator=generator)
+    for index, layer in enumerate(config.layers):
+        for part, mixer in (("attn", layer.attn), ("ffn", layer.ffn)):
+            if mixer.kind not in _DRAWS:
+                known = ", ".join(_DRAWS)
+                raise ConfigError(f"no initialisation for mixer {mixer.kind!r}; there are {known}")
+            prefix = f"layers.{index}.{part}."
+            own: dict[str, Tensor] = {
+                name.removeprefix(prefix): parameter
+                for name, parameter in names.items()
+                if name.startswith(prefix)
+            }
+            _DRAWS[mixer.kind](own, index, config.num_layers, generator)
+    if "head.weight" in names:
+        _orthogonal(names["head.weight"], 0.5, generator)
+    missed = [name for name, parameter in names.items() if parameter.isnan().any()]
+    if missed:
+        raise ConfigError(f"no initialisation for {', '.join(missed)}")
+
+
+def _norms(names: dict[str, nn.Parameter]) -> None:
+    for name, parameter in names.items():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif name.endswith("norm.weight"):
+            parameter.fill_(1.0)
+
+
+def _normal(own: dict[str, Tensor], _: int, layers: int, generator: torch.Generator) -> None:
+    for name in sorted(own):
+        if not name.endswith("weight"):
+            continue
+        std = math.sqrt(2.0 / (5.0 * own[name].shape[1]))
+        if name in ("o.weight", "down.weight"):
+            std /= math.sqrt(2.0 * layers)
+        own[name].normal_(std=std, generator=generator)
+
+
+def _orthogonal(weight: Tensor, scale: float, generator: torch.Generator) -> None:
+    rows, columns = weight.shape
+    gain = scale * math.sqrt(max(1.0, rows / columns))
+    nn.init.orthogonal_(weight, gain=gain, generator=generator)
+
+
+def _rwkv4_time(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    deep, shallow = index / max(1, layers - 1), 1.0 - index / layers
+    channel = torch.arange(own["mix_k"].numel()) / own["mix_k"].numel()
+    own["mix_k"].copy_(channel**shallow)
+    own["mix_v"].copy_(channel**shallow + 0.3 * deep)
+    own["mix_r"].copy_(channel ** (0.5 * shallow))
+    width = own["decay"].numel()
+    place = torch.arange(width)
+    own["decay"].copy_(-5.0 + 8.0 * (place / max(1, width - 1)) ** (0.7 + 1.3 * deep))
+    # Neighbouring channels favour the present token by different amounts.
+    own["bonus"].copy_(math.log(0.3) + 0.5 * ((place + 1) % 3 - 1))
+    for name in ("k.weight", "r.weight", "o.weight"):
+        own[name].zero_()
+    _orthogonal(own["v.weight"], 1.0, generator)
+
+
+def _rwkv4_channel(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    channel = torch.arange(own["mix_k"].numel()) / own["mix_k"].numel()
+    for name in ("mix_k", "mix_r"):
+        own[name].copy_(channel ** (1.0 - index / layers))
+    _orthogonal(own["up.weight"], 1.0, generator)
+    own["down.weight"].zero_()
+    own["r.weight"].zero_()
+
+
+_DRAWS: dict[str, Draw] = {
+    "attention": _normal,
+    "mlp": _normal,
+    "rwkv4_time": _rwkv4_time,
+    "rwkv4_channel": _rwkv4_channel,
+}

@@ -1,0 +1,278 @@
+"""The training loop: next-token loss, clipped AdamW, a curve, checkpoints, a budget.
+
+A run has a number of steps, or a number of minutes. With minutes it first measures its pace on
+steps that it then takes back, and fixes the number of steps; should the machine slow down later,
+the rest of the schedule is squeezed into the steps that still fit, and the curve says so.
+
+A run that is killed continues from its last checkpoint when it is started again with the same
+folder; on the CPU the result is bit for bit that of an uninterrupted run.
+Axes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from laminogram.errors import ConfigError, LaminogramError
+from laminogram.train.checkpoints import load_checkpoint, save_checkpoint
+from laminogram.train.optimiser import OptimiserConfig, build_optimiser, set_rate
+from laminogram.train.schedule import Schedule
+
+PACE_WARMUP = 5  # steps that compile and fill caches before the clock starts
+PACE_SECONDS = 3.0
+RESERVE = 0.985  # the share of the remaining time that is planned for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A run: exactly one of `steps` and `minutes` is given.
+
+    `save_every` is a multiple of `log_every`, so that a checkpoint never splits a row of the curve.
+    `precision`: `bf16` keeps fp32 weights and computes products in bf16 (autocast).
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    log_every: int = 20
+    save_every: int = 2000
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ConfigError("a run has either steps or minutes; give exactly one of them")
+        if self.save_every % self.log_every:
+            raise ConfigError(
+                f"save_every={self.save_every} is not a multiple of log_every={self.log_every}"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"precision {self.precision!r} is unknown; there are fp32, bf16")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did: its curve (one row every `log_every` steps), tokens, seconds, compilation."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    curve: list[dict[str, float]]
+    compiled: str
+
+
+def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """The mean cross-entropy in nats of ids (B, T + 1): each id predicted from those before it."""
+    logits = model(ids[:, :-1])
+    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
+
+class Trainer:
+    """One run of `model` over `rows(step) -> ids (B, T + 1)`, kept in `folder`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Callable[[int], Tensor],
+        config: TrainConfig,
+        folder: str | Path,
+        report: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        self.model, self.rows, self.config = model, rows, config
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.report = report
+        self.device = next(model.parameters()).device
+        self.optimiser = build_optimiser(model, config.optimiser)
+        self.compiled = "no"
+        self._loss: Callable[[Tensor], Tensor] = self._plain_loss
+        self.step = 0
+        self.tokens = 0
+        self.elapsed = 0.0  # seconds of earlier processes of this run
+        self.steps = config.steps or 0
+        self.anchor = (0, 0.0)  # (step, fraction): the schedule runs from here to (steps, 1)
+        self.curve: list[dict[str, float]] = []
+
+    def run(self) -> TrainResult:
+        """Train to the end; continues from the folder's checkpoint if there is one."""
+        self._begin = time.perf_counter()
+        self.model.train()
+        resumed = self._resume()
+        if self.config.compile:
+            self._compile()
+        if not resumed and self.config.minutes is not None:
+            self._plan_steps()
+        self._write_curve()
+        total = torch.zeros((), device=self.device)
+        norm = torch.zeros((), device=self.device)
+        mark, marked = self._seconds(), self.step
+        while self.step < self.steps:
+            loss, norm = self._train_step(self.step, self.fraction(self.step))
+            total += loss
+            self.step += 1
+            if self.step % self.config.log_every == 0 or self.step == self.steps:
+                now = self._log(total, norm, mark, marked)
+                total.zero_()
+                mark, marked = now, self.step
+            if self.step % self.config.save_every == 0 or self.step == self.steps:
+                self._save()
+        return TrainResult(self.step, self.tokens, self._seconds(), self.curve, self.compiled)
+
+    def fraction(self, step: int) -> float:
+        """How much of the run is done before `step`."""
+        first, done = self.anchor
+        return done + (1.0 - done) * (step - first) / max(1, self.steps - first)
+
+    def _train_step(self, step: int, fraction: float) -> tuple[Tensor, Tensor]:
+        config = self.config
+        # The last step would otherwise see the fraction before it: count it as done.
+        lr = config.optimiser.lr * config.schedule.factor(fraction + 1.0 / max(1, self.steps))
+        set_rate(self.optimiser, lr)
+        ids = self.rows(step)
+        loss = self._loss(ids)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.tokens += ids.shape[0] * (ids.shape[1] - 1)
+        return loss.detach(), norm
+
+    def _plain_loss(self, ids: Tensor) -> Tensor:
+        enabled = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return next_token_loss(self.model, ids)
+
+    def _compile(self) -> None:
+        """Compile the loss; a model that the compiler cannot take trains eagerly, and says why."""
+        ids = self.rows(self.step)
+        with torch.no_grad():
+            self._plain_loss(ids)  # fills lazily made tables, which would ask for a second compile
+        compiled = torch.compile(self._plain_loss, dynamic=False)
+        try:
+            compiled(ids).backward()
+        except RuntimeError as error:  # the base of all that the compiler raises
+            reason = str(error).strip().split("\n")[0]
+            self.compiled = f"no: {type(error).__name__}: {reason}"
+        else:
+            self.compiled = "yes"
+            self._loss = compiled
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _plan_steps(self) -> None:
+        """Fix the number of steps from a measured pace; the steps of the measurement are undone."""
+        assert self.config.minutes is not None
+        saved = [parameter.detach().clone() for parameter in self.model.parameters()]
+        self.steps = 1_000_000
+        for step in range(PACE_WARMUP):
+            self._train_step(step, 0.0)
+        self._synchronise()
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < PACE_SECONDS:
+            for _ in range(5):
+                self._train_step(count, 0.0)
+                count += 1
+            self._synchronise()
+        pace = (time.perf_counter() - begin) / count
+        with torch.no_grad():
+            for parameter, value in zip(self.model.parameters(), saved, strict=True):
+                parameter.copy_(value)
+        self.optimiser = build_optimiser(self.model, self.config.optimiser)
+        self.tokens = 0
+        left = 60.0 * self.config.minutes - self._seconds()
+        self.steps = max(1, int(RESERVE * left / pace))
+
+    def _replan(self, pace: float) -> bool:
+        """Shorten the run if, at `pace` seconds a step, it would overrun its minutes."""
+        if self.config.minutes is None or self.step >= self.steps:
+            return False
+        left = 60.0 * self.config.minutes - self._seconds()
+        if pace * (self.steps - self.step) <= left:
+            return False
+        self.anchor = (self.step, self.fraction(self.step))
+        self.steps = self.step + max(1, int(RESERVE * left / pace))
+        return True
+
+    def _log(self, total: Tensor, norm: Tensor, mark: float, marked: int) -> float:
+        count = self.step - marked
+        loss = float(total) / count  # waits for the device, so the clock below is true
+        now = self._seconds()
+        if not math.isfinite(loss):
+            raise LaminogramError(f"the loss is {loss} at step {self.step}; the run has diverged")
+        tokens = self.tokens / self.step * count
+        row = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "fraction": self.fraction(self.step),
+            "loss": loss,
+            "gradient_norm": float(norm),
+            "lr": max(group["lr"] / group["rate"] for group in self.optimiser.param_groups),
+            "seconds": now,
+            "tokens_per_second": tokens / max(now - mark, 1e-9),
+        }
+        row["replanned"] = float(self._replan((now - mark) / count))
+        self.curve.append(row)
+        with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.report is not None:
+            self.report(row)
+        return now
+
+    def _write_curve(self) -> None:
+        """Begin the curve's file with the rows that the checkpoint vouches for."""
+        text = "".join(json.dumps(row) + "\n" for row in self.curve)
+        (self.folder / "curve.jsonl").write_text(text, encoding="utf-8")
+
+    def _seconds(self) -> float:
+        return self.elapsed + time.perf_counter() - self._begin
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _fingerprint(self) -> str:
+        """The settings that decide the result, as text."""
+        settings = asdict(self.config)
+        return json.dumps({key: settings[key] for key in sorted(settings) if key != "compile"})
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {
+            "config": self._fingerprint(),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "anchor": list(self.anchor),
+            "seconds": self._seconds(),
+            "curve": self.curve,
+        }
+        save_checkpoint(self.folder / "checkpoint.pt", state)
+
+    def _resume(self) -> bool:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = load_checkpoint(path, self.device)
+        if state["config"] != self._fingerprint():
+            raise ConfigError(
+                f"{path} belongs to a run with other settings; give this run a folder of its own, "
+                f"or the settings of that one: {state['config']}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.steps, self.tokens = state["step"], state["steps"], state["tokens"]
+        self.anchor = (state["anchor"][0], state["anchor"][1])
+        self.elapsed, self.curve = state["seconds"], state["curve"]
+        return True

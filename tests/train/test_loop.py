@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.train.tiny import Tiny, trainer
+
+from laminogram.errors import CheckpointError, ConfigError, LaminogramError
+from laminogram.train import OptimiserConfig, TrainConfig, Trainer, build_optimiser
+
+PROGRAM = Path(__file__).with_name("tiny.py")
+
+
+def _parameters(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def test_overfits_a_text_that_can_be_predicted(tmp_path):
+    result = trainer(tmp_path, 400).run()
+    assert result.curve[0]["loss"] > 1.5
+    assert result.curve[-1]["loss"] < 0.1
+    assert result.tokens == 400 * 4 * 16
+    assert [row["step"] for row in result.curve] == list(range(5, 401, 5))
+
+
+def test_curve_on_disk_is_the_curve(tmp_path):
+    result = trainer(tmp_path, 20).run()
+    lines = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.curve
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    one, two = trainer(tmp_path / "one", 30), trainer(tmp_path / "two", 30)
+    one.run()
+    two.run()
+    for name, tensor in _parameters(one).items():
+        assert torch.equal(tensor, two.model.state_dict()[name])
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+    """A real process, killed between checkpoints, started again: same bits, same curve."""
+    torch.set_num_threads(1)
+    straight = trainer(tmp_path / "straight", 40)
+    whole = straight.run()
+
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, str(PROGRAM), str(folder), "40", "0.05"])
+    checkpoint = folder / "run" / "checkpoint.pt"
+    try:
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists():
+            assert process.poll() is None, "the process ended by itself"
+            assert time.monotonic() < deadline, "no checkpoint after a minute"
+            time.sleep(0.01)
+        time.sleep(0.12)
+    finally:
+        process.kill()
+        process.wait()
+
+    again = trainer(folder, 40)
+    result = again.run()
+    assert 0 < torch.load(checkpoint, weights_only=True)["step"] <= 40
+    for name, tensor in _parameters(straight).items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    assert [row["loss"] for row in result.curve] == [row["loss"] for row in whole.curve]
+    assert [row["lr"] for row in result.curve] == [row["lr"] for row in whole.curve]
+
+
+def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):
+    def breaks(step):
+        if step == 13:
+            raise KeyboardInterrupt
+        return rows(step)
+
+    first = trainer(tmp_path, 40)
+    rows, first.rows = first.rows, breaks
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second, seen = trainer(tmp_path, 40), []
+    second.rows = lambda step: seen.append(step) or rows(step)
+    second.run()
+    assert seen == list(range(10, 40))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    trainer(tmp_path, 10).run()
+    again = trainer(tmp_path, 10)
+    again.rows = lambda step: pytest.fail("trained on")
+    assert again.run().steps == 10
+
+
+def test_other_settings_do_not_continue_a_run(tmp_path):
+    trainer(tmp_path, 10).run()
+    with pytest.raises(ConfigError, match="other settings"):
+        trainer(tmp_path, 20).run()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    trainer(tmp_path, 10).run()
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt"):
+        trainer(tmp_path, 10).run()
+
+
+def test_minutes_end_in_time_with_the_schedule_run_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("laminogram.train.loop.PACE_SECONDS", 0.2)
+    run = trainer(tmp_path, None, minutes=2.0 / 60, save_every=1000)
+    before = _parameters(run)
+    checked = []
+    plan = run._plan_steps
+
+    def planned() -> None:
+        plan()
+        checked.append(all(torch.equal(before[k], v) for k, v in run.model.state_dict().items()))
+
+    run._plan_steps = planned
+    begin = time.perf_counter()
+    result = run.run()
+    assert checked == [True], "measuring the pace changed the weights"
+    assert time.perf_counter() - begin < 4.0
+    assert result.steps > 50
+    assert result.curve[-1]["fraction"] == pytest.approx(1.0)
+    assert result.curve[-1]["lr"] == pytest.approx(0.1 * 0.01, rel=0.05)
+
+
+def test_a_slower_machine_shortens_the_run(tmp_path):
+    run = trainer(tmp_path, None, minutes=1.0)
+    run._begin = time.perf_counter() - 30.0
+    run.step, run.steps = 100, 1000
+    assert run._replan(pace=0.1)
+    assert run.steps == pytest.approx(100 + 30 / 0.1, rel=0.05)
+    assert run.fraction(100) == pytest.approx(0.1)
+    assert run.fraction(run.steps) == pytest.approx(1.0)
+
+
+def test_divergence_is_an_error(tmp_path):
+    run = trainer(tmp_path, 10)
+    with torch.no_grad():
+        run.model.down.bias.fill_(float("nan"))
+    with pytest.raises(LaminogramError, match="diverged"):
+        run.run()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"steps": 1, "minutes": 1.0}, {"steps": 1, "log_every": 20, "save_every": 30}],
+)
+def test_refuses_settings_that_contradict(wrong):
+    with pytest.raises(ConfigError):
+        TrainConfig(**wrong)
+
+
+def test_matrices_decay_and_rates_follow_names():
+    config = OptimiserConfig(lr=0.5, weight_decay=0.1, rates={"up.bias": 3.0})
+    model = Tiny()
+    groups = build_optimiser(model, config).param_groups
+    found = {
+        id(parameter): (group["rate"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert {name: found[id(parameter)] for name, parameter in model.named_parameters()} == {
+        "embed.tokens.weight": (1.0, 0.0),
+        "up.weight": (1.0, 0.1),
+        "up.bias": (3.0, 0.0),
+        "down.weight": (1.0, 0.1),
+        "down.bias": (1.0, 0.0),
+    }
+    with pytest.raises(ConfigError, match="nowhere"):
+        build_optimiser(model, OptimiserConfig(rates={"nowhere": 2.0}))

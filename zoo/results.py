@@ -1,0 +1,93 @@
+"""What a training run leaves beside its weights: card, samples, loss curve (data and picture)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Curve = Sequence[dict[str, float]]
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` as readable JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_curve(folder: Path, curve: Curve, title: str) -> None:
+    """`loss.parquet`, every logged row, and `loss.svg`, loss over tokens."""
+    pq.write_table(pa.Table.from_pylist(list(curve)), folder / "loss.parquet", compression="zstd")
+    (folder / "loss.svg").write_text(draw_curve(curve, title), encoding="utf-8")
+
+
+def thinned(curve: Curve, points: int = 60) -> list[dict[str, float]]:
+    """About `points` rows of the curve, evenly spaced and with the last, for the card."""
+    every = max(1, math.ceil(len(curve) / points))
+    rows = list(curve[::every])
+    if curve and rows[-1] is not curve[-1]:
+        rows.append(curve[-1])
+    return [
+        {"step": row["step"], "tokens": row["tokens"], "loss": round(row["loss"], 4)}
+        for row in rows
+    ]
+
+
+def write_samples(
+    path: Path, name: str, prompts: Sequence[str], texts: Sequence[str], how: str
+) -> None:
+    """`samples.md`: each prompt in bold, then what the model wrote."""
+    lines = [f"# Samples of {name}", "", how, ""]
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+        quoted = f"**{prompt.strip()}**{text}".strip().replace("\n", "\n> ")
+        lines += [f"{number}.", "", f"> {quoted}", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def draw_curve(curve: Curve, title: str) -> str:
+    """An SVG of loss (nats per token) over millions of tokens, readable on light and dark."""
+    width, height, left, bottom, top, right = 720, 360, 56, 44, 36, 16
+    tokens = [row["tokens"] / 1e6 for row in curve]
+    losses = [row["loss"] for row in curve]
+    high = max(losses[len(losses) // 100 :] or losses)
+    low, end = min(losses), max(tokens)
+    low, high = math.floor(low * 5) / 5, math.ceil(high * 5) / 5 + (0.2 if high == low else 0.0)
+    if high <= low:
+        high = low + 0.2
+
+    def x(value: float) -> float:
+        return left + (width - left - right) * value / end
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (high - min(value, high)) / (high - low)
+
+    points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(tokens, losses, strict=True))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
+        ' font-family="sans-serif" font-size="12" fill="#777">',
+        f"<title>{escape(title)}</title>",
+        f'<text x="{left}" y="20" font-size="14">{escape(title)}</text>',
+    ]
+    for tick in range(6):
+        value = low + (high - low) * tick / 5
+        parts.append(
+            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
+            ' stroke="#999" stroke-opacity="0.35"/>'
+            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+        )
+        at = end * tick / 5
+        parts.append(
+            f'<text x="{x(at):.1f}" y="{height - bottom + 18}" text-anchor="middle">{at:.4g}</text>'
+        )
+    parts += [
+        f'<text x="{(left + width) / 2:.0f}" y="{height - 8}" text-anchor="middle">'
+        "million tokens; loss in nats per token</text>",
+        f'<polyline points="{points}" fill="none" stroke="#0072b2" stroke-width="1.5"/>',
+        "</svg>\n",
+    ]
+    return "\n".join(parts)
