@@ -4,16 +4,15 @@
 
 seconds: from the call that loads to the first logits of a 16-token prompt, imports not counted.
 Memory is what the process holds above what it held before loading, its libraries imported, at its
-peak: `private` is memory of its own (dirty pages), `shared` clean pages of mapped files, which every
-process that reads the same file shares and the system may drop. The peak is the largest of samples
-taken every few milliseconds, which slows the work; so time and memory take a process each.
+peak: `private` is memory of its own (dirty pages), `shared` clean pages of mapped files, which all
+processes that read the file share and the system may drop. The peak is the largest of samples taken
+every few milliseconds, which slows the work; so time and memory take a process each.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import threading
 import time

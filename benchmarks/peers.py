@@ -204,10 +204,8 @@ def _measure(
         rows = {n: ROWS[n] for n in asked.rows if n in ROWS and ROWS[n].kind == kind}
         if not rows:
             continue
-        sides = {
-            name: SIDES[name](folder, dtype, asked.device)
-            for name in (OURS, *_present(PEERS[kind]))
-        }
+        names = (OURS, *_present(PEERS[kind]))
+        sides = {side: SIDES[side](folder, dtype, asked.device) for side in names}
         for name, row in rows.items():
             here = {
                 s: side for s, side in sides.items() if not row.sides or s in (OURS, *row.sides)

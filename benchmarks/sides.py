@@ -49,9 +49,8 @@ class Laminogram:
         from laminogram.stack.forward import run as forward
 
         rows, width = ids.shape
-        return forward(
-            self.stack, Batch(ids, (width,) * rows, (0,) * rows, width), self.plan, **how
-        )
+        batch = Batch(ids, (width,) * rows, (0,) * rows, width)
+        return forward(self.stack, batch, self.plan, **how)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.run(ids)

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from recipes import HERE, PROMPTS, Recipe
 from results import thinned, write_curve, write_json, write_samples
 from tokenizers import Tokenizer
 
-import laminogram
 from laminogram import families
 from laminogram.checkpoint.write import export
 from laminogram.stack.stack import Stack
@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     blocks = Blocks(stream, recipe.context, recipe.batch, args.seed)
     trainer = Trainer(stack, blocks, recipe.train, work / recipe.name, _report)
     result = trainer.run()
+    print(
+        f"compiled: {result.compiled}; {result.steps} steps in {result.seconds:.0f} s", flush=True
+    )
 
     _round_to_bf16(stack)
     whole, books = _judge(stack, recipe, args.corpus, tokenizer, dry=args.dry_run)
@@ -111,6 +114,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="another value for a field of the model's configuration",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="train eagerly, several times slower"
+    )
     parser.add_argument("--dry-run", action="store_true", help="everything, tiny, in seconds")
     return parser.parse_args(argv)
 
@@ -138,7 +144,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if args.lr is not None:
         train = replace(train, optimiser=replace(train.optimiser, lr=args.lr))
     on_gpu = torch.device(args.device).type == "cuda"
-    return replace(recipe, train=replace(train, compile=on_gpu))
+    return replace(recipe, train=replace(train, compile=on_gpu and not args.no_compile))
 
 
 def _report(row: dict[str, float]) -> None:
@@ -253,9 +259,16 @@ def _card(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "laminogram": laminogram.__version__,
+            "laminogram": _version("laminogram"),
         },
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed; run from its source"
 
 
 if __name__ == "__main__":

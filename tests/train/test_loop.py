@@ -174,3 +174,26 @@ def test_matrices_decay_and_rates_follow_names():
     }
     with pytest.raises(ConfigError, match="nowhere"):
         build_optimiser(model, OptimiserConfig(rates={"nowhere": 2.0}))
+
+
+def test_the_compiled_loss_trains_the_same(tmp_path, monkeypatch):
+    plain = trainer(tmp_path / "plain", 20).run()
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: real(f, backend="aot_eager", **how))
+    compiled = trainer(tmp_path / "compiled", 20, compile=True).run()
+    assert (plain.compiled, compiled.compiled) == ("no", "yes")
+    for one, two in zip(plain.curve, compiled.curve, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_a_compiler_that_fails_is_named_and_done_without(tmp_path, monkeypatch):
+    def broken(function, **how):
+        def call(ids):
+            raise RuntimeError("no compiler here\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    result = trainer(tmp_path, 10, compile=True).run()
+    assert result.compiled == "no: RuntimeError: no compiler here"
+    assert result.steps == 10

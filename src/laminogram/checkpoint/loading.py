@@ -146,8 +146,8 @@ def _is_copy(key: str, checkpoint: Checkpoint, layout: Layout, keys: Mapping[str
     if first.shape == second.shape and torch.equal(first, second):
         return True
     raise CheckpointError(
-        f"{checkpoint.path}: {key} differs from {keys[original]}, although the configuration says "
-        "that they are one tensor"
+        f"{checkpoint.path}: {key} differs from {keys[original]}; under its configuration the "
+        "model has one tensor for both"
     )
 
 

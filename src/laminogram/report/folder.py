@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +40,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        working = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent))
+        working = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+        working.mkdir()
     except OSError as error:
         raise LaminogramError(f"cannot make a folder at {path}: {error.strerror}") from error
     try:
         yield working
-        working.chmod(0o777 & ~_umask())
         refuse_existing(path)
         working.rename(path)
     except OSError as error:
@@ -53,10 +53,3 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if working.exists():
             shutil.rmtree(working, ignore_errors=True)
-
-
-def _umask() -> int:
-    # The only way to read it is to set it; mkdtemp makes folders that only their owner may enter.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

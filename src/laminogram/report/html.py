@@ -71,7 +71,7 @@ def fill_template(template: str, slots: Mapping[str, str]) -> str:
 
 
 def build_page(slots: Mapping[str, str], payload: Any) -> str:
-    """Return the whole page. `slots` are HTML already (see `text_html`); `payload` is plain data."""
+    """Return the page. `slots` are HTML already (see `text_html`); `payload` is plain data."""
     script = inline_modules()
     style = (VIEWER / "style.css").read_text(encoding="utf-8")
     policy = (

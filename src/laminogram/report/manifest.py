@@ -56,7 +56,9 @@ def study_manifest(
             }
             for record in study.records
         ],
-        "pictures": {picture: [f"data/{name}" for name in names] for picture, names in files.items()},
+        "pictures": {
+            picture: [f"data/{name}" for name in names] for picture, names in files.items()
+        },
         "files": {
             f"data/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(data.iterdir())

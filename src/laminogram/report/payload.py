@@ -12,7 +12,11 @@ import numpy.typing as npt
 EXACT_VALUES = 1_500_000
 """Up to so many values in a page they are kept as float32; beyond, as float16 (11 bits)."""
 
-_TYPES = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2"), "u2": np.dtype("<u2")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "f4": np.dtype("<f4"),
+    "f2": np.dtype("<f2"),
+    "u2": np.dtype("<u2"),
+}
 
 
 def encode_array(x: npt.NDArray[Any], kind: str) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def shared_scale(arrays: Sequence[npt.NDArray[Any]]) -> dict[str, dict[str, floa
     """Return the `symlog` and `linear` scale of a page, from all finite values of all models.
 
     symlog: sign(x) log(1+|x|/threshold) / log(1+limit/threshold); its limit lies above the largest
-    |x|, so it clips nothing; its threshold is the 90th percentile of |x|, rounded up. linear: its limit is the
-    99.9th percentile of |x|, rounded up; what lies beyond is clipped, marked and counted. Both
-    percentiles are over the values of all models together, each value once.
+    |x|, so it clips nothing; its threshold is the 90th percentile of |x|, rounded up.
+    linear: its limit is the 99.9th percentile of |x|, rounded up; what lies beyond is clipped,
+    marked and counted. Both percentiles are over the values of all models together.
     """
     magnitudes = [np.abs(a[np.isfinite(a)]).ravel() for a in arrays]
     joined = np.concatenate(magnitudes) if magnitudes else np.zeros(0)

@@ -25,6 +25,7 @@ class PackedWeight(Protocol):
 
 
 Weight = Tensor | PackedWeight
+_HEADROOM = 6
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -38,15 +39,15 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
 def linear_wide(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """A product that may exceed the range of fp16: exact scaling around it, result in fp32.
 
-    Used where a mixer writes to the residual. For fp16 weights each token is divided by the power
-    of two that brings its largest entry to at most 1 and the product multiplied by it again, which
-    changes no mantissa bit; `x` may come in fp32. For other dtypes this is `linear`.
+    Used where a mixer writes to the residual. For fp16 weights each token is brought by a power of
+    two to a largest entry of about 2^-6, and the product multiplied by it again: exact, and room
+    for `in * max|weight|` up to four million. `x` may come in fp32. Else this is `linear`.
     """
     if weight_dtype(weight) is not torch.float16:
         return linear(x, weight, bias)
     wide = x.float()
     _, exponent = torch.frexp(wide.abs().amax(-1, keepdim=True))
-    scale = torch.exp2(exponent.clamp(min=0).float())
+    scale = torch.exp2((exponent + _HEADROOM).float())
     out = linear((wide / scale).half(), weight).float() * scale
     return out if bias is None else out + bias.float()
 

@@ -20,7 +20,7 @@ FIELDS = (
 
 
 def card_data(card: Any) -> dict[str, Any]:
-    """Return the fields of a `laminogram.probe.card.Card` (or anything shaped like it) as a dict."""
+    """Return a `laminogram.probe.card.Card`, or anything shaped like one, as a dict."""
     data = {field: getattr(card, field) for field in FIELDS}
     data["parameters"] = {str(part): int(n) for part, n in data["parameters"].items()}
     data["bytes_by_precision"] = {

@@ -88,7 +88,7 @@ def statistics_by_tokens(
 
 
 def largest_channels(x: npt.NDArray[np.floating], count: int = 12) -> list[Peak]:
-    """Return the `count` (layer, channel) pairs with the largest |value| over tokens, largest first.
+    """Return the `count` (layer, channel) pairs of largest |value| over tokens, largest first.
 
     `x` has shape (L, T, C). A NaN ranks above everything. Ties go to the lower layer, then the
     lower channel; within a channel the first token that reaches the maximum is named.

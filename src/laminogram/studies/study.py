@@ -44,7 +44,7 @@ class Study:
 
     @classmethod
     def of(cls, records: Sequence[ModelRecord], text: str) -> Study:
-        """Join records of the same text and site; raises `ConfigError` where they differ in site."""
+        """Join records of the same text; raises `ConfigError` where their sites differ."""
         if not records:
             raise ConfigError("a study needs at least one model")
         sites = {record.site for record in records}
@@ -101,14 +101,13 @@ def study_models(
 ) -> Study:
     """Run every model on `text` and return the study; entries are names, paths or views.
 
-    With `new_tokens`, each model goes on greedily for so many tokens after the text, and those
-    are recorded too. The progress bar is silent when the output is no terminal.
+    No model stands for the bundled pair. With `new_tokens`, each model goes on after the text for
+    so many tokens, as `View.generate` does by default, and those are recorded too. The progress
+    bar is silent when the output is no terminal.
     """
     if new_tokens < 0:
         raise ConfigError(f"new_tokens counts tokens to generate; {new_tokens} is negative")
-    chosen = list(DEFAULT_MODELS if models is None else models)
-    if not chosen:
-        raise ConfigError("a study needs at least one model")
+    chosen = list(models or DEFAULT_MODELS)
     records: list[ModelRecord] = []
     with tqdm(chosen, unit="model", disable=None if progress else True, leave=False) as bar:
         for entry in bar:

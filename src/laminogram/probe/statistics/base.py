@@ -288,7 +288,8 @@ class Statistic(ABC):
         seen."""
         if not self.state:
             raise ConfigError(f"the statistic {self.name!r} has seen no tokens")
-        return self.describe({key: value.cpu() for key, value in self.state.items()})
+        owned = {key: value.to("cpu", copy=True) for key, value in self.state.items()}
+        return self.describe(owned)
 
     def state_dict(self) -> State:
         """The state as contiguous CPU tensors, for a file."""

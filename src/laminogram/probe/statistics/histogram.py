@@ -82,7 +82,7 @@ class LogHistogram(Statistic):
         """The arrays of the class's table."""
         counts = state["counts"].numpy()
         table = {
-            "edges": edges(),
+            "edges": edges().copy(),
             "counts": counts[2:-2],
             "zero": counts[0],
             "underflow": counts[1],
@@ -99,7 +99,7 @@ class LogHistogram(Statistic):
         return {key: np.asarray(value) for key, value in table.items()}
 
     def quantile(self, level: float) -> tuple[float, float, float]:
-        """A quantile of |x|: (estimate, low, high); the true one is in [low, high), or is all three."""
+        """A quantile of |x|: (estimate, low, high); the true one is in [low, high)."""
         if not 0 <= level <= 1:
             raise ConfigError(f"a quantile's level lies between 0 and 1, not at {level}")
         if not self.state:

@@ -51,7 +51,8 @@ class Moments(Statistic):
         return {
             "count": counted,
             "nonfinite": nonfinite,
-            "mean": center + rest,
+            "mean": center,
+            "rest": rest,
             "s2": (s2 - number * rest**2).clamp(min=0),
             "s3": s3 - 3 * rest * s2 + 2 * number * rest**3,
             "s4": (s4 - 4 * rest * s3 + 6 * rest**2 * s2 - 3 * number * rest**4).clamp(min=0),
@@ -63,15 +64,23 @@ class Moments(Statistic):
         """Join the sums s_p of (x - mean)**p about two means into those about the common mean."""
         na, nb = a["count"].to(torch.float64), b["count"].to(torch.float64)
         n = (na + nb).clamp(min=1)
-        gap = b["mean"] - a["mean"]
+        # Means are kept in two parts: where they are large and close, the difference of rounded
+        # ones would have few right digits.
+        gap = (b["mean"] - a["mean"]) + (b["rest"] - a["rest"])
         # Shares instead of counts, so that no power of a count grows out of range.
         pa, pb = na / n, nb / n
         step_a, step_b = -pb * gap, pa * gap  # from each mean's values to the common mean
         s2a, s2b, s3a, s3b = a["s2"], b["s2"], a["s3"], b["s3"]
+        more = na >= nb
+        mean, rest = _two_sum(
+            torch.where(more, a["mean"], b["mean"]),
+            torch.where(more, a["rest"] - step_a, b["rest"] - step_b),
+        )
         return {
             "count": a["count"] + b["count"],
             "nonfinite": a["nonfinite"] + b["nonfinite"],
-            "mean": torch.where(na >= nb, a["mean"] + pb * gap, b["mean"] - pa * gap),
+            "mean": mean,
+            "rest": rest,
             "s2": s2a + s2b + na * pb * gap**2,
             "s3": s3a + s3b + na * pb * (pa - pb) * gap**3 + 3 * (step_a * s2a + step_b * s2b),
             "s4": a["s4"]
@@ -102,25 +111,35 @@ def _centred(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
     The center is the channel's mean in the precision of the values: close enough to leave no
     cancellation, and without distance, to the last bit, from what was filled in.
     """
-    dtype = rows.values.dtype
-    share = torch.full((len(rows.values),), 1 / len(rows.values), dtype=dtype).to(number.device)
+    values, dtype = rows.values, rows.values.dtype
+    share = torch.full((len(values),), 1 / len(values), dtype=dtype, device=values.device)
     center = share @ rows.clean
     if rows.valid is None:
         return rows.clean, center.to(torch.float64)
-    center = (center.to(torch.float64) * len(rows.values) / number).to(dtype)
-    return torch.where(rows.valid, rows.values, center), center.to(torch.float64)
+    center = (center.to(torch.float64) * len(values) / number).to(dtype)
+    return torch.where(rows.valid, values, center), center.to(torch.float64)
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A sum and its rounding error, exactly (Knuth)."""
+    total = a + b
+    b_in_it = total - a
+    return total, (a - (total - b_in_it)) + (b - b_in_it)
 
 
 def _pool(state: State) -> dict[str, np.ndarray]:
     """Sums about the common mean of all channels, (1,) each."""
-    count, mean = state["count"].to(torch.float64), state["mean"]
+    count = state["count"].to(torch.float64)
     s2, s3, s4 = state["s2"], state["s3"], state["s4"]
-    common = (count * mean).sum() / count.sum().clamp(min=1)
-    gap = mean - common
+    near = state["mean"][count.argmax()]
+    gap = (state["mean"] - near) + state["rest"]
+    rest = (count * gap).sum() / count.sum().clamp(min=1)
+    gap = gap - rest
     pooled = {
         "count": state["count"].sum(),
         "nonfinite": state["nonfinite"].sum(),
-        "mean": common,
+        "mean": near,
+        "rest": rest,
         "s2": (s2 + count * gap**2).sum(),
         "s3": (s3 + 3 * gap * s2 + count * gap**3).sum(),
         "s4": (s4 + 4 * gap * s3 + 6 * gap**2 * s2 + count * gap**4).sum(),
@@ -138,7 +157,7 @@ def _table(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     def known(values: np.ndarray, where: np.ndarray = some) -> np.ndarray:
         return np.where(where, values, np.nan)
 
-    mean, m2 = known(state["mean"]), known(state["s2"] / per)
+    mean, m2 = known(state["mean"] + state["rest"]), known(state["s2"] / per)
     m3, m4 = known(state["s3"] / per), known(state["s4"] / per)
     spread = m2 > (1e-13 * np.abs(mean)) ** 2
     safe = np.where(spread, m2, 1.0)

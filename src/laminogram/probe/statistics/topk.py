@@ -51,7 +51,7 @@ class TopK(Statistic):
         order = order[torch.argsort(documents[order], stable=True)]
         largest = rows.row_absmax[order]
         first = torch.argsort(largest, descending=True, stable=True)[: self.k]
-        floor = largest[first[-1]]
+        floor = largest[first][-1]  # a number for an index: a tensor would be waited for
         # Back to (document, position): then the place in `values` is the order among equals.
         chosen = order[first.sort().values]
         values = rows.clean[chosen]

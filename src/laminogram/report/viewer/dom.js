@@ -17,7 +17,7 @@ export function h(tag, attributes, ...children) {
 
 // Sizes a canvas to its box in device pixels and returns a context that draws in CSS pixels.
 export function prepareCanvas(canvas, height) {
-  const ratio = window.devicePixelRatio || 1, width = Math.max(40, canvas.clientWidth);
+  const ratio = window.devicePixelRatio || 1, width = Math.max(120, canvas.clientWidth);
   const w = Math.round(width * ratio), hgt = Math.round(height * ratio);
   if (canvas.width !== w || canvas.height !== hgt) {
     canvas.width = w;
@@ -28,6 +28,22 @@ export function prepareCanvas(canvas, height) {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
   return { context, width, height, ratio };
+}
+
+// Draws what stays the same from moment to moment once, and copies it until `key` changes.
+export function drawCached(store, name, key, { context, width, height, ratio }, draw) {
+  const full = [key, width, height, ratio].join();
+  let entry = store[name];
+  if (!entry || entry.key !== full) {
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    const own = canvas.getContext("2d");
+    own.scale(ratio, ratio);
+    draw(own);
+    entry = store[name] = { key: full, canvas };
+  }
+  context.drawImage(entry.canvas, 0, 0, width, height);
 }
 
 // A name drawn on a picture: on a plate, so that it can be read over anything.

@@ -14,7 +14,7 @@ const NAMED = 3;
 
 class Panel {
   constructor(recording, eeg) {
-    Object.assign(this, { recording, eeg, token: 0, hover: null });
+    Object.assign(this, { recording, eeg, token: 0, hover: null, store: {} });
     const largest = recording.model.peaks[0];
     this.pin = largest ? { row: largest.row, column: recording.column(largest.channel) } : null;
     const model = recording.model, say = (what) => `${what} of ${model.name}: layers by channels at the current token`;

@@ -1,13 +1,13 @@
 // One channel followed over the text: a stem a token, and the same channel in the other layers.
 
-import { prepareCanvas } from "./dom.js";
+import { drawCached, prepareCanvas } from "./dom.js";
 import { EDGE, GUTTER } from "./heatmap.js";
 
 export const FOLLOW_HEIGHT = 92;
 
 export function drawFollow(canvas, panel) {
   const { recording, token, scale, theme, pin } = panel;
-  const { context: c, width, height } = prepareCanvas(canvas, FOLLOW_HEIGHT);
+  const frame = prepareCanvas(canvas, FOLLOW_HEIGHT), { context: c, width, height } = frame;
   const wide = width - GUTTER - EDGE, cell = wide / recording.tokens, middle = height / 2 - 4, swing = middle - 6;
   const xOf = (t) => GUTTER + (t + 0.5) * cell, yOf = (v) => middle - swing * scale.place(v);
   c.font = theme.font;
@@ -17,14 +17,15 @@ export function drawFollow(canvas, panel) {
   c.fillStyle = theme.line;
   c.fillRect(GUTTER, middle - 0.5, wide, 1);
   if (pin) {
-    c.strokeStyle = theme.faint;
-    c.lineWidth = 1;
-    for (let row = 0; row < recording.rows; row++) {
-      if (row === pin.row) continue;
-      c.beginPath();
-      for (let t = 0; t < recording.tokens; t++) c.lineTo(xOf(t), yOf(recording.at(row, t, pin.column)));
-      c.stroke();
-    }
+    drawCached(panel.store, "others", [scale.kind, theme.name, pin.row, pin.column], frame, (others) => {
+      others.strokeStyle = theme.faint;
+      for (let row = 0; row < recording.rows; row++) {
+        if (row === pin.row) continue;
+        others.beginPath();
+        for (let t = 0; t < recording.tokens; t++) others.lineTo(xOf(t), yOf(recording.at(row, t, pin.column)));
+        others.stroke();
+      }
+    });
     for (let t = 0; t < recording.tokens; t++) {
       const v = recording.at(pin.row, t, pin.column), y = yOf(v);
       c.fillStyle = t === token ? theme.accent : theme.trace;

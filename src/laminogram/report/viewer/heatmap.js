@@ -40,7 +40,7 @@ export function drawHeatmap(canvas, panel) {
   const wide = width - GUTTER - EDGE, room = Math.min(columns, Math.floor(wide * ratio));
   sheet.width = room;
   sheet.height = rows;
-  const ink = sheet.getContext("2d"), image = ink.createImageData(room, rows);
+  const ink = sheet.getContext("2d", { willReadFrequently: true }), image = ink.createImageData(room, rows);
   const pixels = new Uint32Array(image.data.buffer), line = new Float32Array(room);
   for (let row = 0; row < rows; row++) {
     pixelRow(recording, recording.start(row, token), room, line);

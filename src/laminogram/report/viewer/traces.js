@@ -1,6 +1,6 @@
 // Stacked traces, like an electroencephalogram: one line a layer over the channels, at one moment.
 
-import { placePlate, plate, prepareCanvas } from "./dom.js";
+import { drawCached, placePlate, plate, prepareCanvas } from "./dom.js";
 import { number, signed } from "./format.js";
 import { EDGE, GUTTER } from "./heatmap.js";
 
@@ -13,44 +13,39 @@ export function traceGeometry(rows, rowHeight) {
 export function drawTraces(canvas, panel) {
   const { recording, token, scale, theme, peaks, marks, rowHeight } = panel, { rows, columns } = recording;
   const { swing, top, height } = traceGeometry(rows, rowHeight);
-  const { context: c, width } = prepareCanvas(canvas, height);
+  const frame = prepareCanvas(canvas, height), { context: c, width } = frame;
   const wide = width - GUTTER - EDGE, cell = wide / columns;
   const xOf = (k) => GUTTER + (k + 0.5) * cell, base = (row) => top + row * rowHeight;
+  drawCached(panel.store, "ground", scale.kind + theme.name, frame, (ground) => drawGround(ground, panel, xOf, base, swing, wide));
   c.font = theme.font;
   c.textBaseline = "middle";
-  c.lineJoin = "round";
+  c.lineJoin = "bevel";
   for (const mark of marks) {
     c.globalAlpha = mark.strong ? 0.5 : 0.3;
     c.fillStyle = mark.strong ? theme.accent : theme.ink;
     c.fillRect(xOf(mark.column) - 0.5, 4, 1, height - 8);
   }
   c.globalAlpha = 1;
-  c.fillStyle = theme.soft;
-  c.textAlign = "right";
-  c.fillText("layer", GUTTER - 8, 9);
+  c.strokeStyle = theme.trace;
+  c.lineWidth = rows > 16 ? 1 : 1.1;
   for (let row = 0; row < rows; row++) {
-    const y = base(row), first = row * columns, start = recording.start(row, token);
-    c.fillStyle = theme.band;
-    c.beginPath();
-    for (let k = 0; k < columns; k++) c.lineTo(xOf(k), y - swing * scale.place(recording.high[first + k]));
-    for (let k = columns - 1; k >= 0; k--) c.lineTo(xOf(k), y - swing * scale.place(recording.low[first + k]));
-    c.fill();
-    c.fillStyle = theme.line;
-    c.fillRect(GUTTER, y - 0.5, wide, 1);
-    c.strokeStyle = theme.trace;
-    c.lineWidth = 1.1;
-    c.beginPath();
+    const y = base(row), start = recording.start(row, token);
     let drawing = false;
+    c.beginPath();
     for (let k = 0; k < columns; k++) {
       const v = recording.values[start + k];
       if (v !== v) { drawing = false; continue; }
-      if (drawing) c.lineTo(xOf(k), y - swing * scale.place(v)); else c.moveTo(xOf(k), y - swing * scale.place(v));
+      const at = y - swing * scale.place(v);
+      if (drawing) c.lineTo(xOf(k), at); else c.moveTo(xOf(k), at);
       drawing = true;
+      // Short paths are stroked several times faster than one long one.
+      if (k % 48 === 47) {
+        c.stroke();
+        c.beginPath();
+        c.moveTo(xOf(k), at);
+      }
     }
     c.stroke();
-    c.fillStyle = theme.soft;
-    c.textAlign = "right";
-    if (row % Math.ceil(13 / rowHeight) === 0) c.fillText(recording.model.labels[row], GUTTER - 8, y);
   }
   if (panel.clipsNow) drawBeyond(c, panel, xOf, base, swing);
   c.textAlign = "left";
@@ -69,6 +64,29 @@ export function drawTraces(canvas, panel) {
     if (at) plate(c, text, at[0], at[1], theme, mark.strong);
   }
   drawCalibration(c, panel, swing, height);
+}
+
+// Bands, zero lines and names of the layers: the same at every token.
+function drawGround(c, panel, xOf, base, swing, wide) {
+  const { recording, scale, theme, rowHeight } = panel, { rows, columns } = recording;
+  c.font = theme.font;
+  c.textBaseline = "middle";
+  c.textAlign = "right";
+  for (let row = 0; row < rows; row++) {
+    const y = base(row), first = row * columns;
+    c.fillStyle = theme.band;
+    c.beginPath();
+    for (let k = 0; k < columns; k++) c.lineTo(xOf(k), y - swing * scale.place(recording.high[first + k]));
+    for (let k = columns - 1; k >= 0; k--) c.lineTo(xOf(k), y - swing * scale.place(recording.low[first + k]));
+    c.fill();
+  }
+  for (let row = 0; row < rows; row++) {
+    c.fillStyle = theme.line;
+    c.fillRect(GUTTER, base(row) - 0.5, wide, 1);
+    c.fillStyle = theme.soft;
+    if (row % Math.ceil(13 / rowHeight) === 0) c.fillText(recording.model.labels[row], GUTTER - 8, base(row));
+  }
+  c.fillText("layer", GUTTER - 8, 9);
 }
 
 function drawBeyond(c, panel, xOf, base, swing) {

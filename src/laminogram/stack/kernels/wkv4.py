@@ -1,7 +1,8 @@
 """RWKV-4's recurrence without a loop over tokens, on any device.
 
-One token takes a short direct path; a sequence takes the two-level scan of `wkv4_scan`, in its differentiable form
-or, on a CPU without gradients, in its buffered form (`wkv4_buffered`), which keeps its working set inside the cache.
+One token takes a short direct path; a sequence takes the two-level scan of `wkv4_scan`, in its
+differentiable form or, on a CPU without gradients, in its buffered form (`wkv4_buffered`), which
+keeps its working set inside the cache.
 
 Axes: B batch, T tokens, A attention width. State (B, 3, A): see `wkv4_naive`.
 """
@@ -21,8 +22,8 @@ def wkv4(
 ) -> tuple[Tensor, Tensor]:
     """RWKV-4's weighted sum over the past; arguments, result and dtypes as in `wkv4_naive`.
 
-    Differentiable by autograd. No host synchronisation and no branch on values, so it may be compiled, or captured
-    in a CUDA graph.
+    Differentiable by autograd. No host synchronisation and no branch on values, so it may be
+    compiled, or captured in a CUDA graph.
     """
     dtype = compute_dtype(k)
     k, v, w, u, state = k.to(dtype), v.to(dtype), w.to(dtype), u.to(dtype), state.to(dtype)
@@ -46,7 +47,9 @@ def _single(
     weights = bounded_exp(torch.cat([decayed - top, k - top, k + u - scale], dim=1))
     keep, join, own = weights.split(1, dim=1)
     y = torch.addcmul(num, own, v) / (den + own)
-    new = torch.cat([torch.addcmul(join * v, keep, num), torch.addcmul(join, keep, den), top], dim=1)
+    new = torch.cat(
+        [torch.addcmul(join * v, keep, num), torch.addcmul(join, keep, den), top], dim=1
+    )
     if lengths is not None:
         new = torch.where((lengths > 0)[:, None, None], new, state)
     return y, new

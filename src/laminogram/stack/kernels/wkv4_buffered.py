@@ -1,7 +1,9 @@
-"""The two-level scan of `wkv4_scan` for a CPU without gradients: block after block, in one set of small buffers.
+"""The two-level scan of `wkv4_scan` for a CPU without gradients: block after block, in one set of
+small buffers.
 
-The scan makes some twenty passes over its tokens. Over a whole sequence each pass would go to memory and each
-temporary would be fresh pages; over a block that fits the cache, in buffers that every block reuses, neither happens.
+The scan makes some twenty passes over its tokens. Over a whole sequence each pass would go to
+memory and each temporary would be fresh pages; over a block that fits the cache, in buffers that
+every block reuses, neither happens.
 
 Axes: B batch, T tokens, A attention width, N tokens of a block, n chunks of L positions in it.
 """
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from .wkv4_scan import decay_steps, exp_bound
 
-BLOCK_ELEMENTS = 256 * 768  # B * N * A of one block: its five float32 buffers are 4 MB; measured best from 1 to 2 threads
+BLOCK_ELEMENTS = (
+    256 * 768
+)  # B * N * A of one block: its five float32 buffers are 4 MB; measured best from 1 to 2 threads
 CHUNK = 16  # L; shorter blocks are one chunk
 
 
@@ -36,7 +40,9 @@ def wkv4_buffered(
         size = _block_size(tokens - start, largest)
         here = slice(start, start + size)
         block = rows[:, :, : size + 1]
-        _run_block(k[:, here], v[:, here], w, u, steps, state, block, spare[:, :, :size], y[:, here])
+        _run_block(
+            k[:, here], v[:, here], w, u, steps, state, block, spare[:, :, :size], y[:, here]
+        )
         state = block[:, :, size].clone()
         if lengths is not None:
             at = (lengths.to(torch.long) - start).clamp(0, size)
@@ -65,7 +71,9 @@ def _run_block(
     spare: Tensor,
     y: Tensor,
 ) -> None:
-    """Fills `rows` (3, B, N + 1, A) with the states, row 0 the incoming one, and `y` (B, N, A) with the answers."""
+    """Fills `rows` (3, B, N + 1, A) with the states, row 0 the incoming one, and `y` (B, N, A) with
+    the answers.
+    """
     length = min(CHUNK, k.shape[1])
     shape = (k.shape[1] // length, length)
     rows[:, :, 0] = state
@@ -97,7 +105,9 @@ def _fill_scale(k: Tensor, w: Tensor, steps: Tensor, scale: Tensor, spare: Tenso
     local = scale[:, 1:].unflatten(1, (chunks, length))
     step = spare[:, :, 0]
     local[:, :, 0] = k[:, :, 0]
-    if chunks == 1:  # the incoming scale enters at the first position, and nothing has to be joined afterwards
+    if (
+        chunks == 1
+    ):  # the incoming scale enters at the first position, and nothing has to be joined afterwards
         torch.maximum(local[:, 0, 0], scale[:, 0] + w, out=local[:, 0, 0])
     for j in range(1, length):
         torch.add(local[:, :, j - 1], w, out=step)
@@ -112,7 +122,9 @@ def _fill_scale(k: Tensor, w: Tensor, steps: Tensor, scale: Tensor, spare: Tenso
 
 
 def _fill_sums(keep: Tensor, steps: Tensor, scale: Tensor, sums: Tensor, spare: Tensor) -> None:
-    """Scans `sums[:, :, 1:]`, which holds what each token adds, in place; keep and spare are (B, n, L, A)."""
+    """Scans `sums[:, :, 1:]`, which holds what each token adds, in place; keep and spare are (B, n,
+    L, A).
+    """
     chunks, length = keep.shape[1:3]
     local = sums[:, :, 1:].unflatten(2, (chunks, length))
     if chunks == 1:

@@ -1,8 +1,8 @@
 """RWKV-4's recurrence, one token at a time: the readable reference every faster path is held to.
 
-Axes: B batch, T tokens, A attention width. The state is (B, 3, A): numerator, denominator and the log of
-their common scale, so that the true sums are `num * exp(scale)` and `den * exp(scale)`. Keeping the scale
-at the running maximum of the exponents is what keeps both sums finite.
+Axes: B batch, T tokens, A attention width. The state is (B, 3, A): numerator, denominator and the
+log of their common scale, so that the true sums are `num * exp(scale)` and `den * exp(scale)`.
+Keeping the scale at the running maximum of the exponents is what keeps both sums finite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ LOG_ZERO = (
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a recurrence runs in: float64 for float64 input, else float32 (a long sum in bf16 or fp16 drifts)."""
+    """The dtype a recurrence runs in: float64 for float64 input, else float32 (a long sum in bf16
+    or fp16 drifts).
+    """
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -32,7 +34,8 @@ def wkv4_empty_state(
 def wkv4_step(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token: k, v (B, A), state (B, 3, A) -> y (B, A) and the next state.
 
-    The token first answers from the past with its own bonus `u`, and only then decays the past by `w` and joins it.
+    The token first answers from the past with its own bonus `u`, and only then decays the past by
+    `w` and joins it.
     """
     num, den, scale = state.unbind(1)
     top = torch.maximum(scale, u + k)
@@ -71,11 +74,12 @@ def wkv4_naive(
         w: log decay per token (A,), `-exp(time_decay)`, negative.
         u: bonus of the current token (A,), `time_first`.
         state: (B, 3, A), see `wkv4_empty_state`.
-        lengths: real tokens of each row (B,), rows left-aligned; None means all are real. Pads leave the
-            state as it is; their outputs are finite and mean nothing.
+        lengths: real tokens of each row (B,), rows left-aligned; None means all are real. Pads
+            leave the state as it is; their outputs are finite and mean nothing.
 
     Returns:
-        y (B, T, A) and the state after each row's last real token (B, 3, A), both float32 (float64 for float64 k).
+        y (B, T, A) and the state after each row's last real token (B, 3, A), both float32 (float64
+        for float64 k).
 
     Source: the RWKV-4 recurrence with its running maximum; differentiable by autograd.
     """

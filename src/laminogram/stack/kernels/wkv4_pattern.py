@@ -1,6 +1,7 @@
 """RWKV-4's recurrence read as attention: the weight of every earlier token in every token's answer.
 
-Axes: B batch, T tokens (first the reading token t, then the token i that is read), A attention width.
+Axes: B batch, T tokens (first the reading token t, then the token i that is read), A attention
+width.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ PATTERN_ELEMENTS = 1 << 24  # B * T * (T + 1) * channels held at once: 64 MiB pe
 
 
 def wkv4_pattern_channels(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """The normalised weight of token i in `y[t]`, channel by channel: (B, T, T, A), lower triangular.
+    """The normalised weight of token i in `y[t]`, channel by channel: (B, T, T, A), lower
+    triangular.
 
-    With no state (or an empty one) every row sums to 1 over i and `sum_i pattern[t, i] v[i] = y[t]`. With a state,
-    what a row lacks to 1 is the share of everything before the first token.
+    With no state (or an empty one) every row sums to 1 over i and `sum_i pattern[t, i] v[i] =
+    y[t]`. With a state, what a row lacks to 1 is the share of everything before the first token.
 
-    Args: k (B, T, A), w and u (A,), state (B, 3, A) or None, as in `wkv4_naive`. Memory is B T^2 A: for small cases.
+    Args: k (B, T, A), w and u (A,), state (B, 3, A) or None, as in `wkv4_naive`. Memory is B T^2 A:
+    for small cases.
     """
     dtype = compute_dtype(k)
     k, w, u = k.to(dtype), w.to(dtype), u.to(dtype)
@@ -37,7 +40,8 @@ def wkv4_pattern_channels(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None 
 
 
 def wkv4_pattern(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """The mean of `wkv4_pattern_channels` over the channels: (B, 1, T, T), as if RWKV-4 had one head.
+    """The mean of `wkv4_pattern_channels` over the channels: (B, 1, T, T), as if RWKV-4 had one
+    head.
 
     Channels are taken a few at a time, so memory is bounded by `PATTERN_ELEMENTS` and not by A.
     """

@@ -1,16 +1,19 @@
 """RWKV-4's recurrence as a two-level scan, in plain differentiable operations.
 
-T tokens are cut into n chunks of L ~ sqrt(T). Two recurrences have to be run over the tokens, and both are
-associative, so each runs over the L positions of all chunks at once, then over the n chunks, and one pass over
-all tokens joins the two:
+T tokens are cut into n chunks of L ~ sqrt(T). Two recurrences have to be run over the tokens, and
+both are associative, so each runs over the L positions of all chunks at once, then over the n
+chunks, and one pass over all tokens joins the two:
 
 1. the scale, `m_t = max(m_{t-1} + w, k_t)`;
-2. with the scale known, the sums `x_t = exp(m_{t-1} + w - m_t) x_{t-1} + exp(k_t - m_t) (v_t, 1)`, whose factors
+2. with the scale known, the sums `x_t = exp(m_{t-1} + w - m_t) x_{t-1} + exp(k_t - m_t) (v_t, 1)`,
+whose factors
    are all at most 1 and are computed for every token in one call.
 
-Every exponent is a difference to the running maximum, so nothing overflows, and what underflows is truly zero.
+Every exponent is a difference to the running maximum, so nothing overflows, and what underflows is
+truly zero.
 
-Axes: B batch, T tokens, A attention width; inside, n chunks of L positions. State (B, 3, A): see `wkv4_naive`.
+Axes: B batch, T tokens, A attention width; inside, n chunks of L positions. State (B, 3, A): see
+`wkv4_naive`.
 """
 
 from __future__ import annotations
@@ -23,16 +26,17 @@ from torch import Tensor
 
 
 def exp_bound(dtype: torch.dtype) -> float:
-    """The exponent beyond which a weight, or its inverse, is lost in the rounding of `dtype` sums."""
+    """The exponent beyond which a weight, or its inverse, is lost in rounding."""
     return 80.0 if dtype == torch.float64 else 40.0
 
 
 def bounded_exp(exponent: Tensor) -> Tensor:
     """`exp(exponent)` within bounds that change no result.
 
-    The past's sum lies between 1 and 1 / (1 - exp(w)) of its scale. So a token that outweighs it by the upper bound
-    replaces it to the last bit (no second maximum is needed), and a share below the lower bound is lost in rounding
-    whatever it is. The lower bound also keeps denormal numbers out, on which CPUs run a hundred times slower.
+    The past's sum lies between 1 and 1 / (1 - exp(w)) of its scale. So a token that outweighs it by
+    the upper bound replaces it to the last bit (no second maximum is needed), and a share below the
+    lower bound is lost in rounding whatever it is. The lower bound also keeps denormal numbers out,
+    on which CPUs run a hundred times slower.
     """
     bound = exp_bound(exponent.dtype)
     return exponent.clamp(-bound, bound).exp()
@@ -50,7 +54,9 @@ def wkv4_scan(
     tokens = k.shape[1]
     length = _chunk_length(tokens)
     short = -tokens % length
-    if short:  # tokens appended at the end change nothing before them; the final state is read before them
+    if (
+        short
+    ):  # tokens appended at the end change nothing before them; the final state is read before them
         k, v = F.pad(k, (0, 0, 0, short)), F.pad(v, (0, 0, 0, short))
     scale = _scan_scale(k, w, state[:, 2], length)
     num, den = _scan_sums(k, v, w, state, scale, length)
@@ -65,7 +71,7 @@ def wkv4_scan(
 
 
 def _chunk_length(tokens: int) -> int:
-    """About the root of T, and a divisor of T where one is near, for then nothing has to be padded."""
+    """About the root of T, and a divisor of T where one is near: then nothing is padded."""
     root = math.isqrt(tokens - 1) + 1
     return next((length for length in range(root, 2 * root) if tokens % length == 0), root)
 
@@ -87,11 +93,12 @@ def _scan_scale(k: Tensor, w: Tensor, first: Tensor, length: int) -> Tensor:
 def _scan_sums(
     k: Tensor, v: Tensor, w: Tensor, state: Tensor, scale: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
-    """Numerators and denominators under the known scale: both (B, T + 1, A), row 0 the state given."""
+    """Numerators and denominators under the known scale: (B, T + 1, A), row 0 the state given."""
     before, after = scale[:, :-1], scale[:, 1:]
     keep = bounded_exp(before + w - after).unflatten(1, (-1, length))
     join = bounded_exp(k - after)
-    # what is left of a chunk's incoming state at each of its positions: the kept shares multiplied up
+    # what is left of a chunk's incoming state at each of its positions: the kept shares multiplied
+    # up
     start = before.unflatten(1, (-1, length))[:, :, :1]
     left = bounded_exp(start + decay_steps(w, length) - after.unflatten(1, (-1, length)))
     return (
@@ -101,7 +108,9 @@ def _scan_sums(
 
 
 def _scan_linear(keep: Tensor, left: Tensor, joined: Tensor, first: Tensor) -> Tensor:
-    """`x_t = keep_t x_{t-1} + joined_t` over chunked tokens (B, n, L, A): (B, n L + 1, A), row 0 `first`."""
+    """`x_t = keep_t x_{t-1} + joined_t` over chunked tokens (B, n, L, A): (B, n L + 1, A), row 0
+    `first`.
+    """
     factors, columns = keep.unbind(2), joined.unbind(2)
     rows = [columns[0]]
     for factor, column in zip(factors[1:], columns[1:], strict=True):

@@ -1,16 +1,20 @@
-"""RWKV-7's recurrence by chunks of 16 tokens: matrix products inside a chunk, a loop over chunks only.
+"""RWKV-7's recurrence by chunks of 16 tokens: matrix products inside a chunk, a loop over chunks
+only.
 
-Within a chunk let `c_t` be the product of the decays up to t, and write every vector in units that do not decay:
-`a_t c_{t-1}`, `r_t c_t`, `b_t / c_t`, `k_t / c_t`. What each token finds at its key, `u_t = S_{t-1} a_t`, then solves
-one unit lower triangular system, and four matrices say all that a chunk does to values and state:
+Within a chunk let `c_t` be the product of the decays up to t, and write every vector in units that
+do not decay: `a_t c_{t-1}`, `r_t c_t`, `b_t / c_t`, `k_t / c_t`. What each token finds at its key,
+`u_t = S_{t-1} a_t`, then solves one unit lower triangular system, and four matrices say all that a
+chunk does to values and state:
 
     o = local v + read S^T          S' = S carry + v^T write
 
-None of them contains v or S, so they are computed for all chunks at once. The decays of the model are above
-exp(-exp(-1/2)) = 0.5452, so `c` stays above 6e-5 over 16 tokens and `1 / c` is safe in float32.
+None of them contains v or S, so they are computed for all chunks at once. The decays of the model
+are above exp(-exp(-1/2)) = 0.5452, so `c` stays above 6e-5 over 16 tokens and `1 / c` is safe in
+float32.
 
-Axes: B batch, T tokens, H heads, N head size; inside, n chunks of L positions. State (B, H, Nv, Nk).
-Source: the WY representation of products of diagonal-plus-rank-one matrices, applied to the RWKV-7 recurrence.
+Axes: B batch, T tokens, H heads, N head size; inside, n chunks of L positions. State (B, H, Nv,
+Nk). Source: the WY representation of products of diagonal-plus-rank-one matrices, applied to the
+RWKV-7 recurrence.
 """
 
 from __future__ import annotations
@@ -29,10 +33,10 @@ CHUNK = 16
 class _Chunks(NamedTuple):
     """What every chunk does, see the equations above."""
 
-    local: Tensor  # (B, H, n, L, L)
-    read: Tensor  # (B, H, n, L, Nk)
-    carry: Tensor  # (B, H, n, Nk, Nk)
-    write: Tensor  # (B, H, n, L, Nk)
+    local: Tensor  # (n, B, H, L, L)
+    read: Tensor  # (n, B, H, L, Nk)
+    carry: Tensor  # (n, B, H, Nk, Nk)
+    write: Tensor  # (n, B, H, L, Nk)
 
 
 def wkv7(
@@ -47,8 +51,9 @@ def wkv7(
 ) -> tuple[Tensor, Tensor]:
     """RWKV-7's generalised delta rule; arguments, result and dtypes as in `wkv7_naive`.
 
-    Differentiable by autograd; decays w below about 0.3 leave the range in which float32 chunks are exact.
-    No host synchronisation and no branch on values; one token (T = 1) takes a short path of its own.
+    Differentiable by autograd; decays w below about 0.3 leave the range in which float32 chunks are
+    exact. No host synchronisation and no branch on values; one token (T = 1) takes a short path of
+    its own.
     """
     dtype = compute_dtype(r)
     r, w, k, v, a, b, state = (x.to(dtype) for x in (r, w, k, v, a, b, state))
@@ -61,17 +66,20 @@ def wkv7(
         return _single(r, w, k, v, a, b, state)
     chunks = _prepare(r, w, k, a, b)
     values = _chunked(v, min(CHUNK, tokens))
-    added = values.mT @ chunks.write
+    added = (values.mT @ chunks.write).flatten(1, 2)
+    held = state.flatten(0, 1)
     before = []
-    for carry, new in zip(chunks.carry.unbind(2), added.unbind(2), strict=True):
-        before.append(state)
-        state = new + state @ carry
-    o = chunks.local @ values + chunks.read @ torch.stack(before, dim=2).mT
-    return o.flatten(2, 3)[:, :, :tokens].transpose(1, 2), state
+    for carry, new in zip(chunks.carry.flatten(1, 2).unbind(0), added.unbind(0), strict=True):
+        before.append(held)
+        held = torch.baddbmm(new, held, carry)
+    incoming = torch.stack(before).unflatten(1, state.shape[:2])
+    o = chunks.local @ values + chunks.read @ incoming.mT
+    return o.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :tokens], held.unflatten(0, state.shape[:2])
 
 
 def wkv7_pattern(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The effective attention A (B, H, T, T) of `wkv7` from an empty state: `o_t = sum_i A[t, i] v_i` exactly.
+    """The effective attention A (B, H, T, T) of `wkv7` from an empty state: `o_t = sum_i A[t, i]
+    v_i` exactly.
 
     Lower triangular, signed and not normalised. Arguments (B, T, H, N) as in `wkv7_naive`.
     """
@@ -81,17 +89,21 @@ def wkv7_pattern(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor) -> Tenso
     if tokens == 0:
         return r.new_zeros(r.shape[0], r.shape[2], 0, 0)
     chunks = _prepare(r, w, k, a, b)
-    padded = chunks.local.shape[2] * chunks.local.shape[3]
-    held = chunks.write[:, :, 0, :0]  # (B, H, i, Nk): what is left in the state of each earlier token's key
+    padded = chunks.local.shape[0] * chunks.local.shape[3]
+    held = chunks.write[
+        0, :, :, :0
+    ]  # (B, H, i, Nk): what is left in the state of each earlier token's key
     rows = []
-    for local, read, carry, write in zip(*(part.unbind(2) for part in chunks), strict=True):
+    for local, read, carry, write in zip(*(part.unbind(0) for part in chunks), strict=True):
         row = torch.cat([read @ held.mT, local], dim=-1)
         rows.append(F.pad(row, (0, padded - row.shape[-1])))
         held = torch.cat([held @ carry, write], dim=2)
     return torch.cat(rows, dim=2)[:, :, :tokens, :tokens]
 
 
-def _without_pads(w: Tensor, k: Tensor, a: Tensor, b: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+def _without_pads(
+    w: Tensor, k: Tensor, a: Tensor, b: Tensor, lengths: Tensor
+) -> tuple[Tensor, ...]:
     """Makes every pad the identity: nothing decays, nothing is moved, nothing joins."""
     pad = (torch.arange(w.shape[1], device=w.device) >= lengths[:, None])[..., None, None]
     return w.masked_fill(pad, 1.0), *(x.masked_fill(pad, 0.0) for x in (k, a, b))
@@ -108,11 +120,13 @@ def _single(
 
 
 def _chunked(x: Tensor, length: int, fill: float = 0.0) -> Tensor:
-    """(B, T, H, N) -> (B, H, n, L, N), tokens appended at the end to fill the last chunk."""
+    """(B, T, H, N) -> (n, B, H, L, N) contiguous, tokens appended at the end to fill the last
+    chunk.
+    """
     short = -x.shape[1] % length
     if short:
         x = F.pad(x, (0, 0, 0, 0, 0, short), value=fill)
-    return x.unflatten(1, (-1, length)).permute(0, 3, 1, 2, 4)
+    return x.unflatten(1, (-1, length)).permute(1, 0, 3, 2, 4).contiguous()
 
 
 def _prepare(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor) -> _Chunks:

@@ -1,6 +1,7 @@
 """RWKV-7's recurrence, one token at a time: the readable reference of the chunked path.
 
-Axes: B batch, T tokens, H heads, N head size. The state is (B, H, Nv, Nk), a matrix from keys to values.
+Axes: B batch, T tokens, H heads, N head size. The state is (B, H, Nv, Nk), a matrix from keys to
+values.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ def wkv7_step(
 ) -> tuple[Tensor, Tensor]:
     """One token: all (B, H, N), state (B, H, Nv, Nk) -> o (B, H, Nv) and the next state.
 
-    The state decays per key channel, what it holds at key `-a` is moved along `b`, and the new pair joins it;
-    the token reads the state that already contains it.
+    The state decays per key channel, what it holds at key `-a` is moved along `b`, and the new pair
+    joins it; the token reads the state that already contains it.
     """
     held = torch.einsum("bhvk,bhk->bhv", state, a)
     state = (
@@ -64,18 +65,21 @@ def wkv7_naive(
     state: Tensor,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """RWKV-7's generalised delta rule, token by token: `S = S diag(w) + (S a) b^T + v k^T`, `o = S r`.
+    """RWKV-7's generalised delta rule, token by token: `S = S diag(w) + (S a) b^T + v k^T`, `o = S
+    r`.
 
     Args:
         r, k, v: receptance, key, value (B, T, H, N), any float dtype.
         w: decay per key channel in (0, 1) (B, T, H, N).
-        a, b: what is removed and where it goes (B, T, H, N); in the model `a = -kk`, `b = kk * a_gate`.
+        a, b: what is removed and where it goes (B, T, H, N); in the model `a = -kk`, `b = kk *
+            a_gate`.
         state: (B, H, Nv, Nk), zeros at the start.
-        lengths: real tokens of each row (B,), rows left-aligned; None means all are real. Pads leave the
-            state as it is; their outputs are finite and mean nothing.
+        lengths: real tokens of each row (B,), rows left-aligned; None means all are real. Pads
+            leave the state as it is; their outputs are finite and mean nothing.
 
     Returns:
-        o (B, T, H, Nv) and the state after each row's last real token, both float32 (float64 for float64 r).
+        o (B, T, H, Nv) and the state after each row's last real token, both float32 (float64 for
+        float64 r).
 
     Source: the RWKV-7 ("Goose") recurrence; differentiable by autograd.
     """
@@ -96,7 +100,8 @@ def wkv7_states(
     state: Tensor,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """The state after every token (B, T, H, Nv, Nk), for inspection; a pad repeats the state before it.
+    """The state after every token (B, T, H, Nv, Nk), for inspection; a pad repeats the state before
+    it.
 
     Arguments as in `wkv7_naive`.
     """

@@ -37,13 +37,11 @@ class TimeMix4(nn.Module):
         self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> StateSlot:
         shift = torch.zeros(batch, self.k.weight.shape[1], device=device, dtype=dtype)
-        return StateSlot(shift, self.empty_state(batch, device, state_dtype(dtype)))
+        return StateSlot(shift, self._empty_state(batch, device, state_dtype(dtype)))
 
-    def empty_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The state (B, 3, A) before any token: no weight at all."""
-        state = torch.zeros(batch, 3, self.config.attention_size, device=device, dtype=dtype)
-        state[:, 2] = -1e30
-        return state
+    def _empty_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        width = self.config.attention_size
+        return kernels.wkv4_empty_state(batch, width, device=device, dtype=dtype)
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
         shifted = previous(h, None if slot is None else slot.shift)
@@ -52,12 +50,12 @@ class TimeMix4(nn.Module):
         v = taps("v", self.v(mixed(h, shifted, self.mix_v)))
         wide = state_dtype(h.dtype)
         w, u = -torch.exp(self.decay.to(wide)), self.bonus.to(wide)
-        known = slot.state if slot is not None and slot.state is not None else None
-        state = self.empty_state(h.shape[0], h.device, wide) if known is None else known
+        state = None if slot is None else slot.state
         if taps.wants("pattern"):
             taps("pattern", kernels.wkv4_pattern(k, w, u))
         if taps.wants("state"):
-            wkv, state = self._token_by_token(k, v, w, u, state, ctx, taps)
+            start = self._empty_state(h.shape[0], h.device, wide) if state is None else state
+            wkv, state = self._token_by_token(k, v, w, u, start, ctx, taps)
         else:
             wkv, state = kernels.wkv4(k, v, w, u, state, ctx.lengths)
         if slot is not None:

@@ -1,0 +1,1 @@
+"""Generation: sampling, text as it comes, caches that can be kept, decode steps in a graph."""

@@ -1,0 +1,48 @@
+"""The Triton kernels of RWKV-4 under Triton's interpreter, and what happens without Triton."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.stack.kernels.kernel_cases import wkv4_case
+
+from laminogram.stack.kernels import triton_missing, wkv4_triton
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_interpreted_kernels_equal_autograd_through_the_naive_loop() -> None:
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stack.kernels.triton_interpreted"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal\n") == 4
+    assert done.stdout.endswith("refused\n")
+
+
+def test_without_triton_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    triton_missing.cache_clear()
+    k, v, w, u, _ = wkv4_case(0, 1, 3, 4, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="needs Triton"):
+        wkv4_triton(k, v, w, u)
+    triton_missing.cache_clear()
+
+
+def test_float64_is_refused() -> None:
+    k, v, w, u, _ = wkv4_case(0, 1, 3, 4)
+    with pytest.raises(TypeError, match="float64"):
+        wkv4_triton(k, v, w, u)
