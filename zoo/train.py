@@ -114,9 +114,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="another value for a field of the model's configuration",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--no-compile", action="store_true", help="train eagerly, several times slower"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="train eagerly, slower")
     parser.add_argument("--dry-run", action="store_true", help="everything, tiny, in seconds")
     return parser.parse_args(argv)
 

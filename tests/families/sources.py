@@ -14,7 +14,7 @@ from laminogram.stack.stack import Stack
 @st.composite
 def sources(draw: st.DrawFn, family: str) -> dict[str, Any]:
     """A configuration of this family, as config.json would hold it."""
-    heads, size = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([4, 6, 8]))
+    heads, size = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([4, 8, 12]))
     common: dict[str, Any] = {
         "model_type": families.get(family).model_types[0],
         "vocab_size": draw(st.integers(3, 9)),

@@ -132,7 +132,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"final_logit_softcapping": 30.0}, "does not know final_logit_softcapping=30.0"),
     (LLAMA, {"quantization_config": {"bits": 4}}, "does not know quantization_config"),
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; expected 1.0"),
-    (LLAMA, {"rope_scaling": {"type": "spiral"}}, "rope_type is missing|'spiral'"),
+    (LLAMA, {"rope_scaling": {"type": "spiral"}}, "rope_type is 'spiral'; expected one of default"),
     (LLAMA, {"rope_scaling": {"type": "linear"}}, "needs the parameter 'factor'"),
     (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1]}}, "mrope_section"),
     (LLAMA, {"rope_scaling": "linear"}, "expected an object"),

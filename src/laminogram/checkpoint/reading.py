@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -208,10 +209,13 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 
 def _open_pickle(path: Path) -> Checkpoint:
-    # Files older than torch 1.6 are no archives and cannot be mapped: those are read whole.
-    mapped = zipfile.is_zipfile(path)
     try:
-        loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        with warnings.catch_warnings():
+            # What torch remarks about an odd file is either an error below or of no consequence.
+            warnings.simplefilter("ignore")
+            # Files older than torch 1.6 are no archives and cannot be mapped: they are read whole.
+            mapped = zipfile.is_zipfile(path)
+            loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
         raise CheckpointError(

@@ -105,7 +105,7 @@ class Fields:
 
     def refuse(self, name: str, found: Any, expected: str) -> NoReturn:
         """Raises the ConfigError that names field, finding and expectation."""
-        what = "is missing" if name not in self.source else f"is {found!r}"
+        what = "is missing" if found is None and name not in self.source else f"is {found!r}"
         raise ConfigError(f"{self.family} configuration: {name} {what}; expected {expected}")
 
     def finish(self, harmless: tuple[str, ...] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from importlib import import_module
 
 import numpy as np
@@ -18,6 +19,7 @@ from laminogram.stack.kernels import wkv4_naive, wkv4_pattern, wkv4_pattern_chan
 from laminogram.stack.kernels.wkv4_buffered import wkv4_buffered
 from laminogram.stack.kernels.wkv4_scan import wkv4_scan
 
+Run = Callable[..., tuple[Tensor, Tensor]]
 FEW = settings(max_examples=15, deadline=None)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 seeds = st.integers(0, 2**31 - 1)
@@ -97,7 +99,7 @@ def test_a_split_sequence_carries_its_state(seed: int, tokens: int, data: st.Dat
 @pytest.mark.parametrize("run", [wkv4_naive, wkv4_scan, wkv4_buffered, kernels.wkv4])
 @FEW
 @given(seed=seeds, lengths=st.lists(st.integers(0, 20), min_size=1, max_size=4))
-def test_a_ragged_batch_equals_its_rows(run: object, seed: int, lengths: list[int]) -> None:
+def test_a_ragged_batch_equals_its_rows(run: Run, seed: int, lengths: list[int]) -> None:
     tokens = max(1, *lengths)
     k, v, w, u, state = wkv4_case(seed, len(lengths), tokens, 4, spread=8.0)
     y, after = run(k, v, w, u, state, torch.tensor(lengths))
@@ -184,6 +186,16 @@ def test_16_bit_input_is_computed_in_float32_and_none_is_the_empty_state() -> No
     wanted, _ = wkv4_naive(k, v, w, u, case[4])
     assert y.dtype == after.dtype == torch.float32
     assert worst(y, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_the_fast_path_is_one_graph(tokens: int) -> None:
+    case = wkv4_case(9, 2, tokens, 3)
+    lengths = torch.tensor([tokens, 0])
+    y, after = torch.compile(kernels.wkv4, fullgraph=True, backend="eager")(*case, lengths)
+    wanted, state = kernels.wkv4(*case, lengths)
+    assert worst(y, wanted) < 1e-12
+    assert worst(after, state) < 1e-12
 
 
 def test_no_tokens_leave_the_state() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from laminogram.stack.kernels import wkv7, wkv7_naive, wkv7_pattern, wkv7_states
 
+Run = Callable[..., tuple[Tensor, Tensor]]
 FEW = settings(max_examples=15, deadline=None)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 seeds = st.integers(0, 2**31 - 1)
@@ -84,7 +87,7 @@ def test_a_split_sequence_carries_its_state(seed: int, tokens: int, data: st.Dat
 @pytest.mark.parametrize("run", [wkv7_naive, wkv7])
 @FEW
 @given(seed=seeds, lengths=st.lists(st.integers(0, 20), min_size=1, max_size=4))
-def test_a_ragged_batch_equals_its_rows(run: object, seed: int, lengths: list[int]) -> None:
+def test_a_ragged_batch_equals_its_rows(run: Run, seed: int, lengths: list[int]) -> None:
     *inputs, state = wkv7_case(seed, len(lengths), max(1, *lengths), 2, 4)
     o, after = run(*inputs, state, torch.tensor(lengths))
     assert bool(o.isfinite().all())
@@ -106,7 +109,7 @@ def test_gradients_equal_those_of_the_naive_loop() -> None:
     lengths = torch.tensor([37, 20])
     real = (torch.arange(37) < lengths[:, None])[..., None, None]
 
-    def loss(run: object) -> Tensor:
+    def loss(run: Run) -> Tensor:
         o, after = run(*case, lengths)
         return (o * real).square().sum() + after.square().sum()
 
@@ -141,6 +144,16 @@ def test_16_bit_input_is_computed_in_float32() -> None:
     wanted, _ = wkv7_naive(*case)
     assert o.dtype == after.dtype == torch.float32
     assert worst(o, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", [1, 18])
+def test_the_fast_path_is_one_graph(tokens: int) -> None:
+    case = wkv7_case(7, 2, tokens, 1, 4)
+    lengths = torch.tensor([tokens, 0])
+    o, after = torch.compile(wkv7, fullgraph=True, backend="eager")(*case, lengths)
+    wanted, state = wkv7(*case, lengths)
+    assert worst(o, wanted) < 1e-12
+    assert worst(after, state) < 1e-12
 
 
 def test_no_tokens_leave_the_state() -> None:

@@ -1,0 +1,204 @@
+"""One decode step with static buffers: captured in a CUDA graph on a GPU, run as it is elsewhere.
+
+    graph = DecodeGraph(view, rows=2, capacity=256)
+    logits = graph.start(prompts)
+    for _ in range(100):
+        logits = graph.step(logits.argmax(-1))
+
+Everything that changes from step to step (tokens, positions, the cache, what edits write) lies in
+buffers that the graph reads, so one capture serves every token, and every edit of the same sites.
+
+Axes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from laminogram.errors import CacheError, FamilyError
+from laminogram.stack import context, forward
+from laminogram.stack.batch import Batch
+from laminogram.stack.taps import Observer, Run
+
+if TYPE_CHECKING:
+    from laminogram.view import Text, View
+
+_WARM_UPS = 3
+"""Eager runs before a capture, in which libraries allocate and kernels are chosen."""
+
+
+class StaticReads:
+    """A sink whose buffers stay where they are, so that a captured step can write to them.
+
+    Give it to `view.program(reads=..., sink=reads)`; `reads[site, step]` is the tensor of the last
+    step (B, 1, ...), overwritten by the next one.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
+        self._last: dict[tuple[str, int], Tensor] = {}
+
+    def __call__(self, site: str, step: int, x: Tensor) -> None:
+        """Copy a reading into its buffer, which the first reading of a shape makes."""
+        key = (site, step, tuple(x.shape))
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty_like(x, memory_format=torch.contiguous_format)
+        self._buffers[key].copy_(x)
+        self._last[site, step] = self._buffers[key]
+
+    def __getitem__(self, key: tuple[str, int]) -> Tensor:
+        return self._last[key]
+
+
+class DecodeGraph:
+    """Decode steps of `rows` rows of up to `capacity` tokens each.
+
+    observer: reads and edits inside the step; it must carry the view's edits (`view.program` makes
+    such), and copy what it takes into buffers that stay (`StaticReads`). Without one the view's own
+    edits are made. `capture` False runs the same step without a graph.
+
+    Raises FamilyError for an encoder, CacheError where a rotary changes within `capacity` or the
+    layers are spread over several devices.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        rows: int,
+        capacity: int,
+        observer: Observer | None = None,
+        *,
+        capture: bool | None = None,
+    ) -> None:
+        _check(view, capacity)
+        self.view, self.rows, self.capacity = view, rows, capacity
+        self.observer = view.program() if observer is None and view.edits else observer
+        self.cache = view.new_cache(rows, capacity=capacity, planned=capacity)
+        device = view.device
+        self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.logits: Tensor | None = None
+        self._mask = torch.ones(rows, 1, dtype=torch.bool, device=device)
+        self._empty = {name: x.clone() for name, x in self.cache.tensors().items() if _small(name)}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda" if capture is None else capture:
+            self._capture()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens of each row have been read."""
+        return tuple(self.cache.lengths)
+
+    @torch.no_grad()
+    def start(self, prompts: Text) -> Tensor:
+        """Read prompts, one a row, from an empty cache: the logits (B, V) after each."""
+        batch = self.view.tokens(prompts)
+        if len(batch.lengths) != self.rows:
+            raise CacheError(f"the graph has {self.rows} rows, {len(batch.lengths)} were given")
+        if max(batch.lengths) > self.capacity:
+            raise CacheError(
+                f"a prompt has {max(batch.lengths)} tokens; the capacity is {self.capacity}"
+            )
+        self.reset()
+        out = self.view.run(batch, cache=self.cache, logits="last", observer=self.observer)
+        self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
+        return out[:, 0]
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """One more token each (B,): the logits (B, V) after it, yours to keep."""
+        if max(self.cache.lengths) >= self.capacity:
+            raise CacheError(f"the graph's capacity of {self.capacity} tokens a row is used up")
+        self.tokens.copy_(tokens.reshape(self.rows, 1))
+        self._begin(self._mask)
+        if self._graph is None:
+            self._run()
+        else:
+            self._graph.replay()
+        self.cache.lengths = [length + 1 for length in self.cache.lengths]
+        assert self.logits is not None
+        return self.logits.clone()
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self.cache.lengths = [0] * self.rows
+        self.positions.zero_()
+        tensors = self.cache.tensors()
+        for name, empty in self._empty.items():
+            tensors[name].copy_(empty)
+
+    def _run(self) -> None:
+        """The step itself: from buffers to buffers, no number of the host in between."""
+        view = self.view
+        stack = view.stack
+        ctx = context.build_static(
+            stack.rotary, stack.mask_keys, self.positions, self.capacity, self.capacity
+        )
+        batch = Batch(self.tokens, (1,) * self.rows, (0,) * self.rows, 1)
+        out = forward.through(
+            stack,
+            batch,
+            view.plan,
+            ctx,
+            cache=self.cache,
+            observer=self.observer,
+            logits="all",
+            v_first=view.v_first,
+        )[:, 0]
+        if self.logits is None:
+            self.logits = torch.empty_like(out, memory_format=torch.contiguous_format)
+        self.logits.copy_(out)
+        self.positions.add_(1)
+
+    def _begin(self, mask: Tensor) -> None:
+        """Let the observer renew what depends on the positions, in its own buffers."""
+        if self.observer is not None:
+            starts = tuple(self.cache.lengths)
+            self.observer.begin(Run(self.positions, mask, (1,) * self.rows, starts))
+
+    @torch.no_grad()
+    def _capture(self) -> None:
+        # Of a warm-up no token counts: edits select nothing, and the state is emptied after it.
+        nothing = torch.zeros_like(self._mask)
+        side = torch.cuda.Stream(self.view.device)
+        side.wait_stream(torch.cuda.current_stream(self.view.device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                self.positions.zero_()
+                self._begin(nothing)
+                self._run()
+        torch.cuda.current_stream(self.view.device).wait_stream(side)
+        self.positions.zero_()
+        self._begin(nothing)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run()
+        self._graph = graph
+        self.reset()
+
+
+def _small(name: str) -> bool:
+    """Whether a cache tensor must be emptied: keys and values are hidden by the mask instead."""
+    return not name.endswith((".k", ".v"))
+
+
+def _check(view: View, capacity: int) -> None:
+    stack = view.stack
+    if not view.config.causal:
+        raise FamilyError(
+            f"{view.name} ({view.config.family}) is an encoder: it has no token after token step"
+        )
+    if capacity < 1:
+        raise CacheError(f"capacity is {capacity}; it must be at least 1")
+    stack.embed.check_length(capacity)
+    if forward.regime_of(stack, (1,)) != forward.regime_of(stack, (capacity,)):
+        raise CacheError(
+            f"the rotary frequencies change within {capacity} tokens, so the cache must be rebuilt "
+            "on the way: use generate, or a capacity below the change"
+        )
+    devices = sorted({str(parameter.device) for parameter in stack.parameters()})
+    if len(devices) > 1:
+        raise CacheError(f"one graph serves one device; the stack lies on {', '.join(devices)}")

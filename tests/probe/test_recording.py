@@ -1,0 +1,232 @@
+import numpy as np
+import pytest
+import torch
+
+from laminogram import edits
+from laminogram.errors import ConfigError, SiteError
+from laminogram.stack import sites
+from laminogram.stack.sites import STACK_STEP
+from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
+
+
+def all_sites(view):
+    names = [site.name for site in sites.stack_sites(view.config)]
+    return names + [site.name for site in sites.layer_sites(view.config.layers[1])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_site_has_the_shape_that_the_table_says(kind):
+    view, ids = view_of(kind), ids_of(2, 6)
+    gram = view.record(ids, sites=all_sites(view))
+    letters: dict[str, int] = {"B": 2, "T": 6, "S": 6, "3": 3}
+    for site, step in gram:
+        axes = gram.axes(site)
+        shape = gram[site, step].shape
+        assert len(shape) == len(axes), site
+        for axis, size in zip(axes, shape):
+            if site == "pattern" and kind == "rwkv4" and axis == "H":
+                continue  # averaged over channels: one row of weights
+            assert letters.setdefault(axis, size) == size, (site, axis)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_block_equation_holds_in_what_is_recorded(kind):
+    gram = view_of(kind).record(
+        ids_of(1, 5), sites=["resid_pre", "attn_out", "ffn_out", "resid_post"]
+    )
+    for step in gram.steps:
+        total = gram["resid_pre", step] + gram["attn_out", step] + gram["ffn_out", step]
+        if kind == "bert":
+            assert abs(total - gram["resid_post", step]).max() > 1e-3  # norms stand between
+        else:
+            np.testing.assert_allclose(total, gram["resid_post", step], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ("llama", "gpt_neox", "bert"))
+def test_a_pattern_is_what_the_mixer_does(kind):
+    view = view_of(kind)
+    gram = view.record(ids_of(2, 6), sites=["pattern", "v", "z", "head_out", "attn_out"])
+    for step in gram.steps:
+        pattern, v = torch.tensor(gram["pattern", step]), torch.tensor(gram["v", step])
+        v = v.repeat_interleave(pattern.shape[1] // v.shape[2], 2)
+        z = torch.einsum("bhts,bshd->bthd", pattern, v)
+        assert relative(z, torch.tensor(gram["z", step])) < 1e-5
+        assert torch.allclose(pattern.sum(-1), torch.ones(()), atol=1e-5)
+        bias = view.stack.layers[step].attn.o.bias
+        heads = gram["head_out", step].sum(2) + (0 if bias is None else bias.detach().numpy())
+        np.testing.assert_allclose(heads, gram["attn_out", step], rtol=1e-4, atol=1e-5)
+
+
+def test_the_effective_attention_of_rwkv7_is_exact():
+    gram = view_of("rwkv7").record(ids_of(2, 9), sites=["pattern", "v", "wkv"])
+    for step in gram.steps:
+        pattern, v = torch.tensor(gram["pattern", step]), torch.tensor(gram["v", step])
+        wkv = torch.einsum("bhts,bshd->bthd", pattern, v)
+        assert relative(wkv, torch.tensor(gram["wkv", step])) < 1e-4
+
+
+def test_the_effective_attention_of_rwkv4_is_a_weighting():
+    pattern = view_of("rwkv4").record(ids_of(2, 9), sites="pattern")["pattern"]
+    np.testing.assert_allclose(pattern.sum(-1), 1, atol=1e-5)
+    assert (np.triu(pattern, 1) == 0).all() and (pattern >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_recorded_belongs_to_the_gram_alone(kind):
+    view, ids = view_of(kind), ids_of(1, 5)
+    names = [name for name in all_sites(view) if name not in ("pattern", "state", "head_out")]
+    kept = view.record(ids, sites=names)
+    copies = {key: kept[key].copy() for key in kept}
+    later = view.using(edits=edits.add("resid_pre", 5.0))
+    later.logits(ids)
+    view.record(ids_of(1, 5, seed=3), sites=names)
+    for parameter in view.stack.parameters():
+        parameter.data.zero_()
+    for key, copy in copies.items():
+        assert (kept[key] == copy).all(), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_left_padded_rows_are_recorded_where_they_were_given(kind):
+    view, row = view_of(kind), ids_of(1, 4)
+    tokens = torch.cat((torch.zeros(1, 3, dtype=torch.long), row), 1)
+    mask = torch.tensor([[False] * 3 + [True] * 4])
+    names = ["ffn_out", "pattern"]
+    gram = view.record(view.tokens(tokens, mask=mask), sites=names)
+    alone = view.record(row, sites=names)
+    assert gram.mask.tolist() == mask.tolist()
+    np.testing.assert_allclose(gram["ffn_out"][:, :, 3:], alone["ffn_out"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        gram["pattern"][:, :, :, 3:, 3:], alone["pattern"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_equal_those_of_a_small_push(kind):
+    view, ids = view_of(kind), ids_of(1, 4)
+    view.stack.double()
+
+    def scalar(logits):
+        return logits[0, -1, :7].square().sum()
+
+    gram = view.record(ids, sites=["ffn_out", "attn_in"], layers=1, grad=scalar)
+    for site in ("ffn_out", "attn_in"):
+        values = []
+        for push in (1e-6, -1e-6):
+            pushed = edits.add(site, push, layers=1, channels=[5], positions=[2])
+            values.append(scalar(view.using(edits=pushed).logits(ids)).item())
+        estimate = (values[0] - values[1]) / 2e-6
+        assert gram.grad[site, 1][0, 2, 5] == pytest.approx(estimate, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("phase", ["all", "prompt", "new"])
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_recording_while_generating_equals_reading_the_finished_text(kind, phase):
+    view, prompts = view_of(kind), [ids_of(1, 3)[0].tolist(), ids_of(1, 6, seed=1)[0].tolist()]
+    options = {"sites": "ffn_out", "new_tokens": 5, "phase": phase, "temperature": 0}
+    gram = view.record(prompts, **options)
+    without = view.record(prompts, **options, use_cache=False)
+    for row, prompt in enumerate(prompts):
+        tokens = gram.tokens[row][gram.mask[row]].tolist()
+        expected_length = {"all": len(prompt) + 4, "prompt": len(prompt), "new": 4}[phase]
+        assert len(tokens) == expected_length
+        whole = view.record(prompts, **{**options, "phase": "all"})
+        text = whole.tokens[row][whole.mask[row]].tolist()
+        read = view.record(text, sites="ffn_out")["ffn_out"][:, 0]
+        span = {"all": slice(None), "prompt": slice(0, len(prompt)), "new": slice(len(prompt), None)}
+        for found in (gram, without):
+            values = found["ffn_out"][:, row][:, found.mask[row]]
+            np.testing.assert_allclose(values, read[:, span[phase]], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ("llama", "rwkv7"))
+def test_edits_of_a_phase_act_in_it_alone_with_and_without_the_cache(kind):
+    view, prompt = view_of(kind), ids_of(1, 4)[0].tolist()
+    for phase, touched in (("prompt", slice(0, 4)), ("new", slice(4, None))):
+        cut = view.using(edits=edits.zero("ffn_out", layers=1, phase=phase))
+        for use_cache in (True, False):
+            gram = cut.record(prompt, new_tokens=4, temperature=0, use_cache=use_cache)
+            values = gram["ffn_out", 1][0]
+            assert (values[touched] == 0).all()
+            rest = np.delete(values, np.arange(len(values))[touched], axis=0)
+            assert (rest != 0).all()
+
+
+def test_pattern_grows_with_the_text():
+    view = view_of("llama")
+    gram = view.record([1, 2, 3], sites="pattern", new_tokens=4, temperature=0)
+    whole = view.record(gram.tokens[0].tolist(), sites="pattern")
+    np.testing.assert_allclose(gram["pattern"], whole["pattern"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_folder_holds_what_memory_would(tmp_path):
+    view = view_of("rwkv4")
+    rows = [ids_of(1, n, seed=n)[0].tolist() for n in (3, 7, 2, 5, 4)]
+    folder = view.record(rows, sites=["ffn_out", "z"], to=tmp_path / "grams", shard_size=2)
+    assert folder.complete and len(folder) == 3
+    whole = view.record(rows, sites=["ffn_out", "z"])
+    for shard, gram in enumerate(folder):
+        for i in range(len(gram.tokens)):
+            row = 2 * shard + i
+            ours = gram["ffn_out"][:, i][:, gram.mask[i]]
+            np.testing.assert_allclose(
+                ours, whole["ffn_out"][:, row][:, whole.mask[row]], rtol=1e-4, atol=1e-6
+            )
+    again = view.record(rows, sites=["ffn_out", "z"], to=str(tmp_path / "grams"), shard_size=2)
+    assert not again.pending()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"sites": []}, SiteError, "no site was named"),
+        ({"sites": "nose"}, SiteError, "'nose' does not exist; there are"),
+        ({"layers": 9}, SiteError, "layer 9 does not exist"),
+        ({"layers": []}, ConfigError, "layers is empty"),
+        ({"phase": "new"}, ConfigError, "new_tokens"),
+        ({"grad": lambda x: x}, ConfigError, "one number"),
+        ({"sites": "state"}, SiteError, "has no site 'state'; it has resid_pre"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said(options, error, message):
+    with pytest.raises(error, match=message):
+        view_of("llama").record([1, 2], **options)
+
+
+def test_a_layer_that_runs_twice_is_recorded_twice():
+    view = view_of("llama").using(plan="0, 1, 1, 2")
+    gram = view.record([1, 2, 3], sites="ffn_out", layers=1)
+    assert gram.steps == (1, 2) and gram.layer(1) == [1, 2]
+    assert abs(gram["ffn_out", 1] - gram["ffn_out", 2]).max() > 0
+
+
+def test_the_manifest_says_under_what_conditions():
+    view = view_of("rwkv7").using(plan="0, 2", edits=edits.zero("ffn_out", layers=2))
+    facts = view.record([1, 2], sites=["ffn_out", "pattern"]).manifest
+    assert facts["plan"] == "0, 2" and "zero('ffn_out'" in facts["edits"][0]
+    assert facts["precision"] == "float32" and len(facts["weights_hash"]) == 32
+    assert facts["reference_paths"] == ["pattern"]
+    other = view_of("rwkv7", seed=1).record([1, 2]).manifest
+    assert other["weights_hash"] != facts["weights_hash"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_measuring_counts_real_tokens_only_and_agrees_with_the_recording(kind):
+    view = view_of(kind)
+    rows = [ids_of(1, n, seed=n)[0].tolist() for n in (3, 9, 1, 6)]
+    measured = view.measure(rows, ["moments", "topk"], sites="ffn_out", batch_size=3)
+    gram = view.record(rows, sites="ffn_out")
+    for step in gram.steps:
+        values = gram["ffn_out", step][gram.mask].astype(np.float64)
+        result = measured["moments", "ffn_out", step].result()
+        assert (result["count"] == len(values)).all()
+        np.testing.assert_allclose(result["mean"], values.mean(0), rtol=1e-4, atol=1e-5)
+        top = measured["topk", "ffn_out", step].result()
+        document, position, channel = (int(top[k][0]) for k in ("document", "position", "channel"))
+        largest = gram["ffn_out", step][document, position, channel]
+        assert abs(largest) == pytest.approx(abs(values).max(), rel=1e-5)
+
+
+def test_stack_sites_are_filed_under_their_own_step():
+    gram = view_of("llama").record([1, 2], sites=["embed", "logits"])
+    assert gram.steps == (STACK_STEP,) and gram["logits"].shape == (1, 1, 2, 50)
