@@ -70,7 +70,9 @@ def _layer(kind: str, norm: NormConfig, *, first: bool) -> LayerConfig:
         return LayerConfig(
             block="pre", norm=norm, attn=attn7, ffn=ChannelMix7Config(intermediate_size=64)
         )
-    rope = None if kind == "bert" else RopeConfig(theta=1e4, rotary_dims=8 if kind == "llama" else 4)
+    rope = (
+        None if kind == "bert" else RopeConfig(theta=1e4, rotary_dims=8 if kind == "llama" else 4)
+    )
     attn = AttentionConfig(
         num_attention_heads=4,
         num_key_value_heads=2 if kind == "llama" else 4,

@@ -91,9 +91,7 @@ class View:
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
-        return make_card(
-            self.stack, self.plan, self.name, tokenizer=self.tokenizer is not None
-        )
+        return make_card(self.stack, self.plan, self.name, tokenizer=self.tokenizer is not None)
 
     def facts(self) -> dict[str, Any]:
         """What a manifest says of the view: model, weights hash, precision, plan, edits."""
@@ -296,7 +294,7 @@ class View:
 
         return show_cos_distance(self, text, layer)
 
-    def show_topk_token(self, layer: int, text: Text, K: int = 10) -> TopTokens:  # noqa: N803
+    def show_topk_token(self, layer: int, text: Text, K: int = 10) -> TopTokens:
         """What the model would say if it stopped at a layer: the K likeliest tokens."""
         from laminogram.probe.look import show_topk_token
 

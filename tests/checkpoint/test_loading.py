@@ -12,6 +12,9 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.checkpoint.test_reading import mapped_file
+from tests.families.reference import blink
+from tests.families.sources import random_stack
 from torch import Tensor
 
 from laminogram import families
@@ -19,9 +22,6 @@ from laminogram.checkpoint.load import describe, open_model, placed
 from laminogram.checkpoint.write import export
 from laminogram.errors import CheckpointError, ConfigError, FamilyError
 from laminogram.stack.stack import Stack
-from tests.checkpoint.test_reading import mapped_file
-from tests.families.reference import blink
-from tests.families.sources import random_stack
 
 SOURCE: dict[str, Any] = {
     "model_type": "llama",
@@ -104,7 +104,7 @@ def test_a_configuration_that_contradicts_its_tensors(
     save(tmp_path / "m")
     file = tmp_path / "m" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-    with pytest.raises(CheckpointError, match="missing 9|unexpected 9"):
+    with pytest.raises(CheckpointError, match=r"missing 9|unexpected 9"):
         open_model(tmp_path / "m")
 
 
@@ -112,16 +112,20 @@ def test_tied_heads(tmp_path: Path) -> None:
     save(tmp_path / "m", tie_word_embeddings=True)
     assert open_model(tmp_path / "m").stack.head.weight is None
     table = "model.embed_tokens.weight"
-    change(tmp_path / "m", lambda tensors: tensors.update({"lm_head.weight": tensors[table].clone()}))
+    change(
+        tmp_path / "m", lambda tensors: tensors.update({"lm_head.weight": tensors[table].clone()})
+    )
     assert open_model(tmp_path / "m").stack.head.weight is None
     change(tmp_path / "m", lambda tensors: tensors["lm_head.weight"].add_(1.0))
-    with pytest.raises(CheckpointError, match="lm_head.weight differs from model.embed_tokens"):
+    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from model.embed_tokens"):
         open_model(tmp_path / "m")
 
 
 def test_quantised_tensors_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "m")
-    change(tmp_path / "m", lambda tensors: tensors.update({Q.format(0): tensors[Q.format(0)].char()}))
+    change(
+        tmp_path / "m", lambda tensors: tensors.update({Q.format(0): tensors[Q.format(0)].char()})
+    )
     with pytest.raises(CheckpointError, match=r"q_proj.weight is stored as int8; expected one of"):
         open_model(tmp_path / "m")
 
@@ -164,7 +168,7 @@ def test_pth_without_a_configuration(tmp_path: Path) -> None:
 def test_settings_are_checked_like_fields(tmp_path: Path) -> None:
     torch.save(blink(7), tmp_path / "x.pth")
     changed = describe(tmp_path / "x.pth", {"group_norm_eps": 1e-5}).config
-    assert changed.layers[0].attn.group_norm_eps == 1e-5  # type: ignore[union-attr]
+    assert changed.layers[0].attn.group_norm_eps == 1e-5
     with pytest.raises(ConfigError, match="does not know group_norm_epsilon"):
         open_model(tmp_path / "x.pth", group_norm_epsilon=1e-5)
     with pytest.raises(ConfigError, match="layout 'blink' has no option rescaled"):

@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests.checkpoint.test_loading import SOURCE, save
+from tests.families.sources import random_stack
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,8 +21,6 @@ from laminogram.checkpoint.load import open_model
 from laminogram.checkpoint.reading import TensorInfo, read_header
 from laminogram.checkpoint.write import export, stream_safetensors, write_safetensors, write_text
 from laminogram.errors import CheckpointError
-from tests.checkpoint.test_loading import SOURCE, save
-from tests.families.sources import random_stack
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 

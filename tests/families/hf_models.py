@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tests.families import reference as ref
 from torch import nn
 from transformers import (
     BertConfig,
@@ -19,8 +20,6 @@ from transformers import (
     RwkvConfig,
     RwkvForCausalLM,
 )
-
-from tests.families import reference as ref
 
 SIZES: dict[str, Any] = {
     "vocab_size": ref.VOCAB,
@@ -97,9 +96,7 @@ def cases() -> dict[str, Case]:
         "neox-no-attention-bias": Case(
             GPTNeoXForCausalLM, GPTNeoXConfig(**neox, attention_bias=False)
         ),
-        "neox-tied": Case(
-            GPTNeoXForCausalLM, GPTNeoXConfig(**neox, tie_word_embeddings=True)
-        ),
+        "neox-tied": Case(GPTNeoXForCausalLM, GPTNeoXConfig(**neox, tie_word_embeddings=True)),
         "bert": Case(BertForMaskedLM, BertConfig(**WIDE, layer_norm_eps=0.3)),
         "bert-untied": Case(BertForMaskedLM, BertConfig(**WIDE, tie_word_embeddings=False)),
         "rwkv": Case(RwkvForCausalLM, RwkvConfig(**SIZES, rescale_every=0)),
@@ -129,5 +126,5 @@ def build(case: Case, folder: Path) -> nn.Module:
         with torch.no_grad():
             head = model.cls.predictions
             head.decoder.bias.copy_(head.bias)
-    model.save_pretrained(folder)  # type: ignore[operator]
+    model.save_pretrained(folder)
     return model

@@ -68,9 +68,7 @@ def load(
     return fill(described, change(described.config), options)
 
 
-def fill(
-    described: Described, config: StackConfig, options: dict[str, Any] | None = None
-) -> Stack:
+def fill(described: Described, config: StackConfig, options: dict[str, Any] | None = None) -> Stack:
     stack = Stack(config, device="meta", dtype=torch.float32)
     load_into(stack, described.checkpoint, described.layout, config=config, options=options)
     return stack
@@ -104,7 +102,7 @@ def hidden_states(stack: Stack, x: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def blink(generation: int, seed: int = 0, layers: int = LAYERS) -> dict[str, Tensor]:
-    """A BlinkDL checkpoint with random weights; v7 has two heads and a different size of each rank."""
+    """A BlinkDL checkpoint with random weights; v7 has two heads, and each rank its own size."""
     generator = torch.Generator().manual_seed(seed)
     size, inner = HIDDEN, 2 * HIDDEN if generation == 4 else 4 * HIDDEN
 
@@ -164,7 +162,13 @@ def _blink7(
 
 
 def run_rwkv(
-    model: Path, ids: Tensor, out: Path, *, generation: int, convert: Path | None = None, every: int = 0
+    model: Path,
+    ids: Tensor,
+    out: Path,
+    *,
+    generation: int,
+    convert: Path | None = None,
+    every: int = 0,
 ) -> Tensor | None:
     """Logits (B, T, V) of the `rwkv` package in a process of its own, or a file it converted."""
     environment = os.environ | {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", "OMP_NUM_THREADS": "1"}

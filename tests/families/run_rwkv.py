@@ -12,6 +12,7 @@ if converted:
     RWKV(model=model, strategy="cpu fp32", convert_and_save_and_exit=converted)
 runner = RWKV(model=model, strategy="cpu fp32")
 rows = [
-    runner.forward(row, None, full_output=True)[0] for row in torch.load(ids, weights_only=True).tolist()
+    runner.forward(row, None, full_output=True)[0]
+    for row in torch.load(ids, weights_only=True).tolist()
 ]
 torch.save(torch.stack(rows), out)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.families.reference import blink
+from tests.families.sources import sources
 
 from laminogram import families
 from laminogram.errors import CheckpointError, ConfigError, FamilyError
 from laminogram.families.base import Family
 from laminogram.stack.config import AttentionConfig, MLPConfig, StackConfig
-from tests.families.reference import blink
-from tests.families.sources import sources
 
 LLAMA = {
     "model_type": "llama",
@@ -65,18 +65,18 @@ def test_rotary_of_old_and_new_configurations() -> None:
         rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 500_000.0},
     )
     assert attention(old).rope == attention(new).rope
-    assert attention(old).rope.theta == 500_000.0  # type: ignore[union-attr]
-    assert attention(read(LLAMA)).rope.theta == 10_000.0  # type: ignore[union-attr]
+    assert attention(old).rope.theta == 500_000.0
+    assert attention(read(LLAMA)).rope.theta == 10_000.0
     neox = read(NEOX, rotary_pct=0.5, rotary_emb_base=25_000)
-    assert attention(neox).rope.rotary_dims == 2  # type: ignore[union-attr]
-    assert attention(neox).rope.theta == 25_000.0  # type: ignore[union-attr]
+    assert attention(neox).rope.rotary_dims == 2
+    assert attention(neox).rope.theta == 25_000.0
     same = {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 25_000}
     assert attention(read(NEOX, rope_parameters=same)).rope == attention(neox).rope
 
 
 def test_trained_length_falls_back_to_the_maximum() -> None:
     yarn = read(LLAMA, rope_scaling={"type": "yarn", "factor": 2.0}, max_position_embeddings=99)
-    assert attention(yarn).rope.parameters["original_max_position_embeddings"] == 99  # type: ignore[union-attr]
+    assert attention(yarn).rope.parameters["original_max_position_embeddings"] == 99
 
 
 def test_llama_fields() -> None:
@@ -110,10 +110,10 @@ def test_rwkv7_ranks_come_from_shapes_over_fields() -> None:
     shapes = {name: tuple(value.shape) for name, value in blink(7).items()}
     family, source = families.detect(shapes)
     assert source["v_low_rank_dim"] == 5
-    ranks = [layer.attn.v_rank for layer in family.config(source, shapes).layers]  # type: ignore[union-attr]
+    ranks = [layer.attn.v_rank for layer in family.config(source, shapes).layers]
     assert ranks == [0, 4, 5]
-    assert read(GOOSE).layers[1].attn.v_rank == 4  # type: ignore[union-attr]
-    assert read(GOOSE, norm_eps=1e-4).layers[0].attn.group_norm_eps == pytest.approx(8e-4)  # type: ignore[union-attr]
+    assert read(GOOSE).layers[1].attn.v_rank == 4
+    assert read(GOOSE, norm_eps=1e-4).layers[0].attn.group_norm_eps == pytest.approx(8e-4)
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
@@ -134,7 +134,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; expected 1.0"),
     (LLAMA, {"rope_scaling": {"type": "spiral"}}, "rope_type is 'spiral'; expected one of default"),
     (LLAMA, {"rope_scaling": {"type": "linear"}}, "needs the parameter 'factor'"),
-    (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1]}}, "mrope_section"),
+    (
+        LLAMA,
+        {"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1]}},
+        "mrope_section",
+    ),
     (LLAMA, {"rope_scaling": "linear"}, "expected an object"),
     (
         LLAMA,

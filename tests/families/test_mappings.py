@@ -9,13 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.families.sources import random_stack, sources
 from torch import Tensor
 
 from laminogram import families
 from laminogram.errors import CheckpointError, ConfigError
-from laminogram.families.base import Binding, Layout, Rename, SplitHeads, SplitRows, Transpose, match
+from laminogram.families.base import (
+    Binding,
+    Layout,
+    Rename,
+    SplitHeads,
+    SplitRows,
+    Transpose,
+    match,
+)
 from laminogram.stack.config import StackConfig
-from tests.families.sources import random_stack, sources
 
 FORMS = [
     (family.name, layout.name)
@@ -38,7 +46,11 @@ def to_theirs(
 
 
 def to_ours(
-    layout: Layout, config: StackConfig, theirs: Mapping[str, Tensor], names: list[str], **options: Any
+    layout: Layout,
+    config: StackConfig,
+    theirs: Mapping[str, Tensor],
+    names: list[str],
+    **options: Any,
 ) -> dict[str, Tensor]:
     mapping = layout.bind(config, options)
     out = {}
@@ -87,7 +99,10 @@ def test_one_form_to_another(data: st.DataObject, seed: int) -> None:
 
 
 @given(
-    heads=st.integers(1, 5), size=st.integers(1, 4), parts=st.integers(1, 4), columns=st.integers(1, 3)
+    heads=st.integers(1, 5),
+    size=st.integers(1, 4),
+    parts=st.integers(1, 4),
+    columns=st.integers(1, 3),
 )
 @settings(max_examples=30, deadline=None)
 def test_split_heads_orders_rows(heads: int, size: int, parts: int, columns: int) -> None:
@@ -100,7 +115,7 @@ def test_split_heads_orders_rows(heads: int, size: int, parts: int, columns: int
             return heads
 
     rule = Rows("f", *(f"p{n}" for n in range(parts)))
-    binding = Binding(None)  # type: ignore[arg-type]
+    binding = Binding(None)
     found = [rule.read(n, lambda name: fused, binding) for n in range(parts)]
     for head in range(heads):
         for part in range(parts):
@@ -112,7 +127,7 @@ def test_split_heads_orders_rows(heads: int, size: int, parts: int, columns: int
 
 def test_split_rows_are_views_and_join_again() -> None:
     rule = SplitRows("f", "a", "b", rows=lambda binding: (2, 3))
-    binding, fused = Binding(None), torch.randn(5, 2)  # type: ignore[arg-type]
+    binding, fused = Binding(None), torch.randn(5, 2)
     parts = {name: rule.read(n, lambda _: fused, binding) for n, name in enumerate("ab")}
     assert parts["b"].data_ptr() == fused[2:].data_ptr()
     assert torch.equal(rule.write(0, parts.__getitem__, binding), fused)
@@ -133,7 +148,7 @@ def test_operations_apply_in_order_and_undo_in_reverse() -> None:
         def inverse(self, tensor: Tensor, binding: Binding) -> Tensor:
             return tensor / 2
 
-    rule, binding = Rename("a", "b", Add(), Double(), Transpose()), Binding(None)  # type: ignore[arg-type]
+    rule, binding = Rename("a", "b", Add(), Double(), Transpose()), Binding(None)
     x = torch.randn(2, 3)
     y = rule.read(0, lambda _: x, binding)
     assert torch.equal(y, (2 * (x + 1)).t())

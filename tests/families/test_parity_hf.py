@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.families import reference as ref
+from tests.families.hf_models import Case, bert_base, build, cases
 from torch import Tensor, nn
 
 from laminogram.checkpoint.load import describe
@@ -16,10 +18,9 @@ from laminogram.stack import forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import StackConfig
 from laminogram.stack.stack import Stack
-from tests.families import reference as ref
-from tests.families.hf_models import Case, bert_base, build, cases
 
 CASES = cases()
+GRADIENT_TOLERANCE = 1e-3  # sharp attention multiplies the rounding of the forward
 
 
 class Pair:
@@ -76,15 +77,17 @@ def test_gradients(pairs: Callable[[str], Pair], name: str) -> None:
     pair.model.eval()
     grads = {key: p.grad for key, p in pair.model.named_parameters()}
     if "embed_out.weight" in described.checkpoint.tensors:  # called otherwise in memory
-        grads["embed_out.weight"] = pair.model.get_output_embeddings().weight.grad  # type: ignore[operator]
+        grads["embed_out.weight"] = pair.model.get_output_embeddings().weight.grad
     mapping = bind(described.checkpoint, described.layout, described.config)
+    # A key bias without rotary has no gradient but rounding: judged on the scale of the others.
+    floor = 1e-3 * max(float(grad.abs().max()) for grad in grads.values() if grad is not None)
     for key, p in stack.named_parameters():
         bound = mapping.ours(key)
         assert bound is not None
         assert p.grad is not None, key
-        want = bound.read(lambda theirs: grads[theirs])  # type: ignore[arg-type, return-value]
-        scale = max(float(want.abs().max()), 1e-3)
-        assert float((p.grad - want).abs().max()) <= ref.TOLERANCE * scale, key
+        want = bound.read(lambda theirs: grads[theirs])
+        scale = max(float(want.abs().max()), floor)
+        assert float((p.grad - want).abs().max()) <= GRADIENT_TOLERANCE * scale, key
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "rope-dynamic", "neox", "rwkv"])
@@ -92,8 +95,8 @@ def test_greedy_text(pairs: Callable[[str], Pair], name: str) -> None:
     """Token for token, wherever the best token leads by more than ten tolerances."""
     pair = pairs(name)
     stack, x = ref.load(pair.folder), pair.x[:1, :6]
-    end = int(pair.model.config.eos_token_id or 0)  # type: ignore[union-attr, arg-type]
-    theirs = pair.model.generate(  # type: ignore[operator]
+    end = int(pair.model.config.eos_token_id or 0)
+    theirs = pair.model.generate(
         x,
         attention_mask=torch.ones_like(x),
         max_new_tokens=16,
@@ -138,7 +141,7 @@ def test_bert_with_token_types_and_padding(pairs: Callable[[str], Pair]) -> None
 
 def test_bert_without_a_head(tmp_path: Path) -> None:
     model = bert_base()
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model.save_pretrained(tmp_path)
     described = describe(tmp_path)
     assert described.layout.name == "hf-base"
     assert not described.config.head.present
@@ -164,7 +167,7 @@ def test_rwkv_rescaled(pairs: Callable[[str], Pair], tmp_path: Path, every: int)
     assert ref.error(logits, pair.logits) <= 10 * ref.TOLERANCE
     for i, state in enumerate(states):
         assert ref.error(state / 2 ** ((i + 1) // every), pair.hidden[i]) <= 10 * ref.TOLERANCE
-    pair.model.save_pretrained(tmp_path / "halved")  # type: ignore[operator]
+    pair.model.save_pretrained(tmp_path / "halved")
     with torch.no_grad():
         told = ref.load(tmp_path / "halved", options={"rescaled": every})(pair.x)
         untold = ref.load(tmp_path / "halved")(pair.x)
@@ -185,7 +188,7 @@ def _attn(**fields: object) -> Change:
 
 def _rope(**fields: object) -> Change:
     def change(config: StackConfig) -> StackConfig:
-        rope = replace(config.layers[0].attn.rope, **fields)  # type: ignore[union-attr, type-var]
+        rope = replace(config.layers[0].attn.rope, **fields)
         return ref.in_mixer(config, "attn", rope=rope)
 
     return change
@@ -239,7 +242,7 @@ def _neox_rows(stack: Stack) -> None:
 
 
 def _no_embedding_norm(stack: Stack) -> None:
-    stack.embed.norm = nn.Identity()  # type: ignore[assignment]
+    stack.embed.norm = nn.Identity()
 
 
 _DEFAULT = {"kind": "default", "parameters": {}}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.families import reference as ref
 from torch import Tensor
 
 from laminogram.checkpoint.load import describe
 from laminogram.stack.config import StackConfig
 from laminogram.stack.stack import Stack
-from tests.families import reference as ref
 
 Golden = dict[int, tuple[Path, Tensor]]
 ROWS = ref.tokens(2, 19)
@@ -42,15 +42,19 @@ def test_logits_equal_the_package(golden: Golden, generation: int) -> None:
 
 def test_sizes_are_read_from_shapes(golden: Golden) -> None:
     four, seven = (describe(golden[generation][0]).config for generation in (4, 7))
-    assert (four.hidden_size, four.num_layers, four.vocab_size) == (ref.HIDDEN, ref.LAYERS, ref.VOCAB)
+    assert (four.hidden_size, four.num_layers, four.vocab_size) == (
+        ref.HIDDEN,
+        ref.LAYERS,
+        ref.VOCAB,
+    )
     assert four.layers[0].ffn.intermediate_size == 2 * ref.HIDDEN
-    assert four.layers[0].attn.attention_size == ref.HIDDEN  # type: ignore[union-attr]
+    assert four.layers[0].attn.attention_size == ref.HIDDEN
     mixes = [layer.attn for layer in seven.layers]
-    assert [mix.v_rank for mix in mixes] == [0, 4, 5]  # type: ignore[union-attr]
-    assert {(m.decay_rank, m.a_rank, m.gate_rank) for m in mixes} == {(6, 5, 7)}  # type: ignore[union-attr]
-    assert [mix.provides_v_first for mix in mixes] == [True, False, False]  # type: ignore[union-attr]
-    assert {mix.group_norm_eps for mix in mixes} == {64e-5}  # type: ignore[union-attr]
-    assert (mixes[0].num_attention_heads, mixes[0].head_dim) == (2, 16)  # type: ignore[union-attr]
+    assert [mix.v_rank for mix in mixes] == [0, 4, 5]
+    assert {(m.decay_rank, m.a_rank, m.gate_rank) for m in mixes} == {(6, 5, 7)}
+    assert [mix.provides_v_first for mix in mixes] == [True, False, False]
+    assert {mix.group_norm_eps for mix in mixes} == {64e-5}
+    assert (mixes[0].num_attention_heads, mixes[0].head_dim) == (2, 16)
 
 
 def test_a_converted_file_is_read_as_the_true_model(golden: Golden, tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def _same(config: StackConfig) -> StackConfig:
 
 
 def _bypass_ln0(stack: Stack) -> None:
-    stack.embed.norm = torch.nn.Identity()  # type: ignore[assignment]
+    stack.embed.norm = torch.nn.Identity()
 
 
 MUTATIONS: dict[str, tuple[int, Callable[[StackConfig], StackConfig], Callable[[Stack], None]]] = {
@@ -117,9 +121,7 @@ MUTATIONS: dict[str, tuple[int, Callable[[StackConfig], StackConfig], Callable[[
     "v4 channel receptance": (4, _same, _set("ffn.r.weight", 0.0)),
     "v4 norm epsilon": (4, _norm(0.3), _keep),
     "v7 ln0": (7, _same, _bypass_ln0),
-    **{
-        f"v7 token shift of {name}": (7, _same, _set(f"attn.mix_{name}", 0.0)) for name in "rwkvag"
-    },
+    **{f"v7 token shift of {name}": (7, _same, _set(f"attn.mix_{name}", 0.0)) for name in "rwkvag"},
     "v7 token shift of channel mixing": (7, _same, _set("ffn.mix_k", 0.0)),
     "v7 v_first mix": (7, _same, _set("v0", -60.0)),
     "v7 v_first low rank": (7, _same, _set("v2", 0.0)),
@@ -150,7 +152,7 @@ def test_every_quirk_counts(golden: Golden, name: str) -> None:
 
 def test_group_norm_epsilon_is_a_setting(golden: Golden) -> None:
     config = describe(golden[7][0], {"group_norm_eps": 1e-5}).config
-    assert {layer.attn.group_norm_eps for layer in config.layers} == {1e-5}  # type: ignore[union-attr]
+    assert {layer.attn.group_norm_eps for layer in config.layers} == {1e-5}
 
 
 def test_layer_0_may_carry_unused_value_ranks_or_not(golden: Golden, tmp_path: Path) -> None:

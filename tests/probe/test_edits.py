@@ -2,12 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
 from laminogram.errors import EditError, SiteError
 from laminogram.probe.program import EditWarning
 from laminogram.stack import sites
-from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 finite = st.floats(-5, 5, allow_nan=False, width=32)
 
@@ -67,7 +67,9 @@ def test_an_edit_does_to_its_selection_what_it_says_and_nothing_else(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EditWarning)
-        after = torch.tensor(view.using(edits=edit).record(ids, sites="attn_out")["attn_out", layer])
+        after = torch.tensor(
+            view.using(edits=edit).record(ids, sites="attn_out")["attn_out", layer]
+        )
     chosen = torch.zeros_like(before, dtype=torch.bool)
     columns = sorted(range(32) if channels is None else channels)
     rows = sorted(range(6) if positions is None else {p % 6 for p in positions})
@@ -95,9 +97,7 @@ def test_zeroing_an_infinite_value_gives_zero():
 def test_the_counts_of_an_edit_are_in_the_manifest():
     view = view_of("rwkv4").using(edits=edits.zero("ffn_out", layers=1, channels=[3, 4]))
     gram = view.record([[1, 2, 3], [4]], sites="ffn_out")
-    assert gram.manifest["effects"] == [
-        {"edit": str(view.edits[0]), "selected": 8, "changed": 8}
-    ]
+    assert gram.manifest["effects"] == [{"edit": str(view.edits[0]), "selected": 8, "changed": 8}]
 
 
 @pytest.mark.parametrize("kind", CAUSAL)

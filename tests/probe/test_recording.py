@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
 from laminogram.errors import ConfigError, SiteError
 from laminogram.stack import sites
 from laminogram.stack.sites import STACK_STEP
-from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 
 def all_sites(view):
@@ -133,7 +133,11 @@ def test_recording_while_generating_equals_reading_the_finished_text(kind, phase
         whole = view.record(prompts, **{**options, "phase": "all"})
         text = whole.tokens[row][whole.mask[row]].tolist()
         read = view.record(text, sites="ffn_out")["ffn_out"][:, 0]
-        span = {"all": slice(None), "prompt": slice(0, len(prompt)), "new": slice(len(prompt), None)}
+        span = {
+            "all": slice(None),
+            "prompt": slice(0, len(prompt)),
+            "new": slice(len(prompt), None),
+        }
         for found in (gram, without):
             values = found["ffn_out"][:, row][:, found.mask[row]]
             np.testing.assert_allclose(values, read[:, span[phase]], rtol=1e-3, atol=1e-4)

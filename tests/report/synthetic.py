@@ -154,8 +154,9 @@ class FakeView:
         self.name, self.family, self.causal = name, family, causal
         self.tokenizer: Any = object()
         self.context: int | None = 512
-        layer = SimpleNamespace(attn=SimpleNamespace(causal=causal))
-        self.config = SimpleNamespace(bos_token_id=BOS, layers=(layer,))
+        self.config = SimpleNamespace(
+            bos_token_id=BOS, causal=causal, recurrent=family.startswith("rwkv")
+        )
 
     def card(self) -> FakeCard:
         card = FakeCard(self.name, self.family, 6, 192)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.stacks import KINDS, ids_of, relative, view_of
 
 from laminogram import edits
 from laminogram.stack.layer import run_layer
-from tests.stacks import KINDS, ids_of, relative, view_of
 
 DERIVED = {"llama": "pattern", "gpt_neox": "head_out", "bert": "pattern", "rwkv4": "state",
            "rwkv7": "state"}  # fmt: skip

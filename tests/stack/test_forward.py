@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram.errors import CacheError, TokenError
 from laminogram.stack.mixers.rwkv7 import V_FIRST
-from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 CLOSE = 2e-5
 PLANS = ("0-2", "0, 2", "2-0", "0, 1, 1, 1-2", "0.attn, 1, 2.ffn, 0")

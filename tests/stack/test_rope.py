@@ -146,7 +146,7 @@ def test_the_type_of_the_input_is_kept() -> None:
 @pytest.mark.parametrize(
     ("rope", "words"),
     [
-        (RopeConfig(theta=1e4, rotary_dims=8, kind="spiral"), "'spiral' is unknown"),  # type: ignore[arg-type]
+        (RopeConfig(theta=1e4, rotary_dims=8, kind="spiral"), "'spiral' is unknown"),
         (RopeConfig(theta=1e4, rotary_dims=7), "rotary_dims is 7"),
         (RopeConfig(theta=1e4, rotary_dims=8, kind="linear"), "'factor'"),
         (RopeConfig(theta=1e4, rotary_dims=8, kind="llama3"), "factor"),

@@ -56,6 +56,16 @@ def test_equal_ids_of_different_vocabularies_are_different_tokens(synthetic):
     assert not Study.of([one, other], "one two").same_tokens
 
 
+def test_models_that_read_the_same_and_write_differently_step_by_token(synthetic):
+    records = [
+        synthetic.fake_record("a", "llama", "one two", made=(" three",)),
+        synthetic.fake_record("b", "llama", "one two", made=(" 3", " 4")),
+    ]
+    study = Study.of(records, "one two")
+    assert study.frames == ((0, 0), (1, 1), (2, 2), (2, 3))
+    assert "go on by themselves" in study.rule
+
+
 def test_without_token_texts_panels_step_by_index(synthetic):
     from dataclasses import replace
 
@@ -94,6 +104,9 @@ def test_a_text_longer_than_the_context_is_refused(synthetic):
     view.context = 3
     with pytest.raises(ConfigError, match="4 tokens for fake, which was made for 3"):
         study_models([view], text="a b", new_tokens=2)
+    recurrent = synthetic.FakeView(family="rwkv4")
+    recurrent.context = 3
+    assert len(study_models([recurrent], text="a b", new_tokens=2).records[0].token_ids) == 4
     view.tokenizer = None
     with pytest.raises(ConfigError, match="no tokenizer"):
         study_models([view], text="a b")

@@ -22,8 +22,6 @@ from laminogram.stack.config import StackConfig
 if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
 
-_OPTIONS = ("rescaled",)
-
 
 @dataclass(frozen=True)
 class Described:
@@ -82,13 +80,13 @@ def open_model(
 
     `dtype` None keeps the checkpoint's. `device` is one device, "auto", a list over which layers
     spread, or a function from parameter name to device. Further settings replace fields of the
-    configuration, except `rescaled` (the interval of layers after which an RWKV-4 model in the
-    Hugging Face layout was saved halved). ConfigError where no such field is understood.
+    configuration, or are options of how its tensors are laid out (`rescaled=6`). ConfigError where
+    the family understands neither.
     """
     from laminogram.stack.stack import Stack
 
     found = resolve(path_or_name, revision=revision)
-    options = {name: settings.pop(name) for name in _OPTIONS if settings.get(name) is not None}
+    options = {name: settings.pop(name) for name in families.options() & set(settings)}
     described = describe(found.path, settings)
     config = described.config
     stack = Stack(config, device="meta", dtype=dtype or torch.float32)

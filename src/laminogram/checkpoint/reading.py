@@ -88,7 +88,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no tensor {name!r}; it has {listed}, ...")
         source = self._files[name]
         if isinstance(source, Tensor):
-            return source
+            return source.detach()
         try:
             tensor: Tensor = source.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:

@@ -64,6 +64,5 @@ def load_view(model: str, dtype: str | None = None, device: str | None = None) -
     import laminogram
 
     chosen = {"dtype": parse_dtype(dtype), "device": parse_device(device)}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    view: View = laminogram.load(model, **given)
-    return view
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    return laminogram.load(model, **given)

@@ -11,7 +11,7 @@ from typing import Any
 from laminogram.errors import FamilyError
 from laminogram.families.base import Family, Layout, Shapes
 
-__all__ = ["Family", "Layout", "Shapes", "detect", "find", "get", "known"]
+__all__ = ["Family", "Layout", "Shapes", "detect", "find", "get", "known", "options"]
 
 
 @lru_cache(maxsize=1)
@@ -31,6 +31,15 @@ def get(name: str) -> Family:
     if name not in known():
         raise FamilyError(f"no family is named {name!r}; there are {', '.join(known())}")
     return known()[name]
+
+
+def options() -> set[str]:
+    """What a caller may say about how tensors are laid out, over all families.
+
+    Names with an underscore are not among them: those are entries that files hold themselves.
+    """
+    layouts = [layout for family in known().values() for layout in family.layouts]
+    return {name for layout in layouts for name in layout.options if not name.startswith("_")}
 
 
 def find(source: Mapping[str, Any]) -> Family:

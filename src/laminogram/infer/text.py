@@ -93,7 +93,8 @@ def _certain(text: str) -> str:
 class StopFilter:
     """Text in, text out, up to the first stop string; `stopped` is the one that was found.
 
-    The end of the text that could be the beginning of a stop string is kept back.
+    The first is the one that is complete first, so that it does not matter in which pieces a text
+    comes. The end of the text that could be the beginning of a stop string is kept back.
     """
 
     def __init__(self, stop: str | Sequence[str] = ()) -> None:
@@ -108,9 +109,10 @@ class StopFilter:
         if self.stopped is not None:
             return ""
         held = self._kept + text
-        found = [(held.find(stop), stop) for stop in self.stops if stop in held]
+        places = [(held.find(stop), stop) for stop in self.stops]
+        found = [(place + len(stop), place, stop) for place, stop in places if place >= 0]
         if found:
-            place, self.stopped = min(found, key=lambda one: one[0])
+            _, place, self.stopped = min(found)
             self._kept = ""
             return held[:place]
         kept = max((_overlap(held, stop) for stop in self.stops), default=0)

@@ -96,9 +96,7 @@ def _cache_bytes(stack: Stack, plan: Plan) -> int:
     if not stack.config.causal:
         return 0
     size = torch.empty((), dtype=stack.dtype).element_size()
-    heads = (
-        stack.config.layers[step.layer].attn for step in plan if step.part != "ffn"
-    )
+    heads = (stack.config.layers[step.layer].attn for step in plan if step.part != "ffn")
     return sum(
         2 * attn.num_key_value_heads * attn.head_dim * size
         for attn in heads
@@ -110,9 +108,7 @@ def _state_bytes(stack: Stack, plan: Plan) -> int:
     if not stack.config.recurrent:
         return 0
     with torch.device("meta"):
-        slots = [
-            stack.layers[step.layer].new_slot(1, 0, step.part) for step in plan
-        ]
+        slots = [stack.layer(step.layer).new_slot(1, 0, step.part) for step in plan]
     return sum(
         tensor.numel() * tensor.element_size()
         for slot in slots

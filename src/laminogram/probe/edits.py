@@ -82,7 +82,8 @@ class Edit:
         digest = hashlib.sha256()
         for tensor in tensors:
             digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
 
@@ -106,9 +107,7 @@ def add(site: str, value: Values, **where: Any) -> Edit:
     return _edit("add", site, shift=value, **where)
 
 
-def clip(
-    site: str, *, low: Values = -INFINITY, high: Values = INFINITY, **where: Any
-) -> Edit:
+def clip(site: str, *, low: Values = -INFINITY, high: Values = INFINITY, **where: Any) -> Edit:
     """Keep values between `low` and `high`."""
     return _edit("clip", site, low=low, high=high, **where)
 

@@ -61,6 +61,7 @@ class Gram:
         self.prompt_lengths = _array(lengths, np.int64)
         self.token_texts = None if token_texts is None else [list(row) for row in token_texts]
         self.manifest = dict(manifest or {})
+        self.grad: Gram | None = None
         self._check()
 
     def _check(self) -> None:

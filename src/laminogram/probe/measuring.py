@@ -45,9 +45,10 @@ def measure(
     program = view.program(reads=request.reads(view), sink=_Sink(measurement))
     sink: _Sink = program.sink  # type: ignore[assignment]
     head = "all" if "logits" in request.names else "none"
-    with torch.no_grad(), tqdm(
-        total=len(rows), unit="text", disable=None if progress else True, leave=False
-    ) as bar:
+    with (
+        torch.no_grad(),
+        tqdm(total=len(rows), unit="text", disable=None if progress else True, leave=False) as bar,
+    ):
         for chosen in _batches(rows, batch_size):
             batch = Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
             sink.documents = torch.tensor(chosen)
@@ -82,5 +83,3 @@ def _batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-

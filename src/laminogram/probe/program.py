@@ -60,14 +60,12 @@ class Program:
         self.run: Run | None = None
         self.forwards = 0
         self.sink = sink
-        reads = {step: frozenset(names) for step, names in (reads or {}).items()}
-        for step, names in reads.items():
+        wanted = {step: frozenset(names) for step, names in (reads or {}).items()}
+        for step, names in wanted.items():
             for name in names:
                 site_at(name, stack.config, plan, step)
-        self._placed = [
-            placed for edit in edits for placed in _place(edit, stack, plan)
-        ]
-        self._taps = _all_taps(self._placed, reads)
+        self._placed = [placed for edit in edits for placed in _place(edit, stack, plan)]
+        self._taps = _all_taps(self._placed, wanted)
 
     def taps(self, step: int) -> Taps:
         """The taps of a step."""
@@ -165,9 +163,7 @@ def steps_of(
     return found
 
 
-def _check_layers(
-    name: str, config: StackConfig, plan: Plan, layers: Sequence[int] | None
-) -> None:
+def _check_layers(name: str, config: StackConfig, plan: Plan, layers: Sequence[int] | None) -> None:
     for layer in layers or ():
         if not 0 <= layer < config.num_layers:
             raise SiteError(f"layer {layer} does not exist: there are 0-{config.num_layers - 1}")
@@ -203,7 +199,7 @@ def _place(edit: Edit, stack: Stack, plan: Plan) -> list[_Placed]:
                 f"{edit.site!r} of layer {plan.steps[step].layer} can only be read: nothing in the "
                 "model follows from it"
             )
-        layer = None if step == STACK_STEP else stack.layers[plan.steps[step].layer]
+        layer = None if step == STACK_STEP else stack.layer(plan.steps[step].layer)
         device = stack.device if layer is None else layer.device
         if edit.site in ("final", "logits"):
             device = stack.head_device
@@ -256,7 +252,9 @@ def _head_axis(trailing: Sequence[str]) -> str | None:
 def _index_mask(chosen: Sequence[int], size: int, word: str, site: str) -> Tensor:
     for index in chosen:
         if not -size <= index < size:
-            raise SiteError(f"{word[:-1]} {index} of {site!r} does not exist: there are 0-{size - 1}")
+            raise SiteError(
+                f"{word[:-1]} {index} of {site!r} does not exist: there are 0-{size - 1}"
+            )
     mask = torch.zeros(size, dtype=torch.bool)
     mask[torch.tensor(chosen)] = True
     return mask

@@ -69,9 +69,7 @@ def _last_column(x: Tensor, axis: int, lengths: Sequence[int]) -> Tensor:
     return x.gather(axis, index.view(shape).expand(target))
 
 
-def _joined(
-    chunks: list[Tensor], prompts: Sequence[int], axis: int, phase: RecordPhase
-) -> Tensor:
+def _joined(chunks: list[Tensor], prompts: Sequence[int], axis: int, phase: RecordPhase) -> Tensor:
     """Chunks of columns as one tensor: later chunks follow each row's own last column."""
     if len(chunks) == 1:
         return chunks[0]

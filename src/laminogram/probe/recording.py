@@ -104,13 +104,14 @@ def _record_generation(
     view: View, batch: Batch, request: Request, device: torch.device | None
 ) -> Gram:
     """Record while generating: one frame a token, prompt first, rows left-aligned."""
-    from laminogram.infer.generate import generate
+    from laminogram.infer.generate import Generation, generate
 
     recorder = Recorder(device or view.device, request.phase)
     program = recorder.program = view.program(reads=request.reads(view), sink=recorder.sink)
-    made = generate(
+    answer = generate(
         view, batch, max_new_tokens=request.new_tokens, observer=program, **request.options
     )
+    made = [answer] if isinstance(answer, Generation) else list(answer)
     program.check()
     # The last token of each row was drawn but never read, so it has no frame.
     rows = [[*one.prompt_tokens, *one.tokens][: program.frames(i)] for i, one in enumerate(made)]

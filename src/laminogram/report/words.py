@@ -121,7 +121,7 @@ def _note_eeg(study: Study, payload: Mapping[str, Any], files: Mapping[str, list
 
 def _note_statistics(study: Study, files: Mapping[str, list[str]]) -> str:
     said = [
-        "Computed in float64 over the real tokens and all channels of a layer: no pads, no pools. "
+        "Computed in float64 over a layer’s real tokens and all its channels, before any pooling. "
         "Under each chart stands its formula; under the pointer, the value without the first token "
         "and, in brackets, with it. σ is the standard deviation of the layer’s own values. The "
         "participation ratio is how many channels would share the energy if they shared it evenly.",

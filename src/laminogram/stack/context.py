@@ -27,8 +27,9 @@ class Context:
     positions (B, T): place of each column in its row; lengths (B,): real tokens of each row in this
     forward, None where all columns are real; start: tokens before them, where equal in all rows;
     columns: S, how much of a cache to look at; masks: by (causal, window) the allowed (1|B, 1, T, S)
-    or None, and whether the product's own causal mask serves; rope: (cos, sin), each (1|B, T, R/2),
-    by index; streams: values that pass between layers outside the residual.
+    or None, and whether the product's own causal mask serves; rope: (cos, sin), each (1|B, T, 1, R)
+    as `rope.turn` wants them, by index; streams: values that pass between layers outside the
+    residual.
     """
 
     positions: Tensor
@@ -97,7 +98,7 @@ class Rotary:
     def tables(
         self, positions: Tensor, reach: int, lengths: tuple[int, ...]
     ) -> list[tuple[Tensor, Tensor]]:
-        """(cos, sin) of every rope at `positions` (1|B, T), all below `reach`.
+        """(cos, sin), each (1|B, T, 1, R), of every rope at `positions` (1|B, T), below `reach`.
 
         lengths: the total length of each row, on which some kinds depend.
         """
@@ -108,9 +109,7 @@ class Rotary:
                 cos, sin = self._table(i, rope, lengths[0], reach, positions.device)
                 found.append((cos[positions], sin[positions]))
                 continue
-            rows = [
-                self._table(i, rope, length, reach, positions.device) for length in lengths
-            ]
+            rows = [self._table(i, rope, length, reach, positions.device) for length in lengths]
             where = positions.expand(len(lengths), -1)
             cos = torch.stack([cos[p] for (cos, _), p in zip(rows, where)])
             sin = torch.stack([sin[p] for (_, sin), p in zip(rows, where)])
@@ -129,7 +128,7 @@ class Rotary:
         have = self._tables.get(key)
         if have is None or have[0].shape[0] < reach:
             size = max(reach, 256, 0 if have is None else 2 * have[0].shape[0])
-            cos, sin = rotary.tables(rope, torch.arange(size), length)
+            cos, sin = rotary.spread(*rotary.tables(rope, torch.arange(size), length))
             have = cos.to(device), sin.to(device)
             if len(self._tables) > 32:  # a length-dependent kind makes one table a length
                 self._tables.clear()

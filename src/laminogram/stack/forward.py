@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
@@ -74,7 +73,7 @@ def through(
     if v_first == "embedding":
         _provide_v_first(stack, x, ctx, cache, ends)
     for number, step in enumerate(plan):
-        layer = stack.layers[step.layer]
+        layer = stack.layer(step.layer)
         if x.device != layer.device:
             x, ctx = x.to(layer.device), ctx.to(layer.device)
         taps = _taps(observer, number)
@@ -104,7 +103,9 @@ def _context(stack: Stack, batch: Batch, cache: Cache | None) -> Context:
     planned = totals
     if cache is not None:
         if not stack.config.causal:
-            raise CacheError(f"{stack.config.family} looks both ways: it has no cache to go on from")
+            raise CacheError(
+                f"{stack.config.family} looks both ways: it has no cache to go on from"
+            )
         planned = tuple(max(total, cache.planned) for total in totals)
         _keep_regime(stack, cache, planned)
         cache.reserve(max(starts) + width)

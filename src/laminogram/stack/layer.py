@@ -6,13 +6,15 @@ neither its index nor its place in a plan.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
-from laminogram.stack.mixers import channel_mixer, token_mixer
+from laminogram.stack.mixers import Mixer, channel_mixer, token_mixer
 from laminogram.stack.norms import Norm
 from laminogram.stack.plan import Part
 from laminogram.stack.taps import Taps
@@ -36,10 +38,11 @@ class Layer(nn.Module):
 
     def new_slot(self, batch: int, capacity: int, part: Part) -> StepSlot:
         """Memory for one step of this layer: `batch` rows of up to `capacity` tokens."""
+        attn, ffn = cast(Mixer, self.attn), cast(Mixer, self.ffn)
         shape = (batch, capacity, self.device, self.attn_norm.weight.dtype)
         return StepSlot(
-            attn=self.attn.new_slot(*shape) if part != "ffn" else None,
-            ffn=self.ffn.new_slot(*shape) if part != "attn" else None,
+            attn=attn.new_slot(*shape) if part != "ffn" else None,
+            ffn=ffn.new_slot(*shape) if part != "attn" else None,
         )
 
     def forward(

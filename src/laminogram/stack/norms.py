@@ -31,23 +31,17 @@ class Norm(nn.Module):
             self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "layer":
-            return self._layer_norm(x)
-        return self._rms_norm(x)
-
-    def _layer_norm(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if x.dtype == weight.dtype:
-            return F.layer_norm(x, (self.size,), weight, bias, self.eps)
+            return self._normalised(x, weight, bias)
         bias = None if bias is None else bias.to(x.dtype)
-        wide = F.layer_norm(x, (self.size,), weight.to(x.dtype), bias, self.eps)
-        return wide.to(weight.dtype)
+        return self._normalised(x, weight.to(x.dtype), bias).to(weight.dtype)
 
-    def _rms_norm(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        out = self.weight * scaled.to(self.weight.dtype)
-        return out if self.bias is None else out + self.bias
+    def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kind == "layer":
+            return F.layer_norm(x, (self.size,), weight, bias, self.eps)
+        out = F.rms_norm(x, (self.size,), weight, self.eps)
+        return out if bias is None else out + bias
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

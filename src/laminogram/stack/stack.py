@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from laminogram.stack.cache import Cache, StepSlot
-from laminogram.stack.config import StackConfig
+from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head
 from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
-from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
+from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
 from laminogram.stack.plan import Plan
 
@@ -48,6 +48,11 @@ class Stack(nn.Module):
         if dtype is not None:
             self.to(dtype)
         self.run_layer: Callable[..., Tensor] = run_layer
+
+    def layer(self, index: int) -> Layer:
+        """Layer `index`, typed."""
+        layer: Layer = self.layers[index]  # type: ignore[assignment]
+        return layer
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,28 +104,26 @@ class Stack(nn.Module):
     def new_cache(self, batch: int, plan: Plan, conditions: str, capacity: int = 0) -> Cache:
         """An empty cache with one slot for each step of the plan."""
         slots: list[StepSlot] = [
-            self.layers[step.layer].new_slot(batch, capacity, step.part) for step in plan
+            self.layer(step.layer).new_slot(batch, capacity, step.part) for step in plan
         ]
         cache = Cache(slots, [0] * batch, conditions)
         if self.provider is not None:
             size = self.config.hidden_size
-            cache.streams[V_FIRST] = torch.zeros(
-                batch, size, device=self.device, dtype=self.dtype
-            )
+            cache.streams[V_FIRST] = torch.zeros(batch, size, device=self.device, dtype=self.dtype)
         return cache
 
     @property
     def provider(self) -> Layer | None:
         """The layer that provides the side stream `v_first`, where the family has one."""
-        for layer in self.layers:
-            if isinstance(layer.attn, TimeMix7) and layer.attn.config.provides_v_first:
-                return layer
+        for index, layer in enumerate(self.config.layers):
+            if isinstance(layer.attn, TimeMix7Config) and layer.attn.provides_v_first:
+                return self.layer(index)
         return None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of full rows of tokens (B, T): the full plan, nothing tapped."""
-        from laminogram.stack.forward import run
         from laminogram.stack.batch import Batch
+        from laminogram.stack.forward import run
 
         rows, width = tokens.shape
         batch = Batch(tokens, (width,) * rows, (0,) * rows, width)

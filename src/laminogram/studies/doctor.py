@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from laminogram.errors import TokenError
 from laminogram.probe import edits
+from laminogram.probe.gram import Gram
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.layer import Layer
@@ -145,7 +146,7 @@ def _block_equation(view: View, batch: Batch) -> Row:
         pair
         for number, step in enumerate(view.plan)
         for pair in _equation(
-            view.stack.layers[step.layer],
+            cast(Layer, view.stack.layers[step.layer]),
             {name: found[name, number] for name in names if (name, number) in found},
             step.part,
         )
@@ -177,9 +178,13 @@ def _equation(
 def _pattern(view: View, batch: Batch) -> Iterator[Row]:
     """Rows of the pattern sum to 1, and weigh the values to what the mixer answers.
 
-    The answer is that of the fast path, which never makes the pattern.
+    The answer is that of the fast path, which never makes the pattern. Each layer is given the same
+    input on both, so that what they differ by is of that layer alone.
     """
-    found, fast = _read(view, batch, "pattern", "v"), _read(view, batch, "z", "wkv")
+    fast = _read(view, batch, "z", "wkv")
+    gram = cast(Gram, view.record(batch, sites="resid_pre"))
+    inputs = edits.patch("resid_pre", gram)
+    found = _read(replace(view, edits=(inputs,)), batch, "pattern", "v")
     sums, products, notes = [], [], set()
     for number, step in enumerate(view.plan):
         if ("pattern", number) not in found:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 RULE_SAME = "All models read the same tokens; every panel shows the same one."
+RULE_CONTINUED = (
+    "All models read the same tokens of the text, and then go on by themselves; the panels advance "
+    "by token, and a shorter recording holds its last one."
+)
 RULE_CHARACTERS = (
     "The models cut the text differently. The panels advance over the text together: each shows "
     "its token that covers the same character, and holds it until the text has moved past it."

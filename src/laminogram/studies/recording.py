@@ -70,6 +70,11 @@ class ModelRecord:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def prompt_texts(self) -> tuple[str, ...] | None:
+        """The texts of the tokens that were given, without those that were generated."""
+        return None if self.token_texts is None else self.token_texts[: self.prompt_length]
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """A name for each row: the layer, with the step where a plan runs a layer twice."""
         layers = [layer for _, layer, _ in self.rows]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from laminogram.errors import ConfigError
 from laminogram.studies.lockstep import (
     RULE_CHARACTERS,
+    RULE_CONTINUED,
     RULE_INDEX,
     RULE_SAME,
     index_frames,
@@ -53,10 +54,13 @@ class Study:
         same = len({record.token_ids for record in records}) == 1
         # Equal ids of different vocabularies are different tokens.
         same = same and len({record.token_texts for record in records}) == 1
+        read = {(r.token_ids[: r.prompt_length], r.prompt_texts) for r in records}
         counts = [len(record.token_ids) for record in records]
         spans = [record.spans for record in records]
         if same:
             frames, rule = index_frames(counts), RULE_SAME
+        elif len(read) == 1:
+            frames, rule = index_frames(counts), RULE_CONTINUED
         elif all(spans):
             frames = lockstep_frames([[end for _, end in one] for one in spans if one])
             rule = RULE_CHARACTERS
@@ -134,7 +138,8 @@ def _record(
         raise ConfigError(f"{view.name} has no tokenizer, so it cannot read a text")
     card = view.card()
     length = int(view.tokens(text).lengths[0]) + new_tokens
-    if card.context is not None and length > card.context:
+    # A recurrent model reads on past the length it was trained at; positions run out, a state not.
+    if card.context is not None and length > card.context and not view.config.recurrent:
         raise ConfigError(
             f"the text and {new_tokens} new tokens are {length} tokens for {view.name}, "
             f"which was made for {card.context}; shorten the text"
@@ -157,7 +162,7 @@ def _record(
 
 def _losses(view: Any, text: str) -> Any:
     """Return nats per predicted token, or None for a model that also reads what comes after."""
-    if not all(getattr(layer.attn, "causal", True) for layer in view.config.layers):
+    if not view.config.causal:
         return None
     per_token = view.loss(text).per_token[0]
     return per_token.float().cpu().numpy()

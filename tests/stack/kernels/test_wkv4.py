@@ -159,15 +159,21 @@ def test_pattern_times_values_is_the_output(
         assert float(rest.abs().max()) < 1e-12
 
 
-def test_pattern_is_the_channel_mean_whatever_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    k, _, w, u, state = wkv4_case(4, 2, 6, 7)
-    whole = wkv4_pattern(k, w, u, state)
-    assert whole.shape == (2, 1, 6, 6)
-    assert worst(whole[:, 0], wkv4_pattern_channels(k, w, u, state).mean(dim=-1)) < 1e-12
-    assert float(whole.triu(1).abs().max()) == 0.0
-    module = import_module("laminogram.stack.kernels.wkv4_pattern")  # the function has its name
-    monkeypatch.setattr(module, "PATTERN_ELEMENTS", 1)
-    assert worst(wkv4_pattern(k, w, u, state), whole) < 1e-12
+@FEW
+@given(seeds, st.integers(1, 50), spreads, dtypes, st.booleans())
+def test_pattern_is_the_channel_mean(
+    seed: int, tokens: int, spread: float, dtype: torch.dtype, empty: bool
+) -> None:
+    case = wkv4_case(seed, 2, tokens, 7, spread=spread, dtype=dtype, empty=empty)
+    k, _, w, u, state = case
+    pattern = wkv4_pattern(k, w, u, state)
+    assert pattern.shape == (2, 1, tokens, tokens)
+    assert pattern.dtype == dtype
+    exact = wkv4_pattern_channels(k.double(), w.double(), u.double(), state.double())
+    assert worst(pattern[:, 0].double(), exact.mean(dim=-1)) < TOLERANCE[dtype]
+    assert float(pattern.triu(1).abs().max()) == 0.0
+    if empty:
+        assert worst(pattern, wkv4_pattern(k, w, u)) == 0.0
 
 
 def test_states_are_the_states_after_each_token() -> None:

@@ -13,8 +13,11 @@ function axis(kind, values) {
   let fold = (v) => v, ticks = [];
   if (kind === "log" && low > 0) {
     fold = Math.log10;
-    for (let e = Math.floor(fold(low)); e <= Math.ceil(fold(high)); e++) {
-      for (const m of fold(high / low) > 2.2 ? [1] : fold(high / low) > 0.8 ? [1, 3] : [1, 1.5, 2, 3, 5, 7]) ticks.push(m * 10 ** e);
+    // The coarsest grid that puts three marks in the range.
+    for (const grid of [[1], [1, 3], [1, 2, 3, 5], [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]]) {
+      ticks = [];
+      for (let e = Math.floor(fold(low)); e <= Math.ceil(fold(high)); e++) ticks.push(...grid.map((m) => m * 10 ** e));
+      if (ticks.filter((t) => t >= low * 0.9 && t <= high * 1.1).length > 2) break;
     }
   } else if (kind === "log" || kind === "symlog") {
     fold = (v) => Math.sign(v) * Math.log10(1 + Math.abs(v));
@@ -31,8 +34,11 @@ function axis(kind, values) {
   [a, b] = [a - (kind === "log" || low < 0 ? room : 0), b + room];
   const y = (v) => TOP + (H - TOP - BOTTOM) * (1 - (fold(v) - a) / (b - a));
   const inside = ticks.filter((t) => fold(t) >= a - 1e-9 && fold(t) <= b + 1e-9);
-  const thin = Math.ceil(inside.length / 6);
-  return { y, ticks: inside.sort((p, q) => p - q).filter((_, i) => i % thin === 0) };
+  const thin = Math.ceil(inside.length / 6), kept = [];
+  for (const t of inside.sort((p, q) => p - q).filter((_, i) => i % thin === 0)) {
+    if (!kept.length || y(kept[kept.length - 1]) - y(t) >= 13) kept.push(t);
+  }
+  return { y, ticks: kept };
 }
 
 export function lineChart({ title, formula, kind, series, labels, digits = 3 }) {

@@ -18,7 +18,6 @@ Axes: B batch, T tokens, A attention width, H heads, N head size.
 from __future__ import annotations
 
 import warnings
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,7 +67,6 @@ def wkv4(
     return _wkv4_scan(k, v, w, u, state, lengths)
 
 
-@cache
 def _triton_here() -> bool:
     missing = triton_missing()
     if missing is not None:

@@ -33,7 +33,9 @@ def wkv4(
     if k.numel() == 0:
         return torch.zeros_like(k), state
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u, state))
-    run = wkv4_scan if tracked or k.device.type != "cpu" else wkv4_buffered
+    # writing into views of a buffer is what neither autograd nor a compiler follows
+    plain = tracked or k.device.type != "cpu" or torch.compiler.is_compiling()
+    run = wkv4_scan if plain else wkv4_buffered
     return run(k, v, w, u, state, lengths)
 
 

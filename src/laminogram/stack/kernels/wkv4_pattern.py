@@ -7,11 +7,13 @@ width.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .wkv4_naive import compute_dtype
+from .wkv4_naive import compute_dtype, wkv4_empty_state
+from .wkv4_scan import bounded_exp, scan_rows
 
-PATTERN_ELEMENTS = 1 << 24  # B * T * (T + 1) * channels held at once: 64 MiB per float32 temporary
+BLOCK = 16  # tokens whose weights in one another are taken channel by channel
 
 
 def wkv4_pattern_channels(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> Tensor:
@@ -40,16 +42,44 @@ def wkv4_pattern_channels(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None 
 
 
 def wkv4_pattern(k: Tensor, w: Tensor, u: Tensor, state: Tensor | None = None) -> Tensor:
-    """The mean of `wkv4_pattern_channels` over the channels: (B, 1, T, T), as if RWKV-4 had one
-    head.
+    """The mean of `wkv4_pattern_channels` over the channels: (B, 1, T, T), as if of one head.
 
-    Channels are taken a few at a time, so memory is bounded by `PATTERN_ELEMENTS` and not by A.
+    A channel's weight too small to change a sum is given as one that just could not: 4e-18 in
+    float32. Memory is B T (T + A): the channels are summed by a product of two factors, what a
+    token gives to the state after its block and what a later token takes of that state. Both are
+    at most 1, for the running maximum of the scan lies between them.
     """
+    dtype = compute_dtype(k)
+    k, w, u = k.to(dtype), w.to(dtype), u.to(dtype)
     batch, tokens, width = k.shape
-    few = max(1, PATTERN_ELEMENTS // max(1, batch * tokens * (tokens + 1)))
-    total = torch.zeros(batch, tokens, tokens, device=k.device, dtype=compute_dtype(k))
-    for start in range(0, width, few):
-        some = slice(start, start + few)
-        part = None if state is None else state[..., some]
-        total = total + wkv4_pattern_channels(k[..., some], w[some], u[some], part).sum(dim=-1)
-    return (total / width)[:, None]
+    if tokens == 0:
+        return k.new_zeros(batch, 1, 0, 0)
+    if state is None:
+        state = wkv4_empty_state(batch, width, device=k.device, dtype=dtype)
+    _, den, scale = scan_rows(k, torch.zeros_like(k), w, state.to(dtype))
+    total = torch.logaddexp(scale[:, :tokens] + den[:, :tokens].log(), k + u)
+    blocks = []
+    for start in range(0, tokens, BLOCK):
+        end = min(start + BLOCK, tokens)
+        near = _near(k[:, start:end], w, total[:, start:end])
+        far = _far(k[:, start:end], w, scale[:, end : end + 1], total[:, end:])
+        blocks.append(F.pad(torch.cat([near, far], dim=1), (0, 0, start, 0)))
+    own = bounded_exp(k + u - total).sum(dim=-1)
+    return ((torch.cat(blocks, dim=2) + torch.diag_embed(own)) / width)[:, None]
+
+
+def _near(k: Tensor, w: Tensor, total: Tensor) -> Tensor:
+    """Weights of a block's tokens in one another, own bonus excepted: (B, L, L)."""
+    at = torch.arange(k.shape[1], device=k.device)
+    between = (at[:, None] - at[None, :] - 1).clamp(min=0)[..., None].to(k.dtype)
+    return bounded_exp(k[:, None] + between * w - total[:, :, None]).sum(dim=-1).tril(-1)
+
+
+def _far(k: Tensor, w: Tensor, scale: Tensor, total: Tensor) -> Tensor:
+    """Weights of a block's tokens in all later tokens: (B, later, L), from the scale after it."""
+    length, later = k.shape[1], total.shape[1]
+    back = torch.arange(length - 1, -1, -1, device=k.device, dtype=k.dtype)[:, None]
+    ahead = torch.arange(later, device=k.device, dtype=k.dtype)[:, None]
+    given = bounded_exp(k + back * w - scale)
+    taken = bounded_exp(ahead * w + scale - total)
+    return taken @ given.mT

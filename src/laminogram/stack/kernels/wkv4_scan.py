@@ -18,8 +18,6 @@ Axes: B batch, T tokens, A attention width; inside, n chunks of L positions. Sta
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,27 +50,37 @@ def wkv4_scan(
 ) -> tuple[Tensor, Tensor]:
     """As `wkv4_naive`, for at least one token; every argument already in the compute dtype."""
     tokens = k.shape[1]
-    length = _chunk_length(tokens)
-    short = -tokens % length
-    if (
-        short
-    ):  # tokens appended at the end change nothing before them; the final state is read before them
-        k, v = F.pad(k, (0, 0, 0, short)), F.pad(v, (0, 0, 0, short))
-    scale = _scan_scale(k, w, state[:, 2], length)
-    num, den = _scan_sums(k, v, w, state, scale, length)
+    num, den, scale = (rows[:, : tokens + 1] for rows in scan_rows(k, v, w, state))
     own = bounded_exp(k + u - scale[:, :-1])
     y = torch.addcmul(num[:, :-1], own, v) / (den[:, :-1] + own)
     if lengths is None:
-        last = torch.stack([num[:, tokens], den[:, tokens], scale[:, tokens]], dim=1)
+        last = torch.stack([num[:, -1], den[:, -1], scale[:, -1]], dim=1)
     else:  # row 0 of the three is the state given, so a row without tokens keeps its own
         at = lengths.to(torch.long).view(-1, 1, 1).expand(-1, 1, k.shape[2])
         last = torch.cat([num.gather(1, at), den.gather(1, at), scale.gather(1, at)], dim=1)
-    return y[:, :tokens], last
+    return y, last
+
+
+def scan_rows(k: Tensor, v: Tensor, w: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numerators, denominators and scales before the first and after every token.
+
+    Each (B, T + 1 or a little more, A): tokens appended to fill the last chunk follow at the end,
+    where they change nothing before them.
+    """
+    length = _chunk_length(k.shape[1])
+    short = -k.shape[1] % length
+    if short:
+        k, v = F.pad(k, (0, 0, 0, short)), F.pad(v, (0, 0, 0, short))
+    scale = _scan_scale(k, w, state[:, 2], length)
+    num, den = _scan_sums(k, v, w, state, scale, length)
+    return num, den, scale
 
 
 def _chunk_length(tokens: int) -> int:
     """About the root of T, and a divisor of T where one is near: then nothing is padded."""
-    root = math.isqrt(tokens - 1) + 1
+    root = 1
+    while root * root < tokens:  # not math.isqrt, which a compiler does not trace
+        root += 1
     return next((length for length in range(root, 2 * root) if tokens % length == 0), root)
 
 

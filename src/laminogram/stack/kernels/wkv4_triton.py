@@ -9,7 +9,7 @@ Axes: B batch, T tokens, A attention width. State (B, 3, A): see `wkv4_naive`.
 from __future__ import annotations
 
 import importlib
-from functools import cache
+import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -18,18 +18,21 @@ from torch import Tensor
 
 from .wkv4_naive import wkv4_empty_state
 
+GROUP = 4  # tokens between two marks; the kernels are written for it
 
-@cache
+
+def _find_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "the package `triton` is not installed; it comes with torch's CUDA builds for Linux."
+    return None
+
+
+_MISSING = _find_triton()  # found out once, on import, so that the compiler need not trace it
+
+
 def triton_missing() -> str | None:
     """Why the Triton kernels cannot be used here, as a sentence; None when they can."""
-    try:
-        importlib.import_module("triton")
-    except ImportError as error:
-        return (
-            f"the package `triton` cannot be imported ({error}); "
-            "it comes with torch's CUDA builds for Linux."
-        )
-    return None
+    return _MISSING
 
 
 def _kernels() -> ModuleType:
@@ -73,59 +76,84 @@ def wkv4_triton(
             "wkv4_triton computes in float32 and got float64 keys or values; "
             "`wkv4` computes in float64."
         )
-    kernels = _kernels()
     if state is None:
         state = wkv4_empty_state(k.shape[0], k.shape[2], device=k.device, dtype=torch.float32)
     elif state.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
-            "wkv4_triton has no gradient for the state it is given. "
-            "Detach the state, or use `wkv4`, which has one."
+            "wkv4_triton has no gradient for the state it is given. Detach the state, "
+            "or use `wkv4`, which has one."
         )
-    y, after = _WKV4.apply(kernels, k, v, w, u, state, lengths, out_dtype)
+    w, u, state = w.float(), u.float(), state.detach().float()
+    y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype)
     return y, after
 
 
-class _WKV4(torch.autograd.Function):
-    """Saves its inputs and the state at every few tokens; the backward kernel replays what lies
-    between.
-    """
+# Operators rather than an autograd.Function: the compiler takes them into its graph whole.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: ModuleType,
-        k: Tensor,
-        v: Tensor,
-        w: Tensor,
-        u: Tensor,
-        state: Tensor,
-        lengths: Tensor | None,
-        out_dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.kernels = kernels
-        ctx.dtypes = (w.dtype, u.dtype)
-        k, v = k.contiguous(), v.contiguous()
-        w, u, state = (x.detach().float().contiguous() for x in (w, u, state))
-        y, after, marks = kernels.forward(
-            k, v, w, u, state, lengths, out_dtype, any(ctx.needs_input_grad)
+
+@torch.library.custom_op("laminogram::wkv4", mutates_args=())
+def _forward(
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the state after it, and the state at every few tokens (the marks)."""
+    k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
+    return _kernels().forward(k, v, w, u, state, lengths, out_dtype, True)
+
+
+@_forward.register_fake
+def _(
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    out_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, width = k.shape
+    marks = state.new_empty(batch, -(-tokens // GROUP), 3, width)
+    return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
+
+
+@torch.library.custom_op("laminogram::wkv4_backward", mutates_args=())
+def _backward(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of k, v, w and u; the marks are replayed."""
+    k, v, w, u, grad_y = (x.contiguous() for x in (k, v, w, u, grad_y))
+    grad_k, grad_v, grad_w, grad_u = _kernels().backward(k, v, w, u, marks, grad_y)
+    return grad_k, grad_v, grad_w.clone(), grad_u.clone()  # an operator's results share no memory
+
+
+@_backward.register_fake
+def _(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return k.new_empty(k.shape), v.new_empty(v.shape), w.new_empty(w.shape), u.new_empty(u.shape)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:4], output[2])
+
+
+def _gradients(
+    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_state is not None:
+        raise RuntimeError(
+            "wkv4_triton has no gradient through the state it returns. Detach the "
+            "state, or use `wkv4`."
         )
-        ctx.save_for_backward(k, v, w, u, marks)
-        return y, after
+    if grad_y is None:
+        return (None,) * 7
+    return (*_backward(*ctx.saved_tensors, grad_y), None, None, None)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        if grad_state is not None:
-            raise RuntimeError(
-                "wkv4_triton has no gradient through the state it returns. "
-                "Detach the state, or use `wkv4`, which has one."
-            )
-        if grad_y is None:
-            return (None,) * 8
-        k, v, w, u, marks = ctx.saved_tensors
-        grads = ctx.kernels.backward(k, v, w, u, marks, grad_y.contiguous())
-        grad_w, grad_u = (grad.to(dtype) for grad, dtype in zip(grads[2:], ctx.dtypes, strict=True))
-        return None, grads[0], grads[1], grad_w, grad_u, None, None, None
+
+_forward.register_autograd(_gradients, setup_context=_remember)

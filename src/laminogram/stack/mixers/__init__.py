@@ -5,7 +5,10 @@ A mixer is `forward(h, ctx, slot, taps) -> out` and `new_slot(batch, capacity, d
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
 
 from laminogram.stack.config import (
     AttentionConfig,
@@ -17,11 +20,22 @@ from laminogram.stack.config import (
     TimeMix4Config,
     TimeMix7Config,
 )
-from laminogram.stack.context import Rotary
+from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
 from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
+from laminogram.stack.taps import Taps
+
+
+class Mixer(Protocol):
+    """What every mixer can do: answer (B, T, C), and say what it remembers."""
+
+    def __call__(self, h: Tensor, ctx: Context, slot: Any, taps: Taps) -> Tensor: ...
+
+    def new_slot(
+        self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> Any: ...
 
 
 def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:

@@ -14,7 +14,7 @@ from laminogram.stack.config import AttentionConfig
 from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.heads import add_heads
-from laminogram.stack.rope import rotate
+from laminogram.stack.rope import turn
 from laminogram.stack.taps import Taps
 
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
         if self.rope_index >= 0:
             cos, sin = ctx.rope[self.rope_index]
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k = turn(q, cos, sin), turn(k, cos, sin)
         q, k, v = taps("q", q), taps("k", k), taps("v", v)
         if slot is None:
             keys, values = k.transpose(1, 2), v.transpose(1, 2)
@@ -64,6 +64,14 @@ class Attention(nn.Module):
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.config.causal, self.config.window]
+        batch, tokens, heads, size = q.shape
+        if tokens == 1 and not causal:
+            # The heads that share a key are the rows of one product: nothing is repeated.
+            grouped = q.view(batch, keys.shape[1], -1, size)
+            z = F.scaled_dot_product_attention(
+                grouped, keys, values, attn_mask=mask, scale=self.scale
+            )
+            return z.reshape(q.shape)
         z = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             keys,
@@ -71,7 +79,7 @@ class Attention(nn.Module):
             attn_mask=mask,
             is_causal=causal,
             scale=self.scale,
-            enable_gqa=keys.shape[1] != q.shape[2],
+            enable_gqa=keys.shape[1] != heads,
         )
         return z.transpose(1, 2)
 

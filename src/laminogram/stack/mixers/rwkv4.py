@@ -15,6 +15,7 @@ from laminogram.stack.cache import StateSlot, state_dtype
 from laminogram.stack.config import ChannelMix4Config, TimeMix4Config
 from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear
+from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import mixed, previous, product_dtype
 from laminogram.stack.taps import Taps
 
@@ -26,8 +27,8 @@ class TimeMix4(nn.Module):
         super().__init__()
         self.config = config
         width = config.attention_size
-        for name in ("mix_k", "mix_v", "mix_r"):
-            self.register_parameter(name, nn.Parameter(torch.empty(size)))
+        self.mix_k, self.mix_v = nn.Parameter(torch.empty(size)), nn.Parameter(torch.empty(size))
+        self.mix_r = nn.Parameter(torch.empty(size))
         self.decay = nn.Parameter(torch.empty(width))
         self.bonus = nn.Parameter(torch.empty(width))
         self.r, self.k = Linear(size, width), Linear(size, width)
@@ -55,7 +56,11 @@ class TimeMix4(nn.Module):
             taps("pattern", kernels.wkv4_pattern(k, w, u))
         if taps.wants("state"):
             start = self._empty_state(h.shape[0], h.device, wide) if state is None else state
-            wkv, state = self._token_by_token(k, v, w, u, start, ctx, taps)
+
+            def step(at: slice, before: Tensor) -> tuple[Tensor, Tensor]:
+                return kernels.wkv4(k[:, at], v[:, at], w, u, before)
+
+            wkv, state = token_by_token(step, k.shape[1], start, ctx, taps)
         else:
             wkv, state = kernels.wkv4(k, v, w, u, state, ctx.lengths)
         if slot is not None:
@@ -63,24 +68,6 @@ class TimeMix4(nn.Module):
         wkv = taps("wkv", wkv)
         z = taps("z", (r * wkv).to(product_dtype(self.o.weight)))
         return self.o.wide(z)
-
-    @staticmethod
-    def _token_by_token(
-        k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, ctx: Context, taps: Taps
-    ) -> tuple[Tensor, Tensor]:
-        """The recurrence with its state in sight after every token; edits act on what follows."""
-        outs, states = [], []
-        for t in range(k.shape[1]):
-            here = slice(t, t + 1)
-            out, after = kernels.wkv4(k[:, here], v[:, here], w, u, state)
-            after = taps.edit_token("state", after[:, None], t)[:, 0]
-            if ctx.lengths is not None:
-                after = torch.where((t < ctx.lengths)[:, None, None], after, state)
-            state = after
-            outs.append(out)
-            states.append(state)
-        taps.keep("state", torch.stack(states, 1))
-        return torch.cat(outs, 1), state
 
 
 class ChannelMix4(nn.Module):

@@ -18,6 +18,7 @@ from laminogram.stack.config import ChannelMix7Config, TimeMix7Config
 from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.mixers.heads import add_heads
+from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import mixed, previous, product_dtype
 from laminogram.stack.taps import Taps
 
@@ -31,17 +32,22 @@ class TimeMix7(nn.Module):
     Layer 0 provides the side stream `v_first`; every other layer mixes it into its values.
     """
 
+    mix_r: nn.Parameter
+    mix_w: nn.Parameter
+    mix_k: nn.Parameter
+    mix_v: nn.Parameter
+    mix_a: nn.Parameter
+    mix_g: nn.Parameter
+
     def __init__(self, config: TimeMix7Config, size: int) -> None:
         super().__init__()
         self.config = config
         for name in ("r", "w", "k", "v", "a", "g"):
             self.register_parameter(f"mix_{name}", nn.Parameter(torch.empty(size)))
-        for name, rank in (("w", config.decay_rank), ("a", config.a_rank), ("v", config.v_rank)):
-            if name == "v" and config.provides_v_first:
-                continue
-            self.register_parameter(f"{name}0", nn.Parameter(torch.empty(size)))
-            self.register_parameter(f"{name}1", nn.Parameter(torch.empty(size, rank)))
-            self.register_parameter(f"{name}2", nn.Parameter(torch.empty(rank, size)))
+        self.w0, self.w1, self.w2 = _low_rank(size, config.decay_rank)
+        self.a0, self.a1, self.a2 = _low_rank(size, config.a_rank)
+        if not config.provides_v_first:
+            self.v0, self.v1, self.v2 = _low_rank(size, config.v_rank)
         self.g1 = nn.Parameter(torch.empty(size, config.gate_rank))
         self.g2 = nn.Parameter(torch.empty(config.gate_rank, size))
         self.k_k, self.k_a = nn.Parameter(torch.empty(size)), nn.Parameter(torch.empty(size))
@@ -129,18 +135,21 @@ class TimeMix7(nn.Module):
             taps("pattern", kernels.wkv7_pattern(r, w, k, a, b))
         if not taps.wants("state"):
             return kernels.wkv7(r, w, k, v, a, b, state, ctx.lengths)
-        outs, states = [], []
-        for t in range(r.shape[1]):
-            token = [x[:, t : t + 1] for x in (r, w, k, v, a, b)]
-            out, after = kernels.wkv7(*token, state)
-            after = taps.edit_token("state", after[:, None], t)[:, 0]
-            if ctx.lengths is not None:
-                after = torch.where((t < ctx.lengths)[:, None, None, None], after, state)
-            state = after
-            outs.append(out)
-            states.append(state)
-        taps.keep("state", torch.stack(states, 1))
-        return torch.cat(outs, 1), state
+
+        def step(at: slice, before: Tensor) -> tuple[Tensor, Tensor]:
+            here = (r[:, at], w[:, at], k[:, at], v[:, at], a[:, at], b[:, at])
+            return kernels.wkv7(*here, before)
+
+        return token_by_token(step, r.shape[1], state, ctx, taps)
+
+
+def _low_rank(size: int, rank: int) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
+    """Offset (C,) and the two factors (C, rank), (rank, C) of a low-rank product."""
+    return (
+        nn.Parameter(torch.empty(size)),
+        nn.Parameter(torch.empty(size, rank)),
+        nn.Parameter(torch.empty(rank, size)),
+    )
 
 
 class GroupNormParameters(nn.Module):

@@ -1,0 +1,89 @@
+"""The static step, run as it is: on a GPU `tests/gpu/check_decode_graph.py` captures the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.infer.speaking import view_with_rope
+from tests.stacks import CAUSAL, ids_of, relative, view_of
+
+from laminogram.errors import CacheError, FamilyError
+from laminogram.infer.decode_graph import DecodeGraph, StaticReads
+from laminogram.probe import edits
+from laminogram.stack.batch import Batch
+from laminogram.view import View
+
+RAGGED = [[3, 1, 4, 1, 5, 9, 2], [6, 5], [35, 8, 9, 7]]
+
+
+@torch.no_grad()
+def normal(view: View, prompts: list[list[int]], tokens: torch.Tensor) -> list[torch.Tensor]:
+    """Logits (B, V) after the prompts and after each column of tokens, on the usual path."""
+    cache = view.new_cache(len(prompts))
+    program = view.program()
+    found = [view.run(view.tokens(prompts), cache=cache, logits="last", observer=program)[:, 0]]
+    ones = (1,) * len(prompts)
+    for column in tokens.T:
+        batch = Batch(column[:, None], ones, (0,) * len(prompts), 1)
+        found.append(view.run(batch, cache=cache, observer=program)[:, 0])
+    return found
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("plan", ["0-2", "0, 1, 1.ffn, 0"])
+def test_the_static_step_equals_the_usual_path(kind: str, plan: str) -> None:
+    edit = edits.scale("ffn_out", [2.0, -1.0], layers=1, channels=[3, 5], phase="new")
+    view = view_of(kind).using(plan=plan, edits=edit)
+    tokens = ids_of(3, 9)
+    graph = DecodeGraph(view, rows=3, capacity=20)
+    for _ in range(2):  # a second text begins as the first did
+        found = [graph.start(RAGGED), *(graph.step(column) for column in tokens.T)]
+        for one, wanted in zip(found, normal(view, RAGGED, tokens), strict=True):
+            assert relative(one, wanted) < 1e-5
+    assert graph.lengths == (16, 11, 13)
+
+
+def test_reads_and_edits_live_in_buffers() -> None:
+    edit = edits.scale("ffn_out", [1.0, 1.0], layers=0, channels=[2, 7])
+    view = view_of("llama").using(edits=edit)
+    reads = StaticReads()
+    program = view.program(reads={1: ("ffn_out",), 2: ("pattern",)}, sink=reads)
+    graph = DecodeGraph(view, rows=1, capacity=12, observer=program)
+    graph.start([1, 2, 3])
+    plain = graph.step(torch.tensor([4]))
+    buffer, kept = reads["ffn_out", 1], reads["ffn_out", 1].clone()
+    assert reads["pattern", 2].shape == (1, 4, 1, 12)
+    graph.start([1, 2, 3])
+    program.taps(0).edits["ffn_out"][0].scale.fill_(-3.0)
+    changed = graph.step(torch.tensor([4]))
+    assert reads["ffn_out", 1] is buffer
+    assert relative(changed, plain) > 1e-2
+    assert relative(buffer, kept) > 1e-2
+    # The prompt was read under the old values, as it was in the graph.
+    later = edits.scale("ffn_out", -3.0, layers=0, channels=[2, 7], positions=[3])
+    wanted = view_of("llama").using(edits=later).logits([1, 2, 3, 4])[:, -1]
+    assert relative(changed, wanted) < 1e-5
+
+
+def test_what_is_returned_is_the_caller_s() -> None:
+    graph = DecodeGraph(view_of("rwkv4"), rows=1, capacity=8)
+    graph.start([1, 2])
+    first = graph.step(torch.tensor([3]))
+    kept = first.clone()
+    graph.step(torch.tensor([9]))
+    assert torch.equal(first, kept)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(FamilyError, match="encoder"):
+        DecodeGraph(view_of("bert"), rows=1, capacity=4)
+    with pytest.raises(CacheError, match="rotary frequencies change"):
+        DecodeGraph(view_with_rope("dynamic", factor=2.0), rows=1, capacity=9)
+    graph = DecodeGraph(view_of("llama"), rows=1, capacity=3)
+    with pytest.raises(CacheError, match="1 rows, 2 were given"):
+        graph.start([[1], [2]])
+    with pytest.raises(CacheError, match="capacity is 3"):
+        graph.start([1, 2, 3, 4])
+    graph.start([1, 2, 3])
+    with pytest.raises(CacheError, match="used up"):
+        graph.step(torch.tensor([1]))
