@@ -53,9 +53,13 @@ def test_reads_and_edits_live_in_buffers() -> None:
     plain = graph.step(torch.tensor([4]))
     buffer, kept = reads["ffn_out", 1], reads["ffn_out", 1].clone()
     assert reads["pattern", 2].shape == (1, 4, 1, 12)
+    slot = program.taps(0).edits["ffn_out"][0]
+    owned = {name: getattr(slot, name) for name in ("scale", "shift", "low", "high", "rows")}
     graph.start([1, 2, 3])
-    program.taps(0).edits["ffn_out"][0].scale.fill_(-3.0)
+    slot.scale.fill_(-3.0)
     changed = graph.step(torch.tensor([4]))
+    # A captured step knows addresses: what it read the first time is what is written to.
+    assert all(getattr(slot, name) is tensor for name, tensor in owned.items())
     assert reads["ffn_out", 1] is buffer
     assert relative(changed, plain) > 1e-2
     assert relative(buffer, kept) > 1e-2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,10 @@ def test_a_rotary_that_changes_on_the_way(view: View) -> None:
     rest = view.generate(None, max_new_tokens=6, cache=part.cache)
     assert [a + b for a, b in zip(tokens_of(part), tokens_of(rest), strict=True)] == tokens_of(made)
     eos = next(t for t in made[1].tokens[:5] if t not in made[0].tokens)
-    view.stack.config.__dict__["eos_token_ids"] = (eos,)
+    plain = view.stack.config
+    view.stack.config = replace(plain, eos_token_ids=(eos,))
     ended = view.generate(RAGGED, max_new_tokens=9)
-    view.stack.config.__dict__["eos_token_ids"] = ()
+    view.stack.config = plain
     assert ended[1].finish_reason == "eos"
     assert ended[0].tokens == made[0].tokens
 

@@ -19,8 +19,12 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError, FamilyError
+from laminogram.probe.program import Program
 from laminogram.stack import context, forward
 from laminogram.stack.batch import Batch
+from laminogram.stack.context import Rotary
+from laminogram.stack.forward import Logits
+from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run
 
 if TYPE_CHECKING:
@@ -58,7 +62,8 @@ class DecodeGraph:
 
     observer: reads and edits inside the step; it must carry the view's edits (`view.program` makes
     such), and copy what it takes into buffers that stay (`StaticReads`). Without one the view's own
-    edits are made. `capture` False runs the same step without a graph.
+    edits are made. It serves the steps alone: prompts are read under the view's edits. `capture`
+    False runs the same step without a graph.
 
     Raises FamilyError for an encoder, CacheError where a rotary changes within `capacity` or the
     layers are spread over several devices.
@@ -77,6 +82,8 @@ class DecodeGraph:
         self.view, self.rows, self.capacity = view, rows, capacity
         self.observer = view.program() if observer is None and view.edits else observer
         self.cache = view.new_cache(rows, capacity=capacity, planned=capacity)
+        # Its own: the stack's tables are replaced as texts grow, and a graph keeps addresses alone.
+        self._rotary = Rotary(view.config)
         device = view.device
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
@@ -103,9 +110,18 @@ class DecodeGraph:
                 f"a prompt has {max(batch.lengths)} tokens; the capacity is {self.capacity}"
             )
         self.reset()
-        out = self.view.run(batch, cache=self.cache, logits="last", observer=self.observer)
+        # An observer of its own: buffers of the shape of a prompt would replace those of the step.
+        reader = self.view.program()
+        tapped = reader.taps(STACK_STEP).wants("logits")
+        logits: Logits = "all" if tapped else "last"
+        out = self.view.run(batch, cache=self.cache, logits=logits, observer=reader)
+        if isinstance(self.observer, Program):
+            self.observer.prompt_lengths = batch.lengths
         self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
-        return out[:, 0]
+        if not tapped:
+            return out[:, 0]
+        last = torch.tensor(batch.lengths, device=out.device) - 1
+        return out[torch.arange(self.rows, device=out.device), last]
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
@@ -135,7 +151,7 @@ class DecodeGraph:
         view = self.view
         stack = view.stack
         ctx = context.build_static(
-            stack.rotary, stack.mask_keys, self.positions, self.capacity, self.capacity
+            self._rotary, stack.mask_keys, self.positions, self.capacity, self.capacity
         )
         batch = Batch(self.tokens, (1,) * self.rows, (0,) * self.rows, 1)
         out = forward.through(

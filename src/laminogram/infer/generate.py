@@ -9,6 +9,7 @@ Rows are independent: each has its own length, its own draws, and ends on its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,17 +85,8 @@ def generate(
     _check_text(view, stop, stream)
     past, begun = _begin(view, rows, cache, max_new_tokens)
     texts = _texts(view, past, stop, stream, single)
-    own = view.program() if observer is None and view.edits else None
-    watching = observer or own
-    if isinstance(watching, Program) and watching.prompt_lengths is None:
-        watching.prompt_lengths = tuple(past.prompts)
-    feeder = (
-        CachedFeeder(view, past, watching) if use_cache else Feeder(view, past.tokens, watching)
-    )
-    eos = frozenset(view.config.eos_token_ids) if stop_at_eos else frozenset()
-    reasons = _loop(feeder, sampling, texts, eos, begun, max_new_tokens)
-    if own is not None:
-        own.check()
+    ends = _Ends(begun, max_new_tokens, frozenset(view.config.eos_token_ids if stop_at_eos else ()))
+    reasons = _watched(view, past, sampling, texts, ends, use_cache, observer)
     kept = past if use_cache else None
     made = [
         Generation(
@@ -110,13 +102,56 @@ def generate(
     return made[0] if single else Generations(made, kept)
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """Where rows end: `begun` is each one's length before the new tokens."""
+
+    begun: Sequence[int]
+    max_new_tokens: int
+    eos: frozenset[int]
+
+    def reached(
+        self, row: int, tokens: Sequence[int], text: TextStream | None
+    ) -> FinishReason | None:
+        """Take a row's last token into its text; why the row ends here, None where it goes on."""
+        is_eos = tokens[-1] in self.eos
+        if not is_eos and text is not None and text.push(tokens[-1]):
+            return "stop"
+        if not is_eos and len(tokens) - self.begun[row] < self.max_new_tokens:
+            return None
+        if text is not None and text.close():
+            return "stop"
+        return "eos" if is_eos else "length"
+
+
+def _watched(
+    view: View,
+    past: Past,
+    sampling: Sampling,
+    texts: Sequence[TextStream | None],
+    ends: _Ends,
+    use_cache: bool,
+    observer: Observer | None,
+) -> list[FinishReason]:
+    """Generate under the observer, or under one that carries the view's edits."""
+    own = view.program() if observer is None and view.edits else None
+    watching = observer or own
+    if isinstance(watching, Program) and watching.prompt_lengths is None:
+        watching.prompt_lengths = tuple(past.prompts)
+    feeder = (
+        CachedFeeder(view, past, watching) if use_cache else Feeder(view, past.tokens, watching)
+    )
+    reasons = _loop(feeder, sampling, texts, ends)
+    if own is not None:
+        own.check()
+    return reasons
+
+
 def _loop(
     feeder: Feeder,
     sampling: Sampling,
     texts: Sequence[TextStream | None],
-    eos: frozenset[int],
-    begun: Sequence[int],
-    max_new_tokens: int,
+    ends: _Ends,
 ) -> list[FinishReason]:
     """Draw and feed until every row has ended; why each did."""
     tokens = feeder.tokens
@@ -135,8 +170,7 @@ def _loop(
                 if row in reasons:
                     continue
                 tokens[row].append(token)
-                room = len(tokens[row]) - begun[row] < max_new_tokens
-                reason = _ending(token, texts[row], eos, room)
+                reason = ends.reached(row, tokens[row], texts[row])
                 if reason is not None:
                     reasons[row] = reason
                     ended.append(row)
@@ -152,19 +186,6 @@ def _draws(sampling: Sampling, tokens: Sequence[Sequence[int]]) -> Tensor | None
     if sampling.greedy:
         return None
     return uniforms(sampling.seed, ((row, len(one)) for row, one in enumerate(tokens)))
-
-
-def _ending(
-    token: int, text: TextStream | None, eos: frozenset[int], room: bool
-) -> FinishReason | None:
-    """Take one token into a row's text; why the row ends here, None where it goes on."""
-    if token not in eos and text is not None and text.push(token):
-        return "stop"
-    if token not in eos and room:
-        return None
-    if text is not None and text.close():
-        return "stop"
-    return "eos" if token in eos else "length"
 
 
 def _check(view: View, max_new_tokens: int, cache: Past | None, use_cache: bool) -> None:
@@ -220,7 +241,9 @@ def _is_single(prompts: Any) -> bool:
         return True
     if isinstance(prompts, Tensor):
         return prompts.dim() == 1
-    return isinstance(prompts, Sequence) and (not prompts or isinstance(prompts[0], int))
+    if not isinstance(prompts, Sequence):
+        return False
+    return not prompts or not isinstance(prompts[0], str | Sequence | Tensor)
 
 
 def _following(view: View, prompts: Any, single: bool) -> list[list[int]]:

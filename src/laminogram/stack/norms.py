@@ -34,8 +34,10 @@ class Norm(nn.Module):
         weight, bias = self.weight, self.bias
         if x.dtype == weight.dtype:
             return self._normalised(x, weight, bias)
-        bias = None if bias is None else bias.to(x.dtype)
-        return self._normalised(x, weight.to(x.dtype), bias).to(weight.dtype)
+        wide = None if bias is None else bias.to(x.dtype)
+        return self._normalised(x, weight.to(x.dtype), wide).to(weight.dtype)
+
+    __call__ = forward  # as in `Linear`: a plain function
 
     def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.kind == "layer":

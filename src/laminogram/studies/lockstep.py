@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 RULE_SAME = "All models read the same tokens; every panel shows the same one."
+RULE_ALONE = "The panel shows one token at a time."
 RULE_CONTINUED = (
     "All models read the same tokens of the text, and then go on by themselves; the panels advance "
     "by token, and a shorter recording holds its last one."

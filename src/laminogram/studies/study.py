@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from laminogram.errors import ConfigError
 from laminogram.studies.lockstep import (
+    RULE_ALONE,
     RULE_CHARACTERS,
     RULE_CONTINUED,
     RULE_INDEX,
@@ -58,7 +59,8 @@ class Study:
         counts = [len(record.token_ids) for record in records]
         spans = [record.spans for record in records]
         if same:
-            frames, rule = index_frames(counts), RULE_SAME
+            frames = index_frames(counts)
+            rule = RULE_SAME if len(records) > 1 else RULE_ALONE
         elif len(read) == 1:
             frames, rule = index_frames(counts), RULE_CONTINUED
         elif all(spans):
