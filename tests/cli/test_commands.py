@@ -189,7 +189,7 @@ def provide_study(monkeypatch: pytest.MonkeyPatch, index: Path) -> list[dict[str
         calls.append({"models": models, **options})
         return index
 
-    provide(monkeypatch, "laminogram.studies.study", run_study=run_study)
+    provide(monkeypatch, "laminogram.report.study", run_study=run_study)
     return calls
 
 

@@ -163,6 +163,30 @@ def test_pattern_grows_with_the_text():
     np.testing.assert_allclose(gram["pattern"], whole["pattern"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_rows_that_end_early_have_no_further_frames(kind):
+    from dataclasses import replace
+
+    view, prompts = view_of(kind), [[1, 2, 3, 4, 5, 6], [7, 8]]
+    drawn = view.generate(prompts, max_new_tokens=5, temperature=0)
+    # End the longer row at its second new token, and the other one nowhere (if it can be).
+    ending = replace(view.config, eos_token_ids=(drawn[0].tokens[1],))
+    view.stack.config = ending
+    names = ["ffn_out", "pattern"]
+    made = view.generate(prompts, max_new_tokens=5, temperature=0)
+    gram = view.record(prompts, sites=names, new_tokens=5, temperature=0)
+    for row, one in enumerate(made):
+        text = [*one.prompt_tokens, *one.tokens]
+        found = gram.tokens[row][gram.mask[row]].tolist()
+        assert found == text[: len(found)]
+        assert len(found) >= len(text) - 1
+        whole = view.record(found, sites=names)
+        ours = gram["ffn_out"][:, row][:, gram.mask[row]]
+        np.testing.assert_allclose(ours, whole["ffn_out"][:, 0], rtol=1e-3, atol=1e-4)
+        pattern = gram["pattern"][:, row][:, :, gram.mask[row]][..., : len(found)]
+        np.testing.assert_allclose(pattern, whole["pattern"][:, 0], rtol=1e-3, atol=1e-4)
+
+
 def test_a_folder_holds_what_memory_would(tmp_path):
     view = view_of("rwkv4")
     rows = [ids_of(1, n, seed=n)[0].tolist() for n in (3, 7, 2, 5, 4)]

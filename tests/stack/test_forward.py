@@ -152,6 +152,17 @@ def test_fp16_sites_are_the_true_values_where_fp16_would_overflow(kind, plan):
         assert relative(found, expected) < 0.02, key
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_family_runs_in_half_precision(kind, precision):
+    view, ids = view_of(kind), ids_of(2, 6)
+    with torch.no_grad():
+        for parameter in view.stack.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    half = view.using(precision=precision).logits(ids).float()
+    assert relative(half, view.logits(ids)) < (0.02 if precision == "fp16" else 0.2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_may_lie_on_several_devices(kind):
     view, ids = view_of(kind), ids_of(2, 7)

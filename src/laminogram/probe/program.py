@@ -265,7 +265,7 @@ def _spread(
 ) -> Tensor:
     """Values for the selected channels, laid out over all channels of the site."""
     if values.numel() == 1:
-        return values.reshape(())
+        return values.reshape(()).clone()  # the slot's own: a captured graph's buffers are written
     size = sizes.get(trailing[-1], 0)
     if edit.channels is not None and values.shape[-1] == len(edit.channels):
         spread = values.new_zeros(*values.shape[:-1], size)

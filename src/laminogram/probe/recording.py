@@ -108,8 +108,12 @@ def _record_generation(
 
     recorder = Recorder(device or view.device, request.phase)
     program = recorder.program = view.program(reads=request.reads(view), sink=recorder.sink)
+    options = dict(request.options)
+    if "pattern" in request.names and any(at.attn.kind != "attention" for at in view.config.layers):
+        # A recurrent step knows its own token only: its pattern needs the text read as a whole.
+        options["use_cache"] = False
     answer = generate(
-        view, batch, max_new_tokens=request.new_tokens, observer=program, **request.options
+        view, batch, max_new_tokens=request.new_tokens, observer=program, **options
     )
     made = [answer] if isinstance(answer, Generation) else list(answer)
     program.check()
@@ -189,7 +193,7 @@ class _Layout:
             layer = None if step == STACK_STEP else self.view.plan.steps[step].layer
             axes[site] = sites.find(site, self.view.config, layer).axes
             along = (2, 3) if site == "pattern" else (1,)
-            laid[site, step] = self.batch.restore(x, along) if self.restore else x
+            laid[site, step] = self.batch.restore(x, along) if self.restore else self._cut(x, along)
         tokens, mask = self._rows()
         return Gram(
             laid,
@@ -201,6 +205,12 @@ class _Layout:
             self.view.token_texts(tokens),
             dict(facts),
         )
+
+    def _cut(self, x: Tensor, along: Sequence[int]) -> Tensor:
+        """Without the columns that a row which ended early would have gone on to."""
+        for axis in along:
+            x = x.narrow(axis, 0, min(x.shape[axis], self.tokens.shape[1]))
+        return x
 
     def _rows(self) -> tuple[Tensor, Tensor]:
         offsets = torch.tensor(self.batch.offsets if self.restore else (0,) * len(self.lengths))

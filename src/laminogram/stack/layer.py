@@ -57,18 +57,23 @@ def _in_turn(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps, part: Part
 ) -> Tensor:
     """Pre-norm: x += f(norm(x)); post-norm: x = norm(x + f(x)); token mixer first."""
-    # In post-norm a mixer reads the stream itself; a view gives its gradient a place of its own.
     post = layer.config.block == "post"
     if part != "ffn":
-        h = taps("attn_in", x.view_as(x) if post else layer.attn_norm(x))
+        h = taps("attn_in", _as_input(layer, x) if post else layer.attn_norm(x))
         x = x + taps("attn_out", layer.attn(h, ctx, slot.attn, taps))
         x = layer.attn_norm(x) if post else x
         x = taps("resid_mid", x)
     if part != "attn":
-        h = taps("ffn_in", x.view_as(x) if post else layer.ffn_norm(x))
+        h = taps("ffn_in", _as_input(layer, x) if post else layer.ffn_norm(x))
         x = x + taps("ffn_out", layer.ffn(h, ctx, slot.ffn, taps))
         x = layer.ffn_norm(x) if post else x
     return x
+
+
+def _as_input(layer: Layer, x: Tensor) -> Tensor:
+    """What a post-norm mixer reads: the stream itself, as a tensor with a gradient of its own."""
+    dtype = layer.attn_norm.weight.dtype
+    return x.view_as(x) if x.dtype == dtype else x.to(dtype)
 
 
 def _parallel(

@@ -50,7 +50,7 @@ def command(
         "dtype": parse_dtype(dtype),
         "device": parse_device(device),
     }
-    from laminogram.studies.study import run_study
+    from laminogram.report.study import run_study
 
     given = {name: value for name, value in chosen.items() if value is not None}
     index = Path(run_study(list(models), **given)).resolve()

@@ -29,9 +29,8 @@ class MLP(nn.Module):
 
     def forward(self, h: Tensor, ctx: Context, slot: None, taps: Taps) -> Tensor:
         dtype = product_dtype(self.down.weight)
-        up = self.up(h).to(dtype)
-        if self.config.gated:
-            act = self.activation(self.gate(h).to(dtype)) * up
+        if self.config.gated:  # the gate first: its memory is free again when `up` asks for some
+            act = self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
         else:
-            act = self.activation(up)
+            act = self.activation(self.up(h).to(dtype))
         return self.down.wide(taps("ffn_act", act))

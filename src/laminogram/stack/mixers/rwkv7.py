@@ -19,7 +19,7 @@ from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.mixers.heads import add_heads
 from laminogram.stack.mixers.recurrence import token_by_token
-from laminogram.stack.mixers.shift import mixed, previous, product_dtype
+from laminogram.stack.mixers.shift import moved, previous, product_dtype
 from laminogram.stack.taps import Taps
 
 V_FIRST = "v_first"
@@ -69,17 +69,17 @@ class TimeMix7(nn.Module):
 
     def first_values(self, h: Tensor, last: Tensor | None) -> Tensor:
         """The side stream `v_first` (B, T, H, D) from this layer's input and shift."""
-        return self._heads(self.v(mixed(h, previous(h, last), self.mix_v)))
+        return self._heads(self.v(moved(h, previous(h, last), self.mix_v)))
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
         shifted = previous(h, None if slot is None else slot.shift)
-        r = taps("r", self._heads(self.r(mixed(h, shifted, self.mix_r))))
-        w = taps("w", self._decay(mixed(h, shifted, self.mix_w)))
-        a = taps("a", self._heads(self._rate(mixed(h, shifted, self.mix_a))))
-        key = self._heads(self.k(mixed(h, shifted, self.mix_k)))
+        r = taps("r", self._heads(self.r(moved(h, shifted, self.mix_r))))
+        w = taps("w", self._decay(moved(h, shifted, self.mix_w)))
+        a = taps("a", self._heads(self._rate(moved(h, shifted, self.mix_a))))
+        key = self._heads(self.k(moved(h, shifted, self.mix_k)))
         k = taps("k", key * (1 + (a - 1) * self._heads(self.k_a)))
-        v = taps("v", self._values(mixed(h, shifted, self.mix_v), ctx))
-        g = taps("g", self._gate(mixed(h, shifted, self.mix_g)))
+        v = taps("v", self._values(moved(h, shifted, self.mix_v), ctx))
+        g = taps("g", self._gate(moved(h, shifted, self.mix_g)))
         removal = F.normalize((key * self._heads(self.k_k)).to(w.dtype), dim=-1, eps=1e-12)
         wkv, state = self._recur(r, w, k, v, -removal, removal * a.to(w.dtype), ctx, slot, taps)
         if slot is not None:
@@ -182,7 +182,7 @@ class ChannelMix7(nn.Module):
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
         shifted = previous(h, None if slot is None else slot.shift)
-        up = self.up(mixed(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
+        up = self.up(moved(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
         if slot is not None:
             slot.store(ctx.last(h))  # last: for one token `shifted` is the slot's own memory
         return self.down.wide(taps("ffn_act", F.relu(up).square()))

@@ -17,6 +17,11 @@ def mixed(h: Tensor, shifted: Tensor, mix: Tensor) -> Tensor:
     return torch.lerp(shifted, h, mix)
 
 
+def moved(h: Tensor, shifted: Tensor, share: Tensor) -> Tensor:
+    """`h + (shifted - h) * share`, share (C,): the later versions' way of writing the same mix."""
+    return torch.lerp(h, shifted, share)
+
+
 def product_dtype(weight: Tensor) -> torch.dtype:
     """The dtype in which a mixer hands its result to the output projection.
 
