@@ -57,8 +57,9 @@ PRECISIONS = {
 class View:
     """A stack, its tokenizer, and the plan and edits under which it runs.
 
-    Wherever text is asked for, one text, a list of texts, token ids, ragged lists of ids or a tensor
-    (B, T) will do; `tokens` says how they are read. Rows come back in the layout they were given.
+    Wherever text is asked for, one text, a list of texts, token ids, ragged lists of ids or a
+    tensor (B, T) will do; `tokens` says how they are read. Rows come back in the layout they
+    were given.
     """
 
     stack: Stack

@@ -1,5 +1,7 @@
 """Invariants of the one forward path: steps, caches, batches, precisions, devices, gradients."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def in_pieces(view, ids, cuts, **how):
     with torch.no_grad():
         outs = [
             view.run(view.tokens(ids[:, a:b]), cache=cache)
-            for a, b in zip(edges, edges[1:])
+            for a, b in itertools.pairwise(edges)
             if b > a
         ]
     return torch.cat(outs, 1)

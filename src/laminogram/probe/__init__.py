@@ -1,0 +1,1 @@
+"""What looks inside a run: recordings, streaming statistics, gradients, and edits."""

@@ -112,9 +112,7 @@ def _record_generation(
     if "pattern" in request.names and any(at.attn.kind != "attention" for at in view.config.layers):
         # A recurrent step knows its own token only: its pattern needs the text read as a whole.
         options["use_cache"] = False
-    answer = generate(
-        view, batch, max_new_tokens=request.new_tokens, observer=program, **options
-    )
+    answer = generate(view, batch, max_new_tokens=request.new_tokens, observer=program, **options)
     made = [answer] if isinstance(answer, Generation) else list(answer)
     program.check()
     # The last token of each row was drawn but never read, so it has no frame.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from laminogram.errors import ConfigError
 
@@ -107,8 +107,8 @@ class ChannelMix7Config:
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
 
 
-AttnConfig = Union[AttentionConfig, TimeMix4Config, TimeMix7Config]
-FfnConfig = Union[MLPConfig, ChannelMix4Config, ChannelMix7Config]
+AttnConfig = AttentionConfig | TimeMix4Config | TimeMix7Config
+FfnConfig = MLPConfig | ChannelMix4Config | ChannelMix7Config
 
 
 @dataclass(frozen=True, kw_only=True)

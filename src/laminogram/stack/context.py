@@ -26,10 +26,10 @@ class Context:
 
     positions (B, T): place of each column in its row; lengths (B,): real tokens of each row in this
     forward, None where all columns are real; start: tokens before them, where equal in all rows;
-    columns: S, how much of a cache to look at; masks: by (causal, window) the allowed (1|B, 1, T, S)
-    or None, and whether the product's own causal mask serves; rope: (cos, sin), each (1|B, T, 1, R)
-    as `rope.turn` wants them, by index; streams: values that pass between layers outside the
-    residual.
+    columns: S, how much of a cache to look at; masks: by (causal, window) the allowed
+    (1|B, 1, T, S) or None, and whether the product's own causal mask serves; rope: (cos, sin),
+    each (1|B, T, 1, R) as `rope.turn` wants them, by index; streams: values that pass between
+    layers outside the residual.
     """
 
     positions: Tensor

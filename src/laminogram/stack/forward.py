@@ -39,8 +39,8 @@ def run(
     """Run a plan over rows of tokens.
 
     Returns logits (B, T, V) of every column (pads undefined), (B, 1, V) of each row's last token,
-    or, with `none`, what enters the head, (B, T, C). With a cache the rows go on where it ended, and
-    it is advanced. CacheError where the cache's rope regime no longer fits the length.
+    or, with `none`, what enters the head, (B, T, C). With a cache the rows go on where it ended,
+    and it is advanced. CacheError where the cache's rope regime no longer fits the length.
     """
     batch = batch.to(stack.device)
     ctx = _context(stack, batch, cache)
