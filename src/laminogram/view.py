@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,19 @@ from torch import Tensor
 
 from laminogram.checkpoint.fingerprint import fingerprint
 from laminogram.checkpoint.tokenizer import Tokenizer
-from laminogram.errors import ConfigError, TokenError
+from laminogram.errors import ConfigError, EditError, SiteError, TokenError
 from laminogram.probe import recording
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
 from laminogram.probe.gram import Gram
-from laminogram.probe.program import Program
+from laminogram.probe.program import Program, Reads, Sink
 from laminogram.stack import forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.config import StackConfig
 from laminogram.stack.forward import Logits, Provision
 from laminogram.stack.plan import Plan
+from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import Observer
 
@@ -84,11 +86,11 @@ class View:
     def dtype(self) -> torch.dtype:
         return self.stack.dtype
 
-    @property
+    @cached_property
     def conditions(self) -> str:
-        """Plan, edits and side-stream reading as text: what a cache belongs to."""
+        """Plan, edits, precision and side-stream reading as text: what a cache belongs to."""
         edits = "; ".join(str(edit) for edit in self.edits) or "none"
-        return f"plan {self.plan}, edits {edits}, v_first {self.v_first}"
+        return f"plan {self.plan}, edits {edits}, {self.dtype}, v_first {self.v_first}"
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
@@ -131,6 +133,11 @@ class View:
         wanted = Plan.parse(plan) if isinstance(plan, str) else plan or self.plan
         wanted.check(self.config.num_layers)
         added = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        for one in added:
+            if not isinstance(one, Edit):
+                raise EditError(
+                    f"{one!r} is no edit; laminogram.edits makes them: edits.zero('ffn_out')"
+                )
         stack = self.stack if precision is None else _converted(self.stack, precision)
         view = replace(
             self,
@@ -139,7 +146,7 @@ class View:
             edits=self.edits + added,
             v_first=v_first or self.v_first,
         )
-        Program(stack, wanted, view.edits)  # finds every selection that does not exist, now
+        view.program()  # finds every selection that does not exist, now
         return view
 
     # Text and tokens
@@ -196,28 +203,40 @@ class View:
     ) -> Tensor:
         """One forward under this view, rows left-aligned: see `stack.forward.run`.
 
-        Without an observer the view's edits are applied and checked; an observer made by `program`
-        carries them itself.
+        Without an observer the view's edits are applied, and checked where there is no cache; an
+        observer carries them itself (`program` makes such), else EditError. With a cache the first
+        forward is the prompt, and no gradient is kept.
         """
         if cache is not None:
             cache.check(self.conditions, len(batch.lengths))
-        own = Program(self.stack, self.plan, self.edits) if self.edits and not observer else None
+        own = None
+        if observer is None and self.edits:
+            own = observer = self.program()
+            if cache is not None and cache.prompts:
+                own.prompt_lengths = tuple(cache.prompts)
+        elif not set(self.edits) <= set(getattr(observer, "edits", ())):
+            raise EditError("the observer does not carry this view's edits; make it with `program`")
         out = forward.run(
             self.stack,
             batch,
             self.plan,
             cache=cache,
-            observer=observer or own,
+            observer=observer,
             logits=logits,
             v_first=self.v_first,
         )
-        if own is not None:
+        if own is not None and cache is None:
             own.check()
         return out
 
-    def program(self, **readings: Any) -> Program:
+    def program(self, reads: Reads | None = None, sink: Sink | None = None) -> Program:
         """An observer that carries this view's edits, and readings where given."""
-        return Program(self.stack, self.plan, self.edits, **readings)
+        program = Program(self.stack, self.plan, self.edits, reads, sink)
+        if self.v_first == "first-step" and program.taps(STACK_STEP).wants("v_first"):
+            raise SiteError(
+                "v_first is no site of its own where the first step provides it: name v"
+            )
+        return program
 
     def logits(self, text: Text, **how: Any) -> Tensor:
         """Scores (B, T, V) in the layout of the input, without gradients (`run` and `record(grad=)`
@@ -252,14 +271,18 @@ class View:
         new_tokens: int = 0,
         phase: recording.RecordPhase = "all",
         shard_size: int = 16,
+        mask: Tensor | None = None,
+        types: Tensor | None = None,
+        bos: bool | None = None,
         **options: Any,
     ) -> Gram | GramFolder:
         """Every named site of every chosen step, as a `Gram`.
 
-        to: a device ("cpu", "cuda"), or a folder, to which documents go in resumable shards of
-        `shard_size`. grad: a function from logits (B, T, V) to a scalar; its gradients at the same
-        addresses are in `gram.grad`. new_tokens: record also while generating so many tokens
-        (further options go to `generate`); phase: frames of the prompt, of new tokens, or all.
+        mask, types, bos: as in `tokens`. to: a device ("cpu", "cuda"), or a folder, to which
+        documents go in resumable shards of `shard_size`. grad: a function from logits (B, T, V), 0 at pads, to a scalar; its gradients
+        at the same addresses are in `gram.grad`. new_tokens: record also while generating so many
+        tokens (further options go to `generate`); phase: frames of the prompt, of new tokens, or
+        all.
         """
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
@@ -269,8 +292,12 @@ class View:
             phase=phase,
             options=options,
         )
+        if any(given is not None for given in (mask, types, bos)):
+            text = self.tokens(text, mask=mask, types=types, bos=bos)
         place = recording.destination(to)
         if isinstance(place, Path):
+            if grad is not None:
+                raise ConfigError("gradients are recorded into memory: give to= a device")
             return recording.to_folder(self, text, request, place, shard_size)
         return recording.record(self, text, request, place, grad)
 
@@ -282,12 +309,13 @@ class View:
         layers: int | Iterable[int] | None = None,
         *,
         batch_size: int = 8,
+        first_document: int = 0,
         progress: bool = True,
     ) -> Measurement:
         """Streaming statistics at sites, storing no activation: see `probe.measuring`."""
         from laminogram.probe.measuring import measure
 
-        return measure(self, texts, statistics, sites, layers, batch_size, progress)
+        return measure(self, texts, statistics, sites, layers, batch_size, progress, first_document)
 
     def show_cos_distance(self, layer: int, text: Text) -> CosDistance:
         """How far a layer turns the hidden state: cosine of its input and output, per token."""
@@ -333,9 +361,9 @@ def load(
 
 def precision_dtype(precision: str | torch.dtype) -> torch.dtype:
     """A precision by name; ConfigError names those that exist."""
-    if isinstance(precision, torch.dtype):
+    if precision in (torch.float64, *PRECISIONS.values()):
         return precision
-    if precision not in PRECISIONS:
+    if isinstance(precision, torch.dtype) or precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
     return PRECISIONS[precision]
 

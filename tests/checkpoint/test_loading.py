@@ -234,3 +234,10 @@ def test_each_tensor_goes_where_the_function_says(tmp_path: Path) -> None:
     assert {name for name, place in places.items() if place == "meta"} == {
         name for name in places if name.startswith("layers.1.")
     }
+
+
+@pytest.mark.parametrize("device", ["zebra", ["cpu", "zebra"], "cuda:99"])
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str | list[str]) -> None:
+    save(tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"device '(zebra|cuda:99)' is .*; there are cpu"):
+        open_model(tmp_path / "m", device=device)

@@ -91,6 +91,13 @@ def test_nothing_in_a_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.Mon
     assert not Path("executed").exists()
 
 
+def test_what_a_pickle_asks_for_is_named_and_no_way_round_is_advised(tmp_path: Path) -> None:
+    torch.save({"evil": Hostile()}, tmp_path / "zip.pth")
+    with pytest.raises(CheckpointError, match=r"it asks for \w+\.mkdir$") as caught:
+        open_checkpoint(tmp_path / "zip.pth")
+    assert "weights_only" not in str(caught.value)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 def test_truncated_files_are_named(tmp_path: Path, kind: str, share: float) -> None:

@@ -273,6 +273,16 @@ MUTATIONS: dict[str, tuple[str, Change, Callable[[Stack], None]]] = {
     "fused rows by head": ("neox", _same, _neox_rows),
     "neox epsilon": ("neox", _eps, _keep),
     "neox biases": ("neox", _same, _zero("attn.q.bias", "attn.v.bias", "up.bias")),
+    "neox activation": (
+        "neox",
+        lambda config: ref.in_mixer(config, "ffn", activation="relu"),
+        _keep,
+    ),
+    "bert activation": (
+        "bert",
+        lambda config: ref.in_mixer(config, "ffn", activation="relu"),
+        _keep,
+    ),
     "norm biases": ("neox", _same, _zero("norm.bias")),
     "post-norm": ("bert", _block("pre"), _keep),
     "encoder looks both ways": ("bert", _attn(causal=True), _keep),
@@ -282,7 +292,24 @@ MUTATIONS: dict[str, tuple[str, Change, Callable[[Stack], None]]] = {
     "bert epsilon": ("bert", _eps, _keep),
     "head's transform bias": ("bert", _same, _zero("head.transform.bias")),
     "head's bias": ("bert", _same, _zero("head.bias")),
+    "head's norm": ("bert", _same, _zero("head.norm.bias")),
+    "bert's query, key, value biases": ("bert", _same, _zero("q.bias", "v.bias")),
+    "bert's norm biases": ("bert", _same, _zero("attn_norm.bias", "ffn_norm.bias")),
     "rwkv ln0": ("rwkv", _same, _no_embedding_norm),
+    **{
+        f"rwkv {name}": ("rwkv", _same, _zero(name))
+        for name in (
+            "attn.mix_k",
+            "attn.mix_v",
+            "attn.mix_r",
+            "attn.bonus",
+            "attn.decay",
+            "attn.r.weight",
+            "ffn.mix_k",
+            "ffn.mix_r",
+            "ffn.r.weight",
+        )
+    },
     "rwkv epsilon": ("rwkv-wide", _eps, _keep),
 }
 

@@ -11,6 +11,7 @@ import torch
 from tests.families import reference as ref
 from torch import Tensor
 
+from laminogram import load
 from laminogram.checkpoint.load import describe
 from laminogram.stack.config import StackConfig
 from laminogram.stack.stack import Stack
@@ -182,3 +183,21 @@ def test_embedding_norm_may_be_folded(golden: Golden) -> None:
     folded.load_state_dict(values | {"embed.tokens.weight": table})
     with torch.no_grad():
         assert ref.error(folded(ROWS), want) <= ref.TOLERANCE
+
+
+@pytest.mark.parametrize("generation", [4, 7])
+def test_greedy_text(golden: Golden, tmp_path: Path, generation: int) -> None:
+    """Theirs reads our continuation: at every clear place its choice is the token that follows."""
+    path, start, new = golden[generation][0], 6, 24
+    ids = ROWS[:1, :start]
+    made = load(path, dtype="fp32").generate(ids, max_new_tokens=new, stop_at_eos=False)
+    whole = torch.cat([ids, torch.tensor([made[0].tokens])], 1)
+    theirs = ref.run_rwkv(path, whole, tmp_path / "out", generation=generation)
+    assert theirs is not None
+    compared = 0
+    for token, scores in zip(made[0].tokens, theirs[0, start - 1 : -1], strict=True):
+        best = scores.topk(2)
+        if best.values[0] - best.values[1] > 10 * ref.TOLERANCE * scores.abs().max():
+            assert int(best.indices[0]) == token
+            compared += 1
+    assert compared >= new // 2

@@ -21,8 +21,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
-
 LOAD_ALL = """
 import sys
 import laminogram

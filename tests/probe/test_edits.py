@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,8 +65,6 @@ def test_an_edit_does_to_its_selection_what_it_says_and_nothing_else(
         "clip": lambda: edits.clip("attn_out", low=-abs(value), high=abs(value), **where),
     }[make]()
     before = torch.tensor(view.record(ids, sites="attn_out")["attn_out", layer])
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EditWarning)
         after = torch.tensor(
@@ -184,3 +184,108 @@ def test_edits_are_values():
     one, two = edits.zero("z", layers=1, heads=[2]), edits.zero("z", layers=1, heads=[2])
     assert one == two and hash(one) == hash(two) and str(one) == str(two)
     assert edits.add("z", [1.0, 2.0]) != edits.add("z", [1.0, 3.0])
+
+
+def padded(side, lengths, width=8):
+    """Rows of random ids in one tensor, padded on a side, and their mask."""
+    tokens = torch.zeros(len(lengths), width, dtype=torch.long)
+    mask = torch.zeros(len(lengths), width, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        place = slice(width - length, width) if side == "left" else slice(0, length)
+        tokens[row, place], mask[row, place] = ids_of(1, length, seed=row)[0], True
+    return tokens, mask
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("site", ["resid_mid", "state"])
+def test_a_patch_knows_how_its_gram_was_padded(side, site):
+    view = view_of("rwkv7")
+    tokens, mask = padded(side, (8, 3))
+    gram = view.record(tokens, sites=site, layers=1, mask=mask)
+    patched = view.using(edits=edits.patch(site, gram, layers=1))
+    plain = view.logits(tokens, mask=mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EditWarning)
+        assert relative(patched.logits(tokens, mask=mask)[mask], plain[mask]) < 1e-5
+    # Row 1 of the gram has three tokens: longer rows are left alone from the fourth on.
+    longer = ids_of(2, 8, seed=5)
+    moved = patched.record(longer, sites=site)[site, 1]
+    kept = view.record(longer, sites=site)[site, 1]
+    if site == "resid_mid":
+        assert (moved[1, 3:] == kept[1, 3:]).all()
+        assert abs(moved[1, :3] - kept[1, :3]).max() > 1e-3
+
+
+def test_a_gram_of_new_tokens_alone_cannot_be_patched_from():
+    view = view_of("llama")
+    gram = view.record([1, 2, 3], new_tokens=4, temperature=0, phase="new")
+    with pytest.raises(EditError, match="where in their rows"):
+        edits.patch("ffn_out", gram)
+
+
+@pytest.mark.parametrize("make", [edits.add, edits.set_to])
+def test_an_edited_pattern_never_looks_ahead_nor_at_pads(make):
+    view = view_of("llama").using(edits=make("pattern", 0.2, layers=1))
+    tokens, mask = padded("left", (8, 3))
+    together = view.logits(tokens, mask=mask)
+    alone = view.logits(tokens[1, 5:])
+    assert relative(together[1, 5:], alone[0]) < 1e-5
+    assert relative(view.logits(tokens[0, :4])[0], together[0, :4]) < 1e-5
+    effects = view.record([1, 2, 3], sites="z").manifest["effects"]
+    assert effects[0]["selected"] == 4 * 6  # heads times the weights of three causal tokens
+    cached, whole = (
+        view.generate([[1, 2, 3], [4]], max_new_tokens=4, use_cache=use_cache)
+        for use_cache in (True, False)
+    )
+    assert [one.tokens for one in cached] == [one.tokens for one in whole]
+
+
+def test_the_gradient_of_an_edit_does_not_depend_on_what_it_happened_to_change():
+    view, ids = view_of("llama"), ids_of(1, 4)
+    own = view.record(ids, sites="resid_post", layers=1)
+    patched = view.using(edits=edits.patch("resid_post", own))
+    with pytest.warns(EditWarning):
+        gram = patched.record(ids, sites="embed", grad=lambda logits: logits.square().sum())
+    assert abs(gram.grad["embed"]).max() == 0
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("phase", ["prompt", "new"])
+def test_phases_hold_when_a_cache_is_fed_by_hand(kind, phase):
+    view = view_of(kind).using(edits=edits.scale("ffn_out", 3.0, layers=1, phase=phase))
+    ids = ids_of(1, 7)
+    program = view.program()
+    program.prompt_lengths = (4,)
+    with torch.no_grad():
+        whole = view.run(view.tokens(ids), observer=program)
+        cache = view.new_cache(1)
+        parts = [
+            view.run(view.tokens(ids[:, a:b]), cache=cache)
+            for a, b in ((0, 4), (4, 5), (5, 6), (6, 7))
+        ]
+    assert relative(torch.cat(parts, 1), whole) < 1e-5
+
+
+def test_an_observer_without_the_views_edits_is_refused():
+    view = view_of("llama")
+    with pytest.raises(EditError, match="does not carry"):
+        view.using(edits=edits.zero("ffn_out")).run(view.tokens([1]), observer=view.program())
+
+
+@pytest.mark.parametrize("shape", [(3, 32), (3, 1, 32), (2,)])
+def test_values_of_another_shape_are_refused(shape):
+    with pytest.raises(EditError, match="values"):
+        view_of("llama").using(edits=edits.add("ffn_out", torch.ones(shape)))
+
+
+def test_edits_whose_values_differ_are_not_equal():
+    assert edits.set_to("z", 1234567.0) != edits.set_to("z", 1234568.0)
+    assert edits.scale("z", 1.0) != edits.scale("z", 1.0000001)
+
+
+def test_a_position_that_only_some_shards_have_is_no_error(tmp_path):
+    view = view_of("llama").using(edits=edits.zero("ffn_out", positions=[3]))
+    folder = view.record([[1, 2], [3, 4, 5, 6, 7]], to=tmp_path / "grams", shard_size=1)
+    assert folder.complete
+    with pytest.raises(EditError, match="selected nothing"):
+        view.record([[1, 2], [3]], to=tmp_path / "short", shard_size=1)

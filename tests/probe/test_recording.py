@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
-from laminogram.errors import ConfigError, SiteError
+from laminogram.errors import ConfigError, SiteError, TokenError
+from laminogram.probe.store import StoreError
 from laminogram.stack import sites
 from laminogram.stack.sites import STACK_STEP
 
@@ -258,3 +261,58 @@ def test_measuring_counts_real_tokens_only_and_agrees_with_the_recording(kind):
 def test_stack_sites_are_filed_under_their_own_step():
     gram = view_of("llama").record([1, 2], sites=["embed", "logits"])
     assert gram.steps == (STACK_STEP,) and gram["logits"].shape == (1, 1, 2, 50)
+
+
+def test_the_manifest_says_which_rows_begin_with_bos_and_what_was_drawn():
+    view = view_of("llama")
+    assert view.record([1, 2]).manifest["bos"] is None  # this model names none
+    view.stack.config = replace(view.config, bos_token_id=1)
+    assert view.record([1, 2]).manifest["bos"] is True
+    assert view.record([2, 1]).manifest["bos"] is False
+    assert view.record([[1, 2], [2, 1]]).manifest["bos"] == [True, False]
+    drawn = view.record([1, 2], new_tokens=3, phase="new", temperature=1.0, seed=7).manifest
+    assert drawn["seeds"] == [7] and drawn["bos"] is True
+    assert view.record([1, 2], new_tokens=3).manifest["seeds"] is None
+
+
+def test_a_folder_is_of_one_request_and_of_one_model(tmp_path):
+    view, rows = view_of("llama"), [[1, 2], [3]]
+    with pytest.raises(SiteError, match="layer 9"):
+        view.record(rows, layers=9, to=tmp_path / "grams")
+    assert not (tmp_path / "grams").exists()
+    view.record(rows, to=tmp_path / "grams")
+    with torch.no_grad():
+        view.stack.layers[0].ffn.up.weight.mul_(2)
+    with pytest.raises(StoreError, match="weights is"):
+        view.record(rows, to=tmp_path / "grams")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="is a file"):
+        view.record(rows, to=tmp_path / "file")
+    with pytest.raises(ConfigError, match="into memory"):
+        view.record(rows, to=tmp_path / "more", grad=lambda logits: logits.sum())
+    typed = view_of("bert").tokens([[1, 2]], types=torch.tensor([[0, 1]]))
+    with pytest.raises(TokenError, match="token types"):
+        view_of("bert").record(typed, to=tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def test_options_that_nothing_reads_are_refused():
+    with pytest.raises(ConfigError, match="layer: options of `generate`"):
+        view_of("llama").record([1, 2], layer=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gram_holds_zero_at_pads_and_gradients_of_real_tokens_alone(kind):
+    view = view_of(kind)
+    tokens = torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])
+    mask = torch.tensor([[False, False, True, True], [True] * 4])
+    names = ["ffn_out", "pattern", "logits"]
+    gram = view.record(tokens, sites=names, mask=mask, grad=lambda logits: logits.square().sum())
+    alone = view.record(tokens[:1, 2:], sites=names, grad=lambda logits: logits.square().sum())
+    for found, expected in ((gram, alone), (gram.grad, alone.grad)):
+        assert (found["ffn_out"][:, ~mask.numpy()] == 0).all()
+        np.testing.assert_allclose(
+            found["ffn_out"][:, 0, 2:], expected["ffn_out"][:, 0], rtol=1e-3, atol=1e-4
+        )
+    assert (gram["pattern"][:, 0, :, :, :2] == 0).all()
+    assert (gram["pattern"][:, 0, :, :2] == 0).all()

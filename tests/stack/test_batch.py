@@ -53,4 +53,6 @@ def test_bad_rows_are_named(tokens, mask, message):
 
 def test_an_id_behind_the_mask_is_not_judged():
     tokens, mask = torch.tensor([[1, 99]]), torch.tensor([[True, False]])
-    assert Batch.of(tokens, mask, vocab_size=9).tokens.tolist() == [[1, 0]]
+    batch = Batch.of(tokens, mask, vocab_size=9)
+    assert batch.tokens.tolist() == [[1]]  # and what only pads would fill is not computed
+    assert batch.restore(batch.tokens).shape == (1, 2)

@@ -232,3 +232,53 @@ def test_v_first_may_come_from_the_first_step_instead():
     cut, cut_first = view.using(plan="1-2"), first.using(plan="1-2")
     assert relative(cut_first.logits(ids), cut.logits(ids)) > 1e-3
     assert relative(in_pieces(cut_first, ids, range(1, 6)), cut_first.logits(ids)) < CLOSE
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_cache_in_which_a_run_broke_off_is_not_gone_on_from(kind, monkeypatch):
+    view = view_of(kind)
+    cache = view.new_cache(1)
+    with torch.no_grad():
+        view.run(view.tokens([1, 2]), cache=cache)
+        monkeypatch.setattr(view.stack.layers[2], "forward", None)
+        with pytest.raises(TypeError):
+            view.run(view.tokens([3]), cache=cache)
+        monkeypatch.undo()
+        with pytest.raises(CacheError, match="broke off"):
+            view.run(view.tokens([3]), cache=cache)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_no_gradient_is_kept_through_a_cache(kind):
+    view = view_of(kind)
+    cache = view.new_cache(1)
+    for token in (1, 2, 3):
+        assert not view.run(view.tokens([token]), cache=cache).requires_grad
+
+
+@pytest.mark.parametrize("wanted", ["all", "last", "none"])
+def test_an_edit_of_the_logits_acts_whatever_is_wanted_of_them(wanted):
+    from laminogram import edits
+
+    view = view_of("llama").using(edits=edits.set_to("logits", 7.0, positions=[1]))
+    with torch.no_grad():
+        out = view.run(view.tokens([1, 2]), logits=wanted)
+    if wanted != "none":
+        assert bool((out[:, -1] == 7).all())
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_one_row_and_one_token_is_as_exact_as_any(kind):
+    """A single row may take a shorter path: it is the same row as in a batch."""
+    view, ids = view_of(kind), ids_of(1, 20)
+    view.stack.double()
+    pair = in_pieces(view, ids.repeat(2, 1), range(1, 20))
+    single = in_pieces(view, ids, range(1, 20))
+    assert relative(single[0], pair[0]) < 1e-12
+
+
+def test_pads_beyond_the_longest_row_are_not_computed():
+    batch = view_of("llama").tokens(
+        torch.ones(1, 64, dtype=torch.long), mask=torch.arange(64)[None] < 3
+    )
+    assert batch.shape == (1, 3)

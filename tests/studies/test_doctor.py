@@ -66,7 +66,7 @@ def wrong_step(old: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_forgetful_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StateSlot, "store", wrong_step(StateSlot.store))
-    held = verdicts(examine(view_of("rwkv4")))
+    held = verdicts(examine(view_of("rwkv7")))
     assert held["step mode equals sequence mode"] is False
     assert held["cache equals no cache"] is False
     assert held["batch equals rows (right pads)"] is True

@@ -85,6 +85,7 @@ def open_model(
     """
     from laminogram.stack.stack import Stack
 
+    _check_devices(device)
     found = resolve(path_or_name, revision=revision)
     options = {name: settings.pop(name) for name in families.options() & set(settings)}
     described = describe(found.path, settings)
@@ -133,6 +134,21 @@ def placed(
         return devices[int(name.split(".")[1]) * len(devices) // layers]
 
     return where
+
+
+def _check_devices(device: Device | Sequence[Device] | Callable[[str], Device]) -> None:
+    """ConfigError for a device that this machine does not have, naming those it has."""
+    if callable(device) or device == "auto":
+        return
+    count = torch.cuda.device_count()
+    there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+    for one in (device,) if isinstance(device, str | torch.device) else device:
+        try:
+            found = torch.device(one)
+        except RuntimeError as error:
+            raise ConfigError(f"device {one!r} is unknown; there are {there}") from error
+        if found.type == "cuda" and (found.index or 0) >= count:
+            raise ConfigError(f"device {str(one)!r} is not on this machine; there are {there}")
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -217,10 +218,9 @@ def _open_pickle(path: Path) -> Checkpoint:
             mapped = zipfile.is_zipfile(path)
             loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
         raise CheckpointError(
             f"{path} is truncated, damaged, or holds more than plain tensors (which is never "
-            f"executed): {reason}"
+            f"executed): {_reason(error)}"
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected tensors by name")
@@ -233,3 +233,14 @@ def _open_pickle(path: Path) -> Checkpoint:
         {name: value for name, value in loaded.items() if name not in tensors},
         dict(tensors),
     )
+
+
+def _reason(error: Exception) -> str:
+    """What stopped the reading, without torch's advice to execute the file after all."""
+    text = str(error)
+    asked = re.search(r"unsupported global:? (?:GLOBAL )?([\w.]*\w)", text, re.IGNORECASE)
+    if asked:
+        return f"it asks for {asked.group(1)}"
+    if isinstance(error, KeyError) or not text.strip():
+        return f"it is no archive that torch wrote ({error!r})"
+    return text.splitlines()[0].split(". ")[0][:200]

@@ -30,6 +30,11 @@ class LiveRows:
         self._observer = observer
         self.ended: set[int] = set()
 
+    @property
+    def edits(self) -> tuple[object, ...]:
+        """The edits that the observer carries."""
+        return tuple(getattr(self._observer, "edits", ()))
+
     def taps(self, step: int) -> Taps:
         """The observer's own."""
         return self._observer.taps(step)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -53,8 +54,13 @@ class Edit:
     positions: tuple[int, ...] | None = None
     phase: Phase = "all"
     source: dict[int, Tensor] | None = field(default=None, repr=False)
+    source_lengths: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         parts = [repr(self.site)]
         for name in ("layers", "steps", "heads", "channels", "positions"):
             chosen = getattr(self, name)
@@ -76,7 +82,7 @@ class Edit:
         """The values themselves where they are one number, else a short hash of them."""
         tensors = [self.scale, self.shift, self.low, self.high]
         if self.source is None and all(tensor.numel() == 1 for tensor in tensors):
-            return "/".join(f"{float(tensor):g}" for tensor in tensors)
+            return "/".join(repr(float(tensor)) for tensor in tensors)
         for step, values in sorted((self.source or {}).items()):
             tensors += [torch.tensor(step), values]
         digest = hashlib.sha256()
@@ -118,12 +124,22 @@ def patch(site: str, gram: Gram, **where: Any) -> Edit:
     The gram must hold the site for every selected step; its rows are the run's rows, or one row for
     all. Positions that the gram does not have are left alone.
     """
-    source = {step: gram.tensor(site, step) for name, step in gram if name == site}
+    if gram.manifest.get("phase") == "new":
+        raise EditError("a gram of new tokens alone does not say where in their rows they stand")
+    lengths = tuple(int(n) for n in gram.mask.sum(1))
+    source = {step: _aligned(gram, gram.tensor(site, step)) for name, step in gram if name == site}
     if not source:
         raise EditError(f"the gram to patch from holds no {site!r}; it holds {gram.sites}")
     if where.get("layers") is None and where.get("steps") is None:
         where["steps"] = tuple(source)
-    return _edit("patch", site, scale=0.0, source=source, **where)
+    return _edit("patch", site, scale=0.0, source=source, source_lengths=lengths, **where)
+
+
+def _aligned(gram: Gram, x: Tensor) -> Tensor:
+    """`x` (B, T, ...) with each row's real tokens first, wherever the user padded."""
+    order = torch.from_numpy((~gram.mask).argsort(axis=1, kind="stable")).to(x.device)
+    index = order.reshape(*order.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, index.expand(x.shape))
 
 
 def _edit(
@@ -141,9 +157,12 @@ def _edit(
     positions: Numbers = None,
     phase: Phase = "all",
     source: dict[int, Tensor] | None = None,
+    source_lengths: tuple[int, ...] = (),
 ) -> Edit:
     if phase not in ("all", "prompt", "new"):
         raise EditError(f"phase is {phase!r}; it must be 'all', 'prompt' or 'new'")
+    if bool((_values(low) > _values(high)).any()):
+        raise EditError(f"low is {low}, above high, {high}: nothing lies between")
     return Edit(
         kind=kind,
         site=site,
@@ -158,10 +177,13 @@ def _edit(
         positions=_numbers("positions", positions),
         phase=phase,
         source=source,
+        source_lengths=source_lengths,
     )
 
 
 def _values(value: Values) -> Tensor:
+    if not isinstance(value, Tensor | np.ndarray):
+        return torch.tensor(value, dtype=torch.float64)  # Python numbers keep their digits
     tensor = torch.as_tensor(value).detach().clone()
     return tensor if tensor.is_floating_point() else tensor.double()
 
@@ -169,7 +191,7 @@ def _values(value: Values) -> Tensor:
 def _numbers(name: str, chosen: Numbers) -> tuple[int, ...] | None:
     if chosen is None:
         return None
-    numbers = (chosen,) if isinstance(chosen, int) else tuple(int(i) for i in chosen)
+    numbers = (int(chosen),) if isinstance(chosen, SupportsIndex) else tuple(map(int, chosen))
     if not numbers:
         raise EditError(f"{name} is empty: the edit would select nothing")
     return numbers

@@ -57,6 +57,8 @@ class GramFolder:
                 f"documents and shard_size must be at least 1, not {documents} and {shard_size}"
             )
         folder = cls(Path(path), _canonical(request), documents, shard_size)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise StoreError(f"{folder.path} is a file; a recording needs a folder")
         if (folder.path / _INDEX).exists():
             begun = cls.open(path)
             differences = _differences(begun._wish(), folder._wish())

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from laminogram.errors import SiteError
 from laminogram.probe.manifest import manifest
-from laminogram.probe.recording import Request, documents, numbers
+from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
 from laminogram.probe.statistics import Measurement
 from laminogram.stack.batch import Batch
 
@@ -27,11 +27,13 @@ def measure(
     layers: int | Iterable[int] | None = None,
     batch_size: int = 8,
     progress: bool = True,
+    first_document: int = 0,
 ) -> Measurement:
     """Run the texts under the view and let every statistic see every named site.
 
     statistics: names (`laminogram.probe.statistics.available()`) or statistics with options. A
-    document is a text, numbered in the order given; texts of like length share a batch. No pad is
+    document is a text, numbered in the order given from `first_document` on, so that measurements
+    of parts of a corpus merge into that of the whole; texts of like length share a batch. No pad is
     ever counted. ConfigError and SiteError name what does not exist.
     """
     kinds = [statistics] if isinstance(statistics, str) else list(statistics)
@@ -41,7 +43,8 @@ def measure(
     if "pattern" in request.names:
         raise SiteError("a pattern has no channels to take statistics of; record it instead")
     rows = documents(view, texts)
-    measurement = Measurement(kinds, manifest=None)
+    plan = {i: (step.layer, step.part) for i, step in enumerate(view.plan)}
+    measurement = Measurement(kinds, plan)
     program = view.program(reads=request.reads(view), sink=_Sink(measurement))
     sink: _Sink = program.sink  # type: ignore[assignment]
     head = "all" if "logits" in request.names else "none"
@@ -51,14 +54,19 @@ def measure(
     ):
         for chosen in _batches(rows, batch_size):
             batch = Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
-            sink.documents = torch.tensor(chosen)
+            sink.documents = torch.tensor(chosen) + first_document
             program.prompt_lengths = None
             sink.program = program
             view.run(batch, observer=program, logits=head)  # type: ignore[arg-type]
             bar.update(len(chosen))
     program.check()
     measurement.manifest = manifest(
-        view.facts(), rows, sites=list(request.names), effects=program.effects()
+        view.facts(),
+        rows,
+        bos=begins_with_bos(view, rows),
+        first_document=first_document,
+        sites=list(request.names),
+        effects=program.effects(),
     )
     return measurement
 

@@ -59,6 +59,7 @@ class Program:
         self.prompt_lengths: tuple[int, ...] | None = None
         self.run: Run | None = None
         self.forwards = 0
+        self.edits = tuple(edits)
         self.sink = sink
         wanted = {step: frozenset(names) for step, names in (reads or {}).items()}
         for step, names in wanted.items():
@@ -80,8 +81,16 @@ class Program:
         if not self._placed:
             return
         prompts = torch.tensor(self.prompt_lengths, device=run.positions.device)[:, None]
+        chosen: dict[tuple[int, torch.device], Tensor] = {}
         for placed in self._placed:
-            _renew(placed, run, prompts)
+            device = placed.slot.scale.device
+            key = id(placed.edit), device
+            if key not in chosen:  # the same in every layer of the edit
+                chosen[key] = _rows(placed.edit, run, prompts).to(device)
+            if placed.source is not None:
+                shift = _at_positions(placed.source, run, placed.edit.site).to(device)
+                _fill(placed.slot, "shift", shift)
+            _fill(placed.slot, "rows", chosen[key])
 
     def frames(self, row: int) -> int:
         """How many tokens of a row have been read so far."""
@@ -94,10 +103,10 @@ class Program:
 
     def effects(self) -> list[dict[str, object]]:
         """What each edit did so far: `edit`, `selected`, `changed`, for the manifest."""
-        found: dict[int, dict[str, object]] = {}
+        found: dict[str, dict[str, object]] = {}
         for placed in self._placed:
             row = found.setdefault(
-                id(placed.edit), {"edit": str(placed.edit), "selected": 0, "changed": 0}
+                str(placed.edit), {"edit": str(placed.edit), "selected": 0, "changed": 0}
             )
             row["selected"] = int(row["selected"]) + int(placed.slot.selected)  # type: ignore[call-overload]
             row["changed"] = int(row["changed"]) + int(placed.slot.changed)  # type: ignore[call-overload]
@@ -106,17 +115,23 @@ class Program:
     def check(self) -> None:
         """After the last run: EditError for an edit that selected nothing, EditWarning for one
         that changed nothing."""
-        for row in self.effects():
-            if not row["selected"]:
-                raise EditError(
-                    f"{row['edit']} selected nothing: none of its positions or phases occurred"
-                )
-            if not row["changed"]:
-                warnings.warn(
-                    f"{row['edit']} selected {row['selected']} values and changed none",
-                    EditWarning,
-                    stacklevel=3,
-                )
+        check_effects(self.effects())
+
+
+def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
+    """Judge what edits did, from `Program.effects` of one or more runs: EditError for one that
+    selected nothing in any, EditWarning for one that changed nothing in any."""
+    total: dict[str, list[int]] = {}
+    for row in rows:
+        sums = total.setdefault(str(row["edit"]), [0, 0])
+        sums[0] += int(row["selected"])  # type: ignore[call-overload]
+        sums[1] += int(row["changed"])  # type: ignore[call-overload]
+    for edit, (selected, changed) in total.items():
+        if not selected:
+            raise EditError(f"{edit} selected nothing: none of its positions or phases occurred")
+        if not changed:
+            message = f"{edit} selected {selected} values and changed none"
+            warnings.warn(message, EditWarning, stacklevel=4)
 
 
 def site_at(name: str, config: StackConfig, plan: Plan, step: int) -> Site:
@@ -191,6 +206,8 @@ def _all_taps(placed: Sequence[_Placed], reads: Mapping[int, frozenset[str]]) ->
 
 
 def _place(edit: Edit, stack: Stack, plan: Plan) -> list[_Placed]:
+    if sites.is_of_stack(edit.site) and (edit.layers is not None or edit.steps is not None):
+        raise SiteError(f"site {edit.site!r} belongs to the whole stack: name no layer or step")
     placed = []
     for step in steps_of(edit.site, stack.config, plan, edit.layers, edit.steps):
         site = site_at(edit.site, stack.config, plan, step)
@@ -242,7 +259,9 @@ def _slot(
     )
     count = torch.zeros((), dtype=torch.int64, device=device)
     rows = torch.ones(1, 1, dtype=torch.bool, device=device)
-    return EditSlot(scale, shift, low, high, fixed, rows, count, count.clone())
+    return EditSlot(
+        scale, shift, low, high, fixed, rows, count, count.clone(), edit.source is not None
+    )
 
 
 def _head_axis(trailing: Sequence[str]) -> str | None:
@@ -267,6 +286,14 @@ def _spread(
     if values.numel() == 1:
         return values.reshape(()).clone()  # the slot's own: a captured graph's buffers are written
     size = sizes.get(trailing[-1], 0)
+    if values.dim() > 1 and edit.kind != "patch":
+        wanted = tuple(sizes.get(axis, 0) for axis in trailing)
+        pairs = zip(reversed(values.shape), reversed(wanted))
+        if values.dim() > len(wanted) or any(have not in (1, want) for have, want in pairs):
+            raise EditError(
+                f"{edit.kind} at {edit.site!r} was given values of shape {tuple(values.shape)}; "
+                f"the site has {wanted} for each token (axes {' '.join(trailing)})"
+            )
     if edit.channels is not None and values.shape[-1] == len(edit.channels):
         spread = values.new_zeros(*values.shape[:-1], size)
         spread[..., torch.tensor(edit.channels)] = values
@@ -279,9 +306,8 @@ def _spread(
     return values
 
 
-def _renew(placed: _Placed, run: Run, prompts: Tensor) -> None:
-    """Which rows and columns of this forward the edit selects; for a patch also what it writes."""
-    edit, slot = placed.edit, placed.slot
+def _rows(edit: Edit, run: Run, prompts: Tensor) -> Tensor:
+    """Which rows and columns (B, T) of this forward an edit selects."""
     rows = run.mask
     if edit.phase != "all":
         new = run.positions >= prompts
@@ -290,10 +316,10 @@ def _renew(placed: _Placed, run: Run, prompts: Tensor) -> None:
         wanted = torch.tensor(edit.positions, device=run.positions.device)
         absolute = torch.where(wanted < 0, prompts + wanted, wanted)
         rows = rows & (run.positions[..., None] == absolute[:, None]).any(-1)
-    if placed.source is not None:
-        rows = rows & (run.positions < placed.source.shape[1])
-        _fill(slot, "shift", _at_positions(placed.source, run, edit.site).to(slot.scale.device))
-    _fill(slot, "rows", rows.to(slot.scale.device))
+    if edit.source is not None:
+        known = torch.tensor(edit.source_lengths, device=run.positions.device)[:, None]
+        rows = rows & (run.positions < known)
+    return rows
 
 
 def _at_positions(source: Tensor, run: Run, site: str) -> Tensor:
@@ -316,7 +342,7 @@ def _fill(slot: EditSlot, name: str, values: Tensor) -> None:
     if have.shape == values.shape and have.dtype == values.dtype:
         have.copy_(values)
     else:
-        setattr(slot, name, values)
+        setattr(slot, name, values.clone())
 
 
 def axis_sizes(site: Site, config: StackConfig, layer: int | None) -> dict[str, int]:

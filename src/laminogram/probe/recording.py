@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from laminogram.errors import ConfigError, SiteError
+from laminogram.errors import ConfigError, SiteError, TokenError
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
 from laminogram.probe.manifest import manifest
-from laminogram.probe.program import Program, steps_of
+from laminogram.probe.program import Program, check_effects, steps_of
 from laminogram.probe.recorder import Key, Recorder, RecordPhase
 from laminogram.stack import sites
 from laminogram.stack.batch import Batch
@@ -52,7 +52,10 @@ class Request:
         return wanted
 
     def check(self) -> None:
-        """ConfigError for a combination that records nothing."""
+        """ConfigError for a combination that records nothing, or for options without use."""
+        if self.options and not self.new_tokens:
+            odd = ", ".join(self.options)
+            raise ConfigError(f"{odd}: options of `generate`, which only new_tokens gives a use")
         if self.phase not in ("all", "prompt", "new"):
             raise ConfigError(f"phase is {self.phase!r}; it must be 'all', 'prompt' or 'new'")
         if self.new_tokens < 0:
@@ -69,14 +72,17 @@ def record(
     request: Request,
     device: torch.device | None,
     scalar: Scalar | None = None,
+    *,
+    whole: bool = True,
 ) -> Gram:
-    """Record into memory; `device` None keeps tensors where they are made."""
+    """Record into memory; `device` None keeps tensors where they are made. `whole`: these are all
+    the texts, so an edit that selected nothing is an error."""
     request.check()
     batch = view.tokens(text)
     if request.new_tokens:
         if scalar is not None:
             raise ConfigError("grad and new_tokens exclude each other: record the finished text")
-        return _record_generation(view, batch, request, device)
+        return _record_generation(view, batch, request, device, whole)
     recorder = Recorder(device or view.device, request.phase)
     live: dict[Key, Tensor] = {}
 
@@ -86,13 +92,15 @@ def record(
             live[site, step] = x
 
     reads = request.reads(view)
-    program = recorder.program = view.program(reads=reads, sink=sink)
+    program = recorder.program = view.program(reads, sink)
     needs_head = scalar is not None or "logits" in reads.get(STACK_STEP, ())
     with torch.set_grad_enabled(scalar is not None):
         out = view.run(batch, observer=program, logits="all" if needs_head else "none")
-        gradients = None if scalar is None else _gradients(scalar, batch.restore(out), live)
-    program.check()
-    facts = _manifest(view, batch.tokens, batch.lengths, request, program)
+        gradients = None if scalar is None else _gradients(scalar, _without_pads(batch, out), live)
+    if whole:
+        check_effects(program.effects())
+    rows = [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
+    facts = _manifest(view, batch, rows, request, program)
     layout = _Layout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
     gram = layout.gram(recorder.tensors(), facts)
     if gradients is not None:
@@ -101,7 +109,7 @@ def record(
 
 
 def _record_generation(
-    view: View, batch: Batch, request: Request, device: torch.device | None
+    view: View, batch: Batch, request: Request, device: torch.device | None, whole: bool
 ) -> Gram:
     """Record while generating: one frame a token, prompt first, rows left-aligned."""
     from laminogram.infer.generate import Generation, generate
@@ -114,7 +122,8 @@ def _record_generation(
         options["use_cache"] = False
     answer = generate(view, batch, max_new_tokens=request.new_tokens, observer=program, **options)
     made = [answer] if isinstance(answer, Generation) else list(answer)
-    program.check()
+    if whole:
+        check_effects(program.effects())
     # The last token of each row was drawn but never read, so it has no frame.
     rows = [[*one.prompt_tokens, *one.tokens][: program.frames(i)] for i, one in enumerate(made)]
     if request.phase == "prompt":
@@ -124,7 +133,7 @@ def _record_generation(
     lengths = tuple(len(row) for row in rows)
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     prompts = (0,) * len(rows) if request.phase == "new" else batch.lengths
-    facts = _manifest(view, tokens, lengths, request, program)
+    facts = _manifest(view, batch, rows, request, program)
     layout = _Layout(view, batch, tokens, lengths, prompts, restore=False)
     return layout.gram(recorder.tensors(), facts)
 
@@ -134,25 +143,52 @@ def to_folder(
 ) -> GramFolder:
     """Record documents into a folder, shard by shard; what is there already is not done again."""
     request.check()
+    request.reads(view)  # a site that does not exist is found before the folder is made
     rows = documents(view, texts)
     facts = {
         **asdict(request),
         "options": {name: repr(value) for name, value in request.options.items()},
         "conditions": view.conditions,
         "model": view.name,
+        "weights": view.facts()["weights_hash"],
         "precision": str(view.dtype),
         "tokens": manifest({}, rows)["tokens_hash"],
     }
     kept = GramFolder.create_or_resume(folder, facts, len(rows), shard_size)
     for index, part in tqdm(kept.pending(), unit="shard", disable=None, leave=False):
-        kept.write(index, record(view, rows[part], request, torch.device("cpu")))
+        # A shard of short texts may lack a position that others have: judged over all, below.
+        kept.write(index, record(view, rows[part], request, torch.device("cpu"), whole=False))
+    if view.edits:
+        check_effects([row for gram in kept for row in gram.manifest["effects"]])
     return kept
 
 
+def begins_with_bos(view: View, rows: Sequence[Sequence[int]]) -> bool | list[bool] | None:
+    """Whether texts begin with the model's bos token; one answer a row where they differ, None
+    for a model that names none."""
+    bos = view.config.bos_token_id
+    if bos is None:
+        return None
+    found = [row[0] == bos for row in rows]
+    return found[0] if len(set(found)) == 1 else found
+
+
 def documents(view: View, texts: Text) -> list[list[int]]:
-    """Each text as its list of token ids."""
+    """Each text as its list of token ids. TokenError for a batch with token types, which a list of
+    ids does not carry."""
     batch = view.tokens(texts)
+    if batch.types is not None:
+        raise TokenError(
+            "token types are only read where one batch is run as it is: by run, logits, loss and a "
+            "recording into memory"
+        )
     return [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
+
+
+def _without_pads(batch: Batch, logits: Tensor) -> Tensor:
+    """Logits in the user's layout with 0 at pads, so that a sum over them counts real tokens."""
+    mask = batch.restored_mask.to(logits.device)
+    return torch.where(mask[..., None], batch.restore(logits), 0.0)
 
 
 def _gradients(scalar: Scalar, logits: Tensor, live: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
@@ -187,12 +223,14 @@ class _Layout:
     def gram(self, tensors: Mapping[Key, Tensor], facts: Mapping[str, Any]) -> Gram:
         axes: dict[str, tuple[str, ...]] = {}
         laid: dict[Key, Tensor] = {}
+        tokens, mask = self._rows()
         for (site, step), x in tensors.items():
             layer = None if step == STACK_STEP else self.view.plan.steps[step].layer
             axes[site] = sites.find(site, self.view.config, layer).axes
             along = (2, 3) if site == "pattern" else (1,)
-            laid[site, step] = self.batch.restore(x, along) if self.restore else self._cut(x, along)
-        tokens, mask = self._rows()
+            laid[site, step] = self._empty_pads(
+                self.batch.restore(x, along) if self.restore else self._cut(x, along), mask, along
+            )
         return Gram(
             laid,
             axes,
@@ -203,6 +241,17 @@ class _Layout:
             self.view.token_texts(tokens),
             dict(facts),
         )
+
+    @staticmethod
+    def _empty_pads(x: Tensor, mask: Tensor, along: Sequence[int]) -> Tensor:
+        """0 at pads, along every axis of tokens or keys."""
+        if bool(mask.all()):
+            return x
+        for axis in along:
+            shape = [1] * x.dim()
+            shape[0], shape[axis] = mask.shape[0], x.shape[axis]
+            x = x.masked_fill(~mask[:, : x.shape[axis]].to(x.device).view(shape), 0)
+        return x
 
     def _cut(self, x: Tensor, along: Sequence[int]) -> Tensor:
         """Without the columns that a row which ended early would have gone on to."""
@@ -222,19 +271,26 @@ class _Layout:
 
 
 def _manifest(
-    view: View, tokens: Tensor, lengths: Sequence[int], request: Request, program: Program
+    view: View,
+    batch: Batch,
+    rows: Sequence[Sequence[int]],
+    request: Request,
+    program: Program,
 ) -> dict[str, Any]:
-    rows = [row[:length] for row, length in zip(tokens.tolist(), lengths)]
+    """The facts of a recording of `rows`, which began as `batch`."""
+    drawn = bool(request.new_tokens) and request.options.get("temperature", 0) > 0
     return manifest(
         view.facts(),
         rows,
+        bos=begins_with_bos(view, batch.tokens[:, :1].tolist()),
+        seeds=[request.options.get("seed", 0)] if drawn else None,
         sites=list(request.names),
         phase=request.phase,
         new_tokens=request.new_tokens,
         options={name: repr(value) for name, value in request.options.items()},
         effects=program.effects(),
         reference_paths=sorted(
-            name for name in request.names if name in ("pattern", "state", "head_out")
+            {*request.names, *(edit.site for edit in view.edits)} & {"pattern", "state", "head_out"}
         ),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class Batch:
     @classmethod
     def of(
         cls,
-        tokens: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        tokens: Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]],
         mask: Tensor | None = None,
         types: Tensor | None = None,
         *,
@@ -44,8 +45,12 @@ class Batch:
         token is real. Raises TokenError for an empty row, a hole in the mask, an id outside the
         vocabulary (named with its place).
         """
+        if isinstance(tokens, np.ndarray):
+            tokens = torch.from_numpy(np.array(tokens))
         if not isinstance(tokens, Tensor):
             tokens, mask = _from_lists(tokens, mask)
+        if tokens.is_floating_point():
+            raise TokenError(f"token ids are whole numbers; these are {tokens.dtype}")
         if tokens.dim() == 1:
             tokens = tokens[None]
             mask = None if mask is None else mask.reshape(tokens.shape)
@@ -66,7 +71,7 @@ class Batch:
         columns = tokens.shape[1]
         batch = cls(tokens, lengths, offsets, columns, types)
         tokens = torch.where(batch.mask, tokens, 0)
-        width = max(lengths) if any(offsets) else columns
+        width = max(lengths)
         types = None if types is None else types[:, :width]
         return cls(tokens[:, :width], lengths, offsets, columns, types)
 
@@ -85,6 +90,12 @@ class Batch:
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return columns[None] < torch.tensor(self.lengths, device=self.tokens.device)[:, None]
 
+    @property
+    def restored_mask(self) -> Tensor:
+        """(B, columns), true where a token is real, in the user's layout."""
+        columns = torch.arange(self.columns)[None] - torch.tensor(self.offsets)[:, None]
+        return (columns >= 0) & (columns < torch.tensor(self.lengths)[:, None])
+
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""
         types = None if self.types is None else self.types.to(device)
@@ -93,11 +104,11 @@ class Batch:
     def restore(self, x: Tensor, axes: tuple[int, ...] = (1,)) -> Tensor:
         """`x`, aligned along `axes` (counted with the batch as axis 0), in the user's layout.
 
-        Columns that the user padded on the left hold copies of the row's first column.
+        Columns that the user padded hold copies of the nearest column.
         """
-        if not any(self.offsets):
-            return x
         width = self.tokens.shape[1]
+        if not any(self.offsets) and width == self.columns:
+            return x
         offsets = torch.tensor(self.offsets)
         index = torch.arange(self.columns)[None] - offsets[:, None]
         index = index.clamp(0, width - 1).to(x.device)
@@ -127,10 +138,12 @@ def _spans(real: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Length and left padding of each row; TokenError for an empty row or a hole."""
     counts = real.sum(1).tolist()
     firsts = real.int().argmax(1).tolist()
-    for row, (count, first) in enumerate(zip(counts, firsts)):
+    lasts = real.shape[1] - 1 - real.flip(1).int().argmax(1)
+    spans = (lasts + 1).tolist()
+    for row, (count, first, end) in enumerate(zip(counts, firsts, spans)):
         if count == 0:
             raise TokenError(f"row {row} holds no real token: a text needs at least one")
-        if not bool(real[row, first : first + count].all()):
+        if end - first != count:
             raise TokenError(f"the mask of row {row} has a hole: real tokens must be neighbours")
     return tuple(counts), tuple(firsts)
 

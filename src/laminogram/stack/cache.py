@@ -54,6 +54,7 @@ class StateSlot:
 
     def __init__(self, shift: Tensor, state: Tensor | None = None) -> None:
         self.shift, self.state = shift, state
+        self.decoder: Any = None  # working memory of a mixer's shortest path; never saved
 
     def reserve(self, capacity: int) -> None:
         """A state has one size for any length."""
@@ -89,7 +90,8 @@ class StepSlot:
 class Cache:
     """The memory of a run of a stack: `lengths[b]` tokens of row b have been seen.
 
-    `conditions` names what it was filled under; `regime` the rope regime of each row.
+    `conditions` names what it was filled under; `regime` the rope regime of each row; `prompts`
+    how many tokens the first forward brought. A run that broke off half-way leaves it `broken`.
     """
 
     slots: list[StepSlot]
@@ -98,6 +100,8 @@ class Cache:
     regime: tuple[Any, ...] = ()
     streams: dict[str, Tensor] = field(default_factory=dict)
     planned: int = 0
+    prompts: list[int] = field(default_factory=list)
+    broken: bool = False
 
     @property
     def batch(self) -> int:
@@ -116,6 +120,10 @@ class Cache:
 
     def check(self, conditions: str, batch: int) -> None:
         """CacheError unless a run under `conditions` with `batch` rows may go on from here."""
+        if self.broken:
+            raise CacheError(
+                "an earlier run broke off half-way through this cache: start a new one"
+            )
         if batch != self.batch:
             raise CacheError(f"the cache holds {self.batch} rows, this run has {batch}")
         if conditions != self.conditions:
@@ -144,7 +152,8 @@ class Cache:
         regime = tuple(r for r in self.regime for _ in range(copies))
         streams = {name: clone(x) for name, x in self.streams.items()}
         slots = [StepSlot(_clone(s.attn, clone), _clone(s.ffn, clone)) for s in self.slots]
-        return Cache(slots, lengths, self.conditions, regime, streams, self.planned)
+        prompts = [n for n in self.prompts for _ in range(copies)]
+        return Cache(slots, lengths, self.conditions, regime, streams, self.planned, prompts)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Fill the slots from `tensors()` of a cache of the same shape (capacity may differ)."""

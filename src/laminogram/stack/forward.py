@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
@@ -47,11 +48,24 @@ def run(
     if observer is not None:
         starts = tuple(cache.lengths) if cache else (0,) * len(batch.lengths)
         observer.begin(Run(ctx.positions, batch.mask, batch.lengths, starts))
-    out = through(
-        stack, batch, plan, ctx, cache=cache, observer=observer, logits=logits, v_first=v_first
-    )
-    if cache is not None:
-        cache.lengths = [a + b for a, b in zip(cache.lengths, batch.lengths)]
+    if cache is None:
+        return through(stack, batch, plan, ctx, observer=observer, logits=logits, v_first=v_first)
+    # What a cache holds is written in place, so no gradient is kept through it.
+    cache.broken = True
+    with torch.no_grad():
+        out = through(
+            stack,
+            batch,
+            plan,
+            ctx,
+            cache=cache,
+            observer=observer,
+            logits=logits,
+            v_first=v_first,
+        )
+    cache.broken = False
+    cache.prompts = cache.prompts or list(batch.lengths)
+    cache.lengths = [a + b for a, b in zip(cache.lengths, batch.lengths)]
     return out
 
 
@@ -61,10 +75,10 @@ def through(
     plan: Plan,
     ctx: Context,
     *,
-    cache: Cache | None,
-    observer: Observer | None,
-    logits: Logits,
-    v_first: Provision,
+    cache: Cache | None = None,
+    observer: Observer | None = None,
+    logits: Logits = "all",
+    v_first: Provision = "embedding",
 ) -> Tensor:
     """`run` under a context that exists: tensors in, tensors out, so that it can be captured."""
     ends = _taps(observer, STACK_STEP)
@@ -82,12 +96,22 @@ def through(
         _hand_over(observer, number, taps)
     x = x.to(stack.head_device)
     x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
-    if logits == "last":
-        x = ctx.to(x.device).last(x)[:, None]
-    if logits != "none" and stack.config.head.present:
-        x = ends("logits", stack.head(x, stack.tied_table))
+    scores = _scores(stack, x, ctx, logits, ends)
     _hand_over(observer, STACK_STEP, ends)
-    return x
+    return x if scores is None else scores
+
+
+def _scores(stack: Stack, x: Tensor, ctx: Context, logits: Logits, ends: Taps) -> Tensor | None:
+    """What is wanted of the logits; a tap there sees every column, whatever is wanted."""
+    tapped = ends.wants("logits")
+    if not stack.config.head.present or (logits == "none" and not tapped):
+        return ctx.to(x.device).last(x)[:, None] if logits == "last" else None
+    if logits == "last" and not tapped:
+        x = ctx.to(x.device).last(x)[:, None]
+    scores = ends("logits", stack.head(x, stack.tied_table))
+    if logits == "none":
+        return None
+    return ctx.to(x.device).last(scores)[:, None] if logits == "last" and tapped else scores
 
 
 def regime_of(stack: Stack, lengths: tuple[int, ...]) -> tuple[Hashable, ...]:

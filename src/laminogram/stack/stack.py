@@ -97,8 +97,12 @@ class Stack(nn.Module):
         return self
 
     def compile_layers(self, backend: str | Callable = "inductor") -> Stack:
-        """Compile the layer function: one graph for each tap signature, no break allowed."""
-        self.run_layer = torch.compile(run_layer, fullgraph=True, dynamic=False, backend=backend)
+        """Compile the layer function: one graph for each tap signature, no break allowed.
+
+        Lengths that change make one more graph with free sizes; only RWKV-4's scan is bound to its
+        length, so there give texts of one length (a captured decode step is one anyway).
+        """
+        self.run_layer = torch.compile(run_layer, fullgraph=True, backend=backend)
         return self
 
     def new_cache(self, batch: int, plan: Plan, conditions: str, capacity: int = 0) -> Cache:

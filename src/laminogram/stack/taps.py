@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,31 +40,52 @@ class EditSlot:
     rows: Tensor
     selected: Tensor
     changed: Tensor
+    by_token: bool = False  # shift is (B, T, ...), as a patch writes it
 
     def __call__(self, x: Tensor) -> Tensor:
         """The edited tensor; bits of unselected and unchanged entries are kept."""
         rows = self.rows.reshape(self.rows.shape + (1,) * (x.dim() - 2))
-        return self._apply(x, rows & self.fixed)
+        return self._apply(x, rows & self.fixed, self.shift)
 
-    def heads_first(self, x: Tensor) -> Tensor:
-        """The same for a tensor (B, H, T, S), whose rows are its third axis."""
+    def heads_first(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """The same for a tensor (B, H, T, S), whose rows are its third axis, where `allowed`
+        (1|B, 1, T, S): a weight that the mask forbids does not exist and is never written."""
         rows = self.rows[:, None, :, None]
-        return self._apply(x, rows & self.fixed)
+        return self._apply(x, rows & self.fixed & allowed, self.shift)
 
     def token(self, x: Tensor, t: int) -> Tensor:
         """The same for one token's slice (B, 1, ...) of the site."""
         rows = self.rows[:, t : t + 1]
-        return self._apply(x, rows.reshape(rows.shape + (1,) * (x.dim() - 2)) & self.fixed)
+        shift = self.shift[:, t : t + 1] if self.by_token else self.shift
+        return self._apply(x, rows.reshape(rows.shape + (1,) * (x.dim() - 2)) & self.fixed, shift)
 
-    def _apply(self, x: Tensor, where: Tensor) -> Tensor:
-        scale, shift = self.scale.to(x.dtype), self.shift.to(x.dtype)
+    def _apply(self, x: Tensor, where: Tensor, shift: Tensor) -> Tensor:
+        scale, shift = self.scale.to(x.dtype), shift.to(x.dtype)
         moved = torch.where(scale == 0, shift, x * scale + shift)
         moved = torch.maximum(torch.minimum(moved, self.high.to(x.dtype)), self.low.to(x.dtype))
         where = where.expand(x.shape)
         change = where & (moved != x)
         self.selected.add_(where.sum())
         self.changed.add_(change.sum())
+        if torch.is_grad_enabled() and x.requires_grad:
+            written: Tensor = _Write.apply(x, moved, where, change)
+            return written
         return torch.where(change, moved, x)
+
+
+class _Write(torch.autograd.Function):
+    """`moved` where an entry changes, else `x`, bit for bit; but the gradient is the edit's
+    wherever it is selected, also where it happened to change nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, moved: Tensor, where: Tensor, change: Tensor) -> Tensor:
+        ctx.save_for_backward(where)
+        return torch.where(change, moved, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (where,) = ctx.saved_tensors
+        return grad.masked_fill(where, 0), grad.masked_fill(~where, 0), None, None
 
 
 class Taps:
@@ -93,11 +114,11 @@ class Taps:
         """Whether any of the sites is tapped."""
         return any(site in self.names for site in sites)
 
-    def __call__(self, site: str, x: Tensor) -> Tensor:
+    def __call__(self, site: str, x: Tensor, allowed: Tensor | None = None) -> Tensor:
         if site not in self.names:
             return x
         for slot in self.edits.get(site, ()):
-            x = slot.heads_first(x) if site == "pattern" else slot(x)
+            x = slot(x) if allowed is None else slot.heads_first(x, allowed)
         if site in self.reads:
             self.out[site] = x
         return x

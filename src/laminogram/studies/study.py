@@ -147,6 +147,7 @@ def _record(
             f"which was made for {card.context}; shorten the text"
         )
     gram = view.record(text, sites=(site,), new_tokens=new_tokens)
+    predicted = int(gram.prompt_lengths[0]) > 1
     taken = {record.name for record in earlier}
     name, again = view.name, 2
     while name in taken:
@@ -157,7 +158,7 @@ def _record(
         card=card,
         text=text,
         site=site,
-        losses=_losses(view, text),
+        losses=_losses(view, text) if predicted else None,
         bos_token_id=view.config.bos_token_id,
     )
 

@@ -89,9 +89,12 @@ def test_moments_agree_with_two_passes_however_split(data, batch):
         assert np.array_equal(result["count"], np.full(x.shape[-1], mask.sum()))
         for key in ("min", "max", "absmax"):
             assert np.array_equal(result[key], reference[key]), key
+        # Beyond, the spread itself lies in the last digits of what is given.
+        narrow = reference["m2"] <= (1e-8 * np.abs(reference["mean"])) ** 2
         for key in MOMENTS:
             # A sum of signed terms is only as good as the terms are small.
-            assert np.all(np.abs(result[key] - reference[key]) <= 1e-10 * reference["scale", key])
+            close = np.abs(result[key] - reference[key]) <= 1e-10 * reference["scale", key]
+            assert np.all(close | (narrow & (key not in ("count", "mean"))))
 
 
 def two_passes(values: np.ndarray) -> dict:

@@ -1,8 +1,8 @@
 """RWKV-4's recurrence without a loop over tokens, on any device.
 
-One token takes a short direct path; a sequence takes the two-level scan of `wkv4_scan`, in its
-differentiable form or, on a CPU without gradients, in its buffered form (`wkv4_buffered`), which
-keeps its working set inside the cache.
+One token takes a short direct path (`wkv4_decode`); a sequence takes the two-level scan of
+`wkv4_scan`, in its differentiable form or, on a CPU without gradients, in its buffered form
+(`wkv4_buffered`), which keeps its working set inside the cache.
 
 Axes: B batch, T tokens, A attention width. State (B, 3, A): see `wkv4_naive`.
 """
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .wkv4_buffered import wkv4_buffered
+from .wkv4_decode import wkv4_single
 from .wkv4_naive import compute_dtype
-from .wkv4_scan import bounded_exp, wkv4_scan
+from .wkv4_scan import wkv4_scan
 
 
 def wkv4(
@@ -29,7 +30,7 @@ def wkv4(
     k, v, w, u, state = k.to(dtype), v.to(dtype), w.to(dtype), u.to(dtype), state.to(dtype)
     tokens = k.shape[1]
     if tokens == 1:
-        return _single(k, v, w, u, state, lengths)
+        return wkv4_single(k, v, w, u, state, lengths)
     if k.numel() == 0:
         return torch.zeros_like(k), state
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u, state))
@@ -37,21 +38,3 @@ def wkv4(
     plain = tracked or k.device.type != "cpu" or torch.compiler.is_compiling()
     run = wkv4_scan if plain else wkv4_buffered
     return run(k, v, w, u, state, lengths)
-
-
-def _single(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One token, with few operations: the three exponentials are taken in one call."""
-    num, den, scale = state.split(1, dim=1)
-    decayed = scale + w
-    top = torch.maximum(decayed, k)
-    weights = bounded_exp(torch.cat([decayed - top, k - top, k + u - scale], dim=1))
-    keep, join, own = weights.split(1, dim=1)
-    y = torch.addcmul(num, own, v) / (den + own)
-    new = torch.cat(
-        [torch.addcmul(join * v, keep, num), torch.addcmul(join, keep, den), top], dim=1
-    )
-    if lengths is not None:
-        new = torch.where((lengths > 0)[:, None, None], new, state)
-    return y, new

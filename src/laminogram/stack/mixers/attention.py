@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laminogram.errors import ConfigError
 from laminogram.stack.cache import AttentionSlot
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.context import Context
@@ -23,6 +24,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig, size: int, rope_index: int) -> None:
         super().__init__()
+        if config.window is not None and not config.causal:
+            raise ConfigError("an attention window is defined for causal attention only")
         self.config, self.rope_index = config, rope_index
         width = config.num_attention_heads * config.head_dim
         narrow = config.num_key_value_heads * config.head_dim
@@ -93,5 +96,5 @@ class Attention(nn.Module):
         allowed = ctx.allowed(self.config.causal, self.config.window)
         wide = scores if scores.dtype == torch.float64 else scores.float()
         pattern = wide.masked_fill(~allowed, float("-inf")).softmax(-1)
-        pattern = taps("pattern", pattern)
+        pattern = taps("pattern", pattern, allowed)
         return (pattern.to(values.dtype) @ values).transpose(1, 2)

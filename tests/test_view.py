@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.stacks import ids_of, view_of
+
+from laminogram import bundled, edits, load
+from laminogram.errors import ConfigError, EditError
+
+
+@pytest.mark.parametrize("device", [["cpu", "cpu"], "auto", "cpu", torch.device("cpu")])
+def test_every_way_to_name_devices_gives_the_same(device: Any) -> None:
+    if device == "auto" and torch.cuda.is_available():
+        pytest.skip("auto is the GPU here")
+    text = "The river ran down to the sea."
+    for name in bundled.names():
+        want = load(name, dtype="fp32").logits(text)
+        spread = load(name, dtype="fp32", device=device)
+        assert torch.equal(spread.logits(text), want)
+        assert spread.generate(text, max_new_tokens=4).text
+
+
+@pytest.mark.parametrize("precision", ["int4", "float8", torch.int8, torch.bool])
+def test_a_precision_that_does_not_exist_is_named(precision: Any) -> None:
+    with pytest.raises(ConfigError, match="is unknown; there are float32"):
+        view_of("llama").using(precision=precision)
+    with pytest.raises(ConfigError, match="is unknown; there are float32"):
+        load("tiny-llama", dtype=precision)
+
+
+def test_what_is_no_edit_is_refused() -> None:
+    with pytest.raises(EditError, match="'ffn_out' is no edit"):
+        view_of("llama").using(edits=["ffn_out"])  # type: ignore[list-item]
+
+
+def test_a_view_changes_nothing_of_the_one_it_comes_from() -> None:
+    view, ids = view_of("rwkv7"), ids_of(2, 6)
+    before = view.logits(ids)
+    other = view.using(plan="2-0", edits=edits.zero("ffn_out", layers=1), precision="bf16")
+    assert other.dtype == torch.bfloat16
+    assert not torch.equal(other.logits(ids).float(), before)
+    assert other.using(edits=edits.add("resid_pre", 1.0)).edits[:1] == other.edits
+    assert view.dtype == torch.float32
+    assert torch.equal(view.logits(ids), before)
+
+
+def test_the_bundled_models_load_from_a_folder_like_any_other(tmp_path: Path) -> None:
+    for name in bundled.names():
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.json", "model.safetensors"):
+            (folder / file).write_bytes((bundled.path(name) / file).read_bytes())
+        again = load(folder)
+        assert again.tokenizer is None
+        assert torch.equal(again.logits([5, 6, 7]), load(name).logits([5, 6, 7]))
