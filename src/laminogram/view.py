@@ -279,10 +279,10 @@ class View:
         """Every named site of every chosen step, as a `Gram`.
 
         mask, types, bos: as in `tokens`. to: a device ("cpu", "cuda"), or a folder, to which
-        documents go in resumable shards of `shard_size`. grad: a function from logits (B, T, V), 0 at pads, to a scalar; its gradients
-        at the same addresses are in `gram.grad`. new_tokens: record also while generating so many
-        tokens (further options go to `generate`); phase: frames of the prompt, of new tokens, or
-        all.
+        documents go in resumable shards of `shard_size`. grad: a function from logits (B, T, V), 0
+        at pads, to a scalar; its gradients at the same addresses are in `gram.grad`. new_tokens:
+        record also while generating so many tokens (further options go to `generate`); phase:
+        frames of the prompt, of new tokens, or all.
         """
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
