@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,9 @@ from torch import Tensor
 
 from laminogram.errors import FamilyError, TokenError
 from laminogram.infer.text import UNKNOWN
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
 from laminogram.stack.sites import STACK_STEP
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 _CHUNK = 2**24
 """Logits that exist at one time: 64 MiB in fp32."""
@@ -72,7 +69,7 @@ class Loss:
 
 
 @torch.no_grad()
-def loss(view: View, x: Text) -> Loss:
+def loss(view: Subject, x: Text) -> Loss:
     """The loss of every token of `x` but each row's first, under the view's plan and edits.
 
     Logits are made and reduced in chunks, so that memory does not grow with T times V. FamilyError
@@ -102,7 +99,7 @@ def loss(view: View, x: Text) -> Loss:
     )
 
 
-def _aligned(view: View, batch: Batch) -> Tensor:
+def _aligned(view: Subject, batch: Batch) -> Tensor:
     """Loss (B, T-1) of rows that are left-aligned; undefined at pads."""
     stack = view.stack
     targets = batch.tokens[:, 1:].to(stack.head_device)
@@ -135,7 +132,7 @@ def _restored_mask(batch: Batch, real: Tensor) -> Tensor:
     return mask & (columns >= torch.tensor(batch.offsets, device=mask.device)[:, None])
 
 
-def _text_bytes(view: View, batch: Batch) -> int | None:
+def _text_bytes(view: Subject, batch: Batch) -> int | None:
     """UTF-8 bytes of every row's text after its first token."""
     if view.tokenizer is None:
         return None

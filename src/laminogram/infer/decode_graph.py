@@ -13,22 +13,18 @@ Axes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError, FamilyError
 from laminogram.probe.program import Program
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack import context, forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.context import Rotary
 from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 _WARM_UPS = 3
 """Eager runs before a capture, in which libraries allocate and kernels are chosen."""
@@ -71,7 +67,7 @@ class DecodeGraph:
 
     def __init__(
         self,
-        view: View,
+        view: Subject,
         rows: int,
         capacity: int,
         observer: Observer | None = None,
@@ -201,7 +197,7 @@ def _small(name: str) -> bool:
     return not name.endswith((".k", ".v"))
 
 
-def _check(view: View, capacity: int) -> None:
+def _check(view: Subject, capacity: int) -> None:
     stack = view.stack
     if not view.config.causal:
         raise FamilyError(

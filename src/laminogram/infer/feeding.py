@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from laminogram.infer.past import Frozen, Past
+from laminogram.probe.subject import Subject
 from laminogram.stack import rope
 from laminogram.stack.batch import Batch
 from laminogram.stack.forward import regime_of
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run, Taps
-
-if TYPE_CHECKING:
-    from laminogram.view import View
 
 
 class LiveRows:
@@ -55,7 +52,7 @@ class Feeder:
     """Feeds whole rows at every step; `tokens` are shared with the caller, who appends to them."""
 
     def __init__(
-        self, view: View, tokens: list[list[int]], observer: Observer | None = None
+        self, view: Subject, tokens: list[list[int]], observer: Observer | None = None
     ) -> None:
         self.view, self.tokens = view, tokens
         self.ended: set[int] = set()
@@ -100,7 +97,7 @@ class Feeder:
 class CachedFeeder(Feeder):
     """Feeds only what is new, and remembers the rest in `past`."""
 
-    def __init__(self, view: View, past: Past, observer: Observer | None = None) -> None:
+    def __init__(self, view: Subject, past: Past, observer: Observer | None = None) -> None:
         super().__init__(view, past.tokens, observer)
         self.past = past
         self._frozen = Frozen(past)

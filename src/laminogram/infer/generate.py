@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +23,9 @@ from laminogram.infer.result import FinishReason, Generation, Generations
 from laminogram.infer.sampling import Sampling, choose, history_mask, uniforms
 from laminogram.infer.text import StopFilter, TextStream
 from laminogram.probe.program import Program
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
 from laminogram.stack.taps import Observer
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 __all__ = ["Generation", "Generations", "generate"]
 
@@ -36,7 +34,7 @@ Stream = Callable[..., object]
 
 @torch.no_grad()
 def generate(
-    view: View,
+    view: Subject,
     prompts: Text | None = None,
     *,
     max_new_tokens: int = 128,
@@ -125,7 +123,7 @@ class _Ends:
 
 
 def _watched(
-    view: View,
+    view: Subject,
     past: Past,
     sampling: Sampling,
     texts: Sequence[TextStream | None],
@@ -188,7 +186,7 @@ def _draws(sampling: Sampling, tokens: Sequence[Sequence[int]]) -> Tensor | None
     return uniforms(sampling.seed, ((row, len(one)) for row, one in enumerate(tokens)))
 
 
-def _check(view: View, max_new_tokens: int, cache: Past | None, use_cache: bool) -> None:
+def _check(view: Subject, max_new_tokens: int, cache: Past | None, use_cache: bool) -> None:
     config = view.config
     if not config.causal:
         raise FamilyError(
@@ -210,7 +208,7 @@ def _check(view: View, max_new_tokens: int, cache: Past | None, use_cache: bool)
     cache.cache.check(view.conditions, cache.rows)
 
 
-def _check_text(view: View, stop: str | Sequence[str], stream: Stream | None) -> None:
+def _check_text(view: Subject, stop: str | Sequence[str], stream: Stream | None) -> None:
     stops = StopFilter(stop).stops
     if view.tokenizer is None and (stops or stream is not None):
         asked = "stop strings need" if stops else "streaming needs"
@@ -218,7 +216,7 @@ def _check_text(view: View, stop: str | Sequence[str], stream: Stream | None) ->
 
 
 def _read(
-    view: View, prompts: Text | None, past: Past | None, bos: bool | None
+    view: Subject, prompts: Text | None, past: Past | None, bos: bool | None
 ) -> tuple[list[list[int]], bool]:
     """The new ids of each row, and whether one row was meant rather than a list of one."""
     single = _is_single(prompts)
@@ -246,7 +244,7 @@ def _is_single(prompts: Any) -> bool:
     return not prompts or not isinstance(prompts[0], str | Sequence | Tensor)
 
 
-def _following(view: View, prompts: Any, single: bool) -> list[list[int]]:
+def _following(view: Subject, prompts: Any, single: bool) -> list[list[int]]:
     """Ids that follow a cache: texts begin without bos, and any row may be empty."""
     rows = []
     for one in [prompts] if single else prompts:
@@ -262,7 +260,7 @@ def _following(view: View, prompts: Any, single: bool) -> list[list[int]]:
 
 
 def _begin(
-    view: View, rows: list[list[int]], past: Past | None, max_new_tokens: int
+    view: Subject, rows: list[list[int]], past: Past | None, max_new_tokens: int
 ) -> tuple[Past, list[int]]:
     """Where to go on from, the new ids joined to it; and each row's length before generating.
 
@@ -285,7 +283,7 @@ def _begin(
 
 
 def _texts(
-    view: View, past: Past, stop: str | Sequence[str], stream: Stream | None, single: bool
+    view: Subject, past: Past, stop: str | Sequence[str], stream: Stream | None, single: bool
 ) -> list[TextStream | None]:
     """A stream of text for each row; None where there is no tokenizer to make any."""
     if view.tokenizer is None:

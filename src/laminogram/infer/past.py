@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from laminogram.errors import CacheError
 from laminogram.probe.store import read_tensors, tensor_text, text_tensor, write_tensors
+from laminogram.probe.subject import Subject
 from laminogram.stack.cache import AttentionSlot, Cache, StateSlot, StepSlot
-
-if TYPE_CHECKING:
-    from laminogram.view import View
 
 _KIND = "laminogram-past"
 _TOKENS = "tokens"
@@ -87,7 +85,7 @@ class Past:
         write_tensors(path, _KIND, tensors, {"past": json.dumps(facts)})
 
 
-def load_past(view: View, path: str | PathLike[str]) -> Past:
+def load_past(view: Subject, path: str | PathLike[str]) -> Past:
     """Read what `Past.save` wrote, for a view of the same conditions.
 
     CacheError where it was filled under another plan or other edits, or by another shape of stack.

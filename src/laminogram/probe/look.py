@@ -13,7 +13,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,8 @@ from torch import Tensor
 
 from laminogram.errors import FamilyError, SiteError, TokenError
 from laminogram.probe.program import steps_of
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 _LINES = 40
 """Tokens that are printed at most."""
@@ -134,7 +132,7 @@ class AttentionBetween(_Printed):
         return found
 
 
-def show_cos_distance(view: View, text: Text, layer: int) -> CosDistance:
+def show_cos_distance(view: Subject, text: Text, layer: int) -> CosDistance:
     """Cosine between a layer's input and output hidden states, per token and on average.
 
     SiteError for a layer that is not in the view's plan.
@@ -148,7 +146,7 @@ def show_cos_distance(view: View, text: Text, layer: int) -> CosDistance:
 
 
 def show_topk_token(
-    view: View,
+    view: Subject,
     text: Text,
     layer: int,
     K: int = 10,
@@ -188,7 +186,7 @@ def show_topk_token(
 
 
 def show_attention(
-    view: View, text: Text, layer: int, token_a: int | str, token_b: int | str
+    view: Subject, text: Text, layer: int, token_a: int | str, token_b: int | str
 ) -> AttentionBetween:
     """The attention between two tokens of one text, head by head.
 
@@ -228,12 +226,12 @@ _MEANINGS = {
 }
 
 
-def _last_step(view: View, site: str, layer: int) -> int:
+def _last_step(view: Subject, site: str, layer: int) -> int:
     return steps_of(site, view.config, view.plan, (layer,))[-1]
 
 
 @torch.no_grad()
-def _read(view: View, batch: Batch, step: int, sites: Sequence[str]) -> dict[str, Tensor]:
+def _read(view: Subject, batch: Batch, step: int, sites: Sequence[str]) -> dict[str, Tensor]:
     """The tensors at some sites of one step; one forward, without the head."""
     found: dict[str, Tensor] = {}
 
@@ -266,13 +264,13 @@ def _position(token: int | str, texts: Sequence[str]) -> int:
     return places[0]
 
 
-def _texts(view: View, batch: Batch) -> list[list[str]]:
+def _texts(view: Subject, batch: Batch) -> list[list[str]]:
     """The text of each real token; its id where there is no tokenizer."""
     ids = batch.tokens.tolist()
     return [_names(view, row[:n]) for row, n in zip(ids, batch.lengths, strict=True)]
 
 
-def _names(view: View, ids: Sequence[int]) -> list[str]:
+def _names(view: Subject, ids: Sequence[int]) -> list[str]:
     if view.tokenizer is None:
         return [str(one) for one in ids]
     return view.tokenizer.token_texts(ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,12 @@ from laminogram.errors import SiteError
 from laminogram.probe.manifest import manifest
 from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
 from laminogram.probe.statistics import Measurement
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 
 def measure(
-    view: View,
+    view: Subject,
     texts: Text,
     statistics: str | Sequence[Any],
     names: str | Sequence[str],

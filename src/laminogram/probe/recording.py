@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,10 @@ from laminogram.probe.gram import Gram
 from laminogram.probe.manifest import manifest
 from laminogram.probe.program import Program, check_effects, steps_of
 from laminogram.probe.recorder import Key, Recorder, RecordPhase
+from laminogram.probe.subject import Subject, Text
 from laminogram.stack import sites
 from laminogram.stack.batch import Batch
 from laminogram.stack.sites import STACK_STEP
-
-if TYPE_CHECKING:
-    from laminogram.view import Text, View
 
 Scalar = Callable[[Tensor], Tensor]
 
@@ -41,7 +39,7 @@ class Request:
     phase: RecordPhase = "all"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def reads(self, view: View) -> dict[int, set[str]]:
+    def reads(self, view: Subject) -> dict[int, set[str]]:
         """For each step of the view's plan the sites to read; SiteError for one that is nowhere."""
         if not self.names:
             raise SiteError(f"no site was named; there are {', '.join(sites.NAMES)}")
@@ -67,7 +65,7 @@ class Request:
 
 
 def record(
-    view: View,
+    view: Subject,
     text: Text,
     request: Request,
     device: torch.device | None,
@@ -79,10 +77,6 @@ def record(
     the texts, so an edit that selected nothing is an error."""
     request.check()
     batch = view.tokens(text)
-    if request.new_tokens:
-        if scalar is not None:
-            raise ConfigError("grad and new_tokens exclude each other: record the finished text")
-        return _record_generation(view, batch, request, device, whole)
     recorder = Recorder(device or view.device, request.phase)
     live: dict[Key, Tensor] = {}
 
@@ -100,48 +94,26 @@ def record(
     if whole:
         check_effects(program.effects())
     rows = [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
-    facts = _manifest(view, batch, rows, request, program)
-    layout = _Layout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
+    facts = recording_manifest(view, batch, rows, request, program)
+    layout = GramLayout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
     gram = layout.gram(recorder.tensors(), facts)
     if gradients is not None:
         gram.grad = layout.gram(gradients, {**facts, "values": "gradients"})
     return gram
 
 
-def _record_generation(
-    view: View, batch: Batch, request: Request, device: torch.device | None, whole: bool
-) -> Gram:
-    """Record while generating: one frame a token, prompt first, rows left-aligned."""
-    from laminogram.infer.generate import Generation, generate
-
-    recorder = Recorder(device or view.device, request.phase)
-    program = recorder.program = view.program(reads=request.reads(view), sink=recorder.sink)
-    options = dict(request.options)
-    if "pattern" in request.names and any(at.attn.kind != "attention" for at in view.config.layers):
-        # A recurrent step knows its own token only: its pattern needs the text read as a whole.
-        options["use_cache"] = False
-    answer = generate(view, batch, max_new_tokens=request.new_tokens, observer=program, **options)
-    made = [answer] if isinstance(answer, Generation) else list(answer)
-    if whole:
-        check_effects(program.effects())
-    # The last token of each row was drawn but never read, so it has no frame.
-    rows = [[*one.prompt_tokens, *one.tokens][: program.frames(i)] for i, one in enumerate(made)]
-    if request.phase == "prompt":
-        rows = [list(one.prompt_tokens) for one in made]
-    elif request.phase == "new":
-        rows = [row[len(one.prompt_tokens) :] for row, one in zip(rows, made)]
-    lengths = tuple(len(row) for row in rows)
-    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    prompts = (0,) * len(rows) if request.phase == "new" else batch.lengths
-    facts = _manifest(view, batch, rows, request, program)
-    layout = _Layout(view, batch, tokens, lengths, prompts, restore=False)
-    return layout.gram(recorder.tensors(), facts)
-
-
 def to_folder(
-    view: View, texts: Text, request: Request, folder: Path, shard_size: int
+    view: Subject,
+    texts: Text,
+    request: Request,
+    folder: Path,
+    shard_size: int,
+    take: Callable[..., Gram],
 ) -> GramFolder:
-    """Record documents into a folder, shard by shard; what is there already is not done again."""
+    """Record documents into a folder, shard by shard; what is there already is not done again.
+
+    `take(texts, device, whole=False)` records one shard.
+    """
     request.check()
     request.reads(view)  # a site that does not exist is found before the folder is made
     rows = documents(view, texts)
@@ -157,13 +129,13 @@ def to_folder(
     kept = GramFolder.create_or_resume(folder, facts, len(rows), shard_size)
     for index, part in tqdm(kept.pending(), unit="shard", disable=None, leave=False):
         # A shard of short texts may lack a position that others have: judged over all, below.
-        kept.write(index, record(view, rows[part], request, torch.device("cpu"), whole=False))
+        kept.write(index, take(rows[part], torch.device("cpu"), whole=False))
     if view.edits:
         check_effects([row for gram in kept for row in gram.manifest["effects"]])
     return kept
 
 
-def begins_with_bos(view: View, rows: Sequence[Sequence[int]]) -> bool | list[bool] | None:
+def begins_with_bos(view: Subject, rows: Sequence[Sequence[int]]) -> bool | list[bool] | None:
     """Whether texts begin with the model's bos token; one answer a row where they differ, None
     for a model that names none."""
     bos = view.config.bos_token_id
@@ -173,7 +145,7 @@ def begins_with_bos(view: View, rows: Sequence[Sequence[int]]) -> bool | list[bo
     return found[0] if len(set(found)) == 1 else found
 
 
-def documents(view: View, texts: Text) -> list[list[int]]:
+def documents(view: Subject, texts: Text) -> list[list[int]]:
     """Each text as its list of token ids. TokenError for a batch with token types, which a list of
     ids does not carry."""
     batch = view.tokens(texts)
@@ -210,10 +182,10 @@ def _gradients(scalar: Scalar, logits: Tensor, live: Mapping[Key, Tensor]) -> di
 
 
 @dataclass(frozen=True)
-class _Layout:
+class GramLayout:
     """How recorded tensors, left-aligned, become a gram; with `restore` in the user's layout."""
 
-    view: View
+    view: Subject
     batch: Batch
     tokens: Tensor
     lengths: Sequence[int]
@@ -270,8 +242,8 @@ class _Layout:
         return torch.where(mask, tokens, 0), mask
 
 
-def _manifest(
-    view: View,
+def recording_manifest(
+    view: Subject,
     batch: Batch,
     rows: Sequence[Sequence[int]],
     request: Request,

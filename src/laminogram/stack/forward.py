@@ -7,7 +7,7 @@ and never reads a layer's index for anything but finding the layer.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from laminogram.stack.context import Context
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
 from laminogram.stack.plan import Plan
 from laminogram.stack.sites import STACK_STEP
-from laminogram.stack.stack import Stack
 from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
 
 Logits = Literal["all", "last", "none"]
 Provision = Literal["embedding", "first-step"]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head
+from laminogram.stack.forward import run
 from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
@@ -126,9 +128,6 @@ class Stack(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of full rows of tokens (B, T): the full plan, nothing tapped."""
-        from laminogram.stack.batch import Batch
-        from laminogram.stack.forward import run
-
         rows, width = tokens.shape
         batch = Batch(tokens, (width,) * rows, (0,) * rows, width)
         return run(self, batch, self.full_plan())

@@ -1,0 +1,255 @@
+"""The subject: a stack under conditions (plan, edits, side streams), with what runs it.
+
+Everything that looks at a model takes a subject: it reads text, runs forwards, makes caches and
+programs, and says in a manifest what it is. `laminogram.View` is a subject with every method that
+one calls on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from laminogram.checkpoint.fingerprint import fingerprint
+from laminogram.checkpoint.tokenizer import Tokenizer
+from laminogram.errors import ConfigError, EditError, SiteError, TokenError
+from laminogram.probe.card import Card, make_card
+from laminogram.probe.edits import Edit
+from laminogram.probe.program import Program, Reads, Sink
+from laminogram.stack import forward
+from laminogram.stack.batch import Batch
+from laminogram.stack.cache import Cache
+from laminogram.stack.config import StackConfig
+from laminogram.stack.forward import Logits, Provision
+from laminogram.stack.plan import Plan
+from laminogram.stack.sites import STACK_STEP
+from laminogram.stack.stack import Stack
+from laminogram.stack.taps import Observer
+
+Text = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Batch
+PRECISIONS = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A stack, its tokenizer, and the plan and edits under which it runs.
+
+    Wherever text is asked for, one text, a list of texts, token ids, ragged lists of ids or a
+    tensor (B, T) will do; `tokens` says how they are read. Rows come back in the layout they
+    were given.
+    """
+
+    stack: Stack
+    tokenizer: Tokenizer | None
+    name: str
+    plan: Plan
+    edits: tuple[Edit, ...] = ()
+    v_first: Provision = "embedding"
+    source: Any = None
+
+    # What it is
+
+    @property
+    def config(self) -> StackConfig:
+        return self.stack.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.stack.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.stack.dtype
+
+    @cached_property
+    def conditions(self) -> str:
+        """Plan, edits, precision and side-stream reading as text: what a cache belongs to."""
+        edits = "; ".join(str(edit) for edit in self.edits) or "none"
+        return f"plan {self.plan}, edits {edits}, {self.dtype}, v_first {self.v_first}"
+
+    def card(self) -> Card:
+        """Size by part, memory by precision, cache and state; prints well."""
+        return make_card(self.stack, self.plan, self.name, tokenizer=self.tokenizer is not None)
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the view: model, weights hash, precision, plan, edits."""
+        return {
+            "model": self.name,
+            "family": self.config.family,
+            "weights_hash": fingerprint(self.stack),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "plan": str(self.plan),
+            "edits": [str(edit) for edit in self.edits],
+            "v_first": self.v_first,
+            "bos_token_id": self.config.bos_token_id,
+        }
+
+    def __repr__(self) -> str:
+        edits = f", {len(self.edits)} edits" if self.edits else ""
+        return f"<{self.name}: {self.config.family}, plan {self.plan}{edits}>"
+
+    # Conditions
+
+    def using(
+        self,
+        plan: Plan | str | None = None,
+        edits: Edit | Iterable[Edit] = (),
+        precision: str | torch.dtype | None = None,
+        v_first: Provision | None = None,
+    ) -> Self:
+        """The same weights under other conditions.
+
+        plan replaces this view's plan; edits are added to its edits, after them; precision converts
+        a copy of the weights (`fp32`, `bf16`, `fp16`); v_first chooses how RWKV-7's side stream is
+        provided (`embedding` or `first-step`). PlanError, SiteError or EditError say what does not
+        exist.
+        """
+        wanted = Plan.parse(plan) if isinstance(plan, str) else plan or self.plan
+        wanted.check(self.config.num_layers)
+        added = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        for one in added:
+            if not isinstance(one, Edit):
+                raise EditError(
+                    f"{one!r} is no edit; laminogram.edits makes them: edits.zero('ffn_out')"
+                )
+        stack = self.stack if precision is None else _converted(self.stack, precision)
+        view = replace(
+            self,
+            stack=stack,
+            plan=wanted,
+            edits=self.edits + added,
+            v_first=v_first or self.v_first,
+        )
+        view.program()  # finds every selection that does not exist, now
+        return view
+
+    # Text and tokens
+
+    def tokens(
+        self,
+        text: Text,
+        *,
+        mask: Tensor | None = None,
+        types: Tensor | None = None,
+        bos: bool | None = None,
+    ) -> Batch:
+        """Rows of token ids from texts or ids. `mask` (B, T) marks real tokens of a padded tensor,
+        on either side; `types` (B, T) are BERT's token types; `bos` overrides the tokenizer's
+        habit. TokenError for text without a tokenizer and for ids outside the vocabulary."""
+        if isinstance(text, Batch):
+            return text
+        if isinstance(text, str):
+            text = [text]
+        if not isinstance(text, Tensor) and len(text) and isinstance(text[0], str):
+            text = [self._encode(str(one), bos) for one in text]
+        return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
+
+    def _encode(self, text: str, bos: bool | None) -> list[int]:
+        if self.tokenizer is None:
+            raise TokenError(f"{self.name} has no tokenizer: give token ids instead of text")
+        ids = self.tokenizer.encode(text, bos)
+        if not ids:
+            raise TokenError("the text is empty: it needs at least one token")
+        return ids
+
+    def token_texts(self, tokens: Tensor) -> list[list[str]] | None:
+        """The text of every id of rows (B, T); None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return [self.tokenizer.token_texts(row) for row in tokens.tolist()]
+
+    # Running
+
+    def new_cache(self, rows: int, *, capacity: int = 0, planned: int = 0) -> Cache:
+        """An empty cache for this view. `planned`: the total length for which length-dependent
+        rotaries are set; 0 for the length reached."""
+        cache = self.stack.new_cache(rows, self.plan, self.conditions, capacity)
+        cache.planned = planned
+        return cache
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        cache: Cache | None = None,
+        logits: Logits = "all",
+        observer: Observer | None = None,
+    ) -> Tensor:
+        """One forward under this view, rows left-aligned: see `stack.forward.run`.
+
+        Without an observer the view's edits are applied, and checked where there is no cache; an
+        observer carries them itself (`program` makes such), else EditError. With a cache the first
+        forward is the prompt, and no gradient is kept.
+        """
+        if cache is not None:
+            cache.check(self.conditions, len(batch.lengths))
+        own = None
+        if observer is None and self.edits:
+            own = observer = self.program()
+            if cache is not None and cache.prompts:
+                own.prompt_lengths = tuple(cache.prompts)
+        elif not set(self.edits) <= set(getattr(observer, "edits", ())):
+            raise EditError("the observer does not carry this view's edits; make it with `program`")
+        out = forward.run(
+            self.stack,
+            batch,
+            self.plan,
+            cache=cache,
+            observer=observer,
+            logits=logits,
+            v_first=self.v_first,
+        )
+        if own is not None and cache is None:
+            own.check()
+        return out
+
+    def program(self, reads: Reads | None = None, sink: Sink | None = None) -> Program:
+        """An observer that carries this view's edits, and readings where given."""
+        program = Program(self.stack, self.plan, self.edits, reads, sink)
+        if self.v_first == "first-step" and program.taps(STACK_STEP).wants("v_first"):
+            raise SiteError(
+                "v_first is no site of its own where the first step provides it: name v"
+            )
+        return program
+
+    def logits(self, text: Text, **how: Any) -> Tensor:
+        """Scores (B, T, V) in the layout of the input, without gradients (`run` and `record(grad=)`
+        give those); columns of pads are undefined."""
+        batch = self.tokens(text, **how)
+        with torch.no_grad():
+            return batch.restore(self.run(batch))
+
+
+def precision_dtype(precision: str | torch.dtype) -> torch.dtype:
+    """A precision by name; ConfigError names those that exist."""
+    if precision in (torch.float64, *PRECISIONS.values()):
+        return precision
+    if isinstance(precision, torch.dtype) or precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
+    return PRECISIONS[precision]
+
+
+def _converted(stack: Stack, precision: str | torch.dtype) -> Stack:
+    """The stack with its weights in another precision, tensor by tensor; itself where they are."""
+    dtype = precision_dtype(precision)
+    if dtype == stack.dtype:
+        return stack
+    other = Stack(stack.config, device="meta")
+    for path, parameter in stack.named_parameters():
+        owner, _, name = path.rpartition(".")
+        copy = torch.nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
+        setattr(other.get_submodule(owner), name, copy)
+    return other
