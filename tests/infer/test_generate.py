@@ -295,3 +295,13 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     before = [list(row) for row in made.cache.tokens]
     assert before == made.cache.tokens
     assert "[1]" in repr(made)
+
+
+@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+def test_a_row_that_goes_on_alone_draws_as_it_would_have_among_others(kind: str) -> None:
+    view = view_of(kind)
+    options = {"temperature": 1.0, "seed": 5}
+    whole = view.generate([[1, 2], [3, 4]], max_new_tokens=8, **options)
+    half = view.generate([[1, 2], [3, 4]], max_new_tokens=4, **options)
+    rest = view.generate(None, cache=half[1].cache, max_new_tokens=4, **options)
+    assert half[1].tokens + rest.tokens == whole[1].tokens

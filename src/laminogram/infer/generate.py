@@ -139,7 +139,7 @@ def _watched(
     feeder = (
         CachedFeeder(view, past, watching) if use_cache else Feeder(view, past.tokens, watching)
     )
-    reasons = _loop(feeder, sampling, texts, ends)
+    reasons = _loop(feeder, sampling, texts, ends, past.draws)
     if own is not None:
         own.check()
     return reasons
@@ -150,6 +150,7 @@ def _loop(
     sampling: Sampling,
     texts: Sequence[TextStream | None],
     ends: _Ends,
+    streams: Sequence[int],
 ) -> list[FinishReason]:
     """Draw and feed until every row has ended; why each did."""
     tokens = feeder.tokens
@@ -160,7 +161,7 @@ def _loop(
         if sampling.needs_history:
             history = history_mask(tokens, logits.shape[-1], logits.device)
         while True:
-            ids = choose(logits, history, sampling, _draws(sampling, tokens))
+            ids = choose(logits, history, sampling, _draws(sampling, tokens, streams))
             if history is not None:
                 history.scatter_(1, ids[:, None], True)
             ended = []
@@ -180,10 +181,13 @@ def _loop(
         feeder.close()
 
 
-def _draws(sampling: Sampling, tokens: Sequence[Sequence[int]]) -> Tensor | None:
+def _draws(
+    sampling: Sampling, tokens: Sequence[Sequence[int]], streams: Sequence[int]
+) -> Tensor | None:
     if sampling.greedy:
         return None
-    return uniforms(sampling.seed, ((row, len(one)) for row, one in enumerate(tokens)))
+    lengths = (len(row) for row in tokens)
+    return uniforms(sampling.seed, zip(streams, lengths, strict=True))
 
 
 def _check(view: Subject, max_new_tokens: int, cache: Past | None, use_cache: bool) -> None:

@@ -7,7 +7,7 @@ all tokens, a cache can be built anew where a rotary that depends on the length 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -28,11 +28,16 @@ class Past:
 
     tokens: every token of each row; the first `cache.lengths[row]` of them are in the cache.
     prompts: how many of them were given, the others being generated (`phase` of edits asks).
+    draws: which stream of random draws each row follows: its number when it began.
     """
 
     cache: Cache
     tokens: list[list[int]]
     prompts: list[int]
+    draws: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.draws = self.draws or list(range(len(self.tokens)))
 
     @property
     def rows(self) -> int:
@@ -48,7 +53,9 @@ class Past:
         """An independent copy; with `copies` > 1 every row becomes that many neighbouring rows."""
         tokens = [list(row) for row in self.tokens for _ in range(copies)]
         prompts = [prompt for prompt in self.prompts for _ in range(copies)]
-        return Past(self.cache.fork(copies), tokens, prompts)
+        # Copies of one row must not all draw alike: several begin new streams.
+        draws = list(self.draws) if copies == 1 else []
+        return Past(self.cache.fork(copies), tokens, prompts, draws)
 
     def row(self, index: int) -> Past:
         """An independent copy of one row."""
@@ -63,8 +70,9 @@ class Past:
             cache.regime[index : index + 1],
             {name: x[index : index + 1].clone() for name, x in cache.streams.items()},
             cache.planned,
+            cache.prompts[index : index + 1],
         )
-        return Past(one, [list(self.tokens[index])], [self.prompts[index]])
+        return Past(one, [list(self.tokens[index])], [self.prompts[index]], [self.draws[index]])
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as one safetensors file, whole or not at all."""
@@ -77,6 +85,7 @@ class Past:
         facts = {
             "lengths": cache.lengths,
             "prompts": self.prompts,
+            "draws": self.draws,
             "conditions": cache.conditions,
             "regime": cache.regime,
             "planned": cache.planned,
@@ -102,7 +111,8 @@ def load_past(view: Subject, path: str | PathLike[str]) -> Past:
     cache.load_tensors(tensors)
     cache.lengths = list(facts["lengths"])
     cache.regime = _tuples(facts["regime"])
-    return Past(cache, tokens, list(facts["prompts"]))
+    cache.prompts = list(facts["prompts"])
+    return Past(cache, tokens, list(facts["prompts"]), list(facts["draws"]))
 
 
 class Frozen:

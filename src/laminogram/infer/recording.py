@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from laminogram.errors import ConfigError
 from laminogram.infer.generate import Generation, generate
 from laminogram.probe.gram import Gram
 from laminogram.probe.program import check_effects
@@ -17,6 +18,8 @@ def record_generation(
 ) -> Gram:
     """Record while generating: one frame a token, prompt first, rows left-aligned."""
     request.check()
+    if "cache" in request.options:
+        raise ConfigError("a recording begins with its text: give the whole text, and no cache")
     batch = view.tokens(text)
     recorder = Recorder(device, request.phase)
     program = recorder.program = view.program(reads=request.reads(view), sink=recorder.sink)

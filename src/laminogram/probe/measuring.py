@@ -52,7 +52,7 @@ def measure(
     ):
         for chosen in _batches(rows, batch_size):
             batch = Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
-            sink.documents = torch.tensor(chosen) + first_document
+            sink.documents = torch.tensor(chosen, device=view.device) + first_document
             program.prompt_lengths = None
             sink.program = program
             view.run(batch, observer=program, logits=head)  # type: ignore[arg-type]

@@ -148,6 +148,8 @@ def begins_with_bos(view: Subject, rows: Sequence[Sequence[int]]) -> bool | list
 def documents(view: Subject, texts: Text) -> list[list[int]]:
     """Each text as its list of token ids. TokenError for a batch with token types, which a list of
     ids does not carry."""
+    if _is_list_of_texts(texts):  # one at a time: no rectangle of the longest is ever made
+        return [row for text in texts for row in documents(view, text)]  # type: ignore[arg-type, union-attr]
     batch = view.tokens(texts)
     if batch.types is not None:
         raise TokenError(
@@ -155,6 +157,12 @@ def documents(view: Subject, texts: Text) -> list[list[int]]:
             "recording into memory"
         )
     return [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
+
+
+def _is_list_of_texts(texts: Text) -> bool:
+    if isinstance(texts, str | Tensor | Batch) or not isinstance(texts, Sequence) or not texts:
+        return False
+    return isinstance(texts[0], str | Sequence | Tensor)
 
 
 def _without_pads(batch: Batch, logits: Tensor) -> Tensor:
