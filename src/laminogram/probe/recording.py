@@ -201,6 +201,7 @@ class GramLayout:
     restore: bool
 
     def gram(self, tensors: Mapping[Key, Tensor], facts: Mapping[str, Any]) -> Gram:
+        """The gram of aligned tensors (B, T, ...), with `facts` as its manifest; 0 at pads."""
         axes: dict[str, tuple[str, ...]] = {}
         laid: dict[Key, Tensor] = {}
         tokens, mask = self._rows()

@@ -46,6 +46,7 @@ class TimeMix4(nn.Module):
         return kernels.wkv4_empty_state(batch, width, device=device, dtype=dtype)
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
+        """`h (B, T, C) -> (B, T, C)`; the slot's shift and state move on by T tokens."""
         if slot is not None and one_row_in_place(h, self.o.weight, slot, ctx, taps):
             return self._decoded(h, slot)
         shifted = previous(h, None if slot is None else slot.shift)

@@ -72,6 +72,7 @@ class TimeMix7(nn.Module):
         return self._heads(self.v(moved(h, previous(h, last), self.mix_v)))
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
+        """`h (B, T, C) -> (B, T, C)`; the slot's shift and state move on by T tokens."""
         shifted = previous(h, None if slot is None else slot.shift)
         r = taps("r", self._heads(self.r(moved(h, shifted, self.mix_r))))
         w = taps("w", self._decay(moved(h, shifted, self.mix_w)))
