@@ -2,7 +2,8 @@
 
 The step is written with `exp2`: on a CPU with two threads `exp` of a few hundred numbers was seen
 to take ten times as long, as if its library woke its threads for them. The exponents lie between
-minus and plus `exp_bound`, where the rounding of `x * log2(e)` moves a sum no more than its own rounding.
+minus and plus `exp_bound`, where the rounding of `x * log2(e)` moves a sum no more than its own
+rounding.
 
 Axes: B batch, T tokens (here 1), A attention width. State (B, 3, A): see `wkv4_naive`.
 """

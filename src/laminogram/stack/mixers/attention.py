@@ -45,7 +45,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, h: Tensor, ctx: Context, slot: AttentionSlot | None, taps: Taps) -> Tensor:
-        """`h (B, T, C) -> (B, T, C)`; keys and values join the slot. Fp16 weights answer in fp32."""
+        """`h (B, T, C) -> (B, T, C)`; keys and values join the slot."""
         split = (*h.shape[:2], -1, self.config.head_dim)
         q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
         if self.rope_index >= 0:
