@@ -31,6 +31,8 @@ def source_files() -> list[Path]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_can_be_imported(name: str) -> None:
+    if name.endswith("_triton_kernels"):
+        pytest.importorskip("triton")  # the kernels themselves; what calls them imports without
     importlib.import_module(name)
 
 
