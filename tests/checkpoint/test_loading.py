@@ -241,3 +241,20 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str | list[
     save(tmp_path / "m")
     with pytest.raises(ConfigError, match=r"device '(zebra|cuda:99)' is .*; there are cpu"):
         open_model(tmp_path / "m", device=device)
+
+
+def test_a_tied_head_is_placed_with_the_table_that_it_shares() -> None:
+    from dataclasses import replace
+
+    from tests.stacks import config_of
+
+    from laminogram.checkpoint.load import placed
+    from laminogram.stack.config import HeadConfig
+
+    config = config_of("llama")
+    tied = replace(config, head=HeadConfig(tied=True))
+    for one, expected in ((config, "cuda:1"), (tied, "cuda:0")):
+        where = placed(one, ["cuda:0", "cuda:1"])
+        assert callable(where)
+        assert where("final_norm.weight") == expected
+        assert where("layers.2.attn.q.weight") == "cuda:1"

@@ -130,7 +130,7 @@ def placed(
         if name.startswith("embed."):
             return devices[0]
         if not name.startswith("layers."):
-            return devices[-1]
+            return devices[0 if config.head.tied else -1]
         return devices[int(name.split(".")[1]) * len(devices) // layers]
 
     return where

@@ -88,14 +88,17 @@ class Stack(nn.Module):
         return Plan.full(len(self.layers))
 
     def place(self, devices: Sequence[torch.device | str]) -> Stack:
-        """Spread the layers over devices in order, by equal numbers; ends go to the outer ones."""
+        """Spread the layers over devices in order, by equal numbers; ends go to the outer ones.
+
+        A tied head stays with the table that it shares.
+        """
         found = [torch.device(device) for device in devices]
         self.embed.to(found[0])
         for i, layer in enumerate(self.layers):
             layer.to(found[layer_place(i, len(self.layers), len(found))])
         for name in ("final_norm", "head", "pooler"):
             if hasattr(self, name):
-                getattr(self, name).to(found[-1])
+                getattr(self, name).to(found[0 if self.config.head.tied else -1])
         return self
 
     def compile_layers(self, backend: str | Callable = "inductor") -> Stack:
