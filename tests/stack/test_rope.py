@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import (
 from laminogram.errors import ConfigError
 from laminogram.families.base import Fields, read_rope
 from laminogram.stack.config import RopeConfig
-from laminogram.stack.rope import inverse_frequencies, regime, rotate, tables
+from laminogram.stack.rope import inverse_frequencies, regime, rotate, spread, tables, turn
 
 HEAD, TRAINED = 16, 64
 SHORT, LONG = [1.0 + 0.1 * j for j in range(8)], [2.0 + j for j in range(8)]
@@ -168,3 +168,29 @@ def test_the_type_of_the_input_is_kept() -> None:
 def test_what_is_wrong_is_named(rope: RopeConfig, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         inverse_frequencies(rope, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pairs=st.integers(1, 6),
+    rest=st.integers(0, 3),
+    start=st.integers(0, 1000),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+)
+def test_the_fast_turn_equals_the_plain_one_with_its_gradient(
+    pairs: int, rest: int, start: int, dtype: torch.dtype
+) -> None:
+    rope = RopeConfig(theta=1e4, rotary_dims=2 * pairs)
+    cos, sin = tables(rope, torch.arange(start, start + 5), start + 5)
+    generator = torch.Generator().manual_seed(start)
+    x = torch.randn(2, 5, 3, 2 * pairs + rest, generator=generator, dtype=torch.float64).to(dtype)
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast, plain = turn(found, *spread(cos[None], sin[None])), rotate(expected, cos, sin)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6 if dtype == torch.float32 else 1e-2
+    assert fast.dtype == plain.dtype == dtype
+    assert torch.allclose(fast, plain, rtol=tolerance, atol=tolerance)
+    weights = torch.randn(fast.shape, generator=generator, dtype=torch.float64).to(dtype)
+    (fast * weights).sum().backward()
+    (plain * weights).sum().backward()
+    assert found.grad is not None
+    assert torch.allclose(found.grad, expected.grad, rtol=tolerance, atol=tolerance)
