@@ -98,7 +98,8 @@ class Subject:
         }
 
     def __repr__(self) -> str:
-        edits = f", {len(self.edits)} edits" if self.edits else ""
+        count = len(self.edits)
+        edits = f", {count} edit{'s' if count > 1 else ''}" if count else ""
         return f"<{self.name}: {self.config.family}, plan {self.plan}{edits}>"
 
     # Conditions

@@ -127,7 +127,8 @@ def find(name: str, config: StackConfig, layer: int | None = None) -> Site:
     Raises SiteError, naming the sites that exist there.
     """
     if name not in NAMES:
-        raise SiteError(f"site {name!r} does not exist; there are {', '.join(NAMES)}")
+        known = dict.fromkeys(row.name for row in describe(config))
+        raise SiteError(f"site {name!r} does not exist; there are {', '.join(known)}")
     if layer is None:
         for site in stack_sites(config):
             if site.name == name:
