@@ -37,10 +37,12 @@ export class Transport {
     if (this.playing || this.length < 2) return;
     if (this.index >= this.length - 1) this.index = 0;
     this.playing = true;
-    let last = performance.now(), owed = 0;
+    let last = null, owed = 0;
     const tick = (now) => {
       if (!this.playing) return;
-      owed += Math.min(now - last, 250) * this.speed / 1000;
+      // A frame's time can lie before the moment that asked for it, so only frames are compared.
+      const passed = last === null ? 0 : Math.max(0, Math.min(now - last, 250));
+      owed += passed * this.speed / 1000;
       last = now;
       const whole = Math.floor(owed);
       if (whole) {
