@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 # Before torch loads, for OpenMP reads these once: two test processes whose threads spin while they
@@ -78,3 +79,11 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=executable, args=BROWSER_ARGUMENTS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """Made-up recordings with the habits of real ones, for reports and studies without a model."""
+    from tests.report import synthetic
+
+    return synthetic
