@@ -14,11 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from laminogram.plans import Plan as Plan
     from laminogram.probe import edits as edits
     from laminogram.probe.edits import Edit as Edit
     from laminogram.probe.gram import Gram as Gram
     from laminogram.probe.statistics import Measurement as Measurement
-    from laminogram.stack.plan import Plan as Plan
     from laminogram.view import View as View
     from laminogram.view import load as load
 
@@ -28,7 +28,7 @@ _HOMES = {
     "Edit": "laminogram.probe.edits",
     "Gram": "laminogram.probe.gram",
     "Measurement": "laminogram.probe.statistics",
-    "Plan": "laminogram.stack.plan",
+    "Plan": "laminogram.plans",
     "View": "laminogram.view",
     "load": "laminogram.view",
 }

@@ -189,8 +189,8 @@ def test_a_layer_that_runs_twice_adds_both_gradients(kind):
     import copy
 
     twin.stack.layers.append(copy.deepcopy(twin.stack.layers[1]))
+    from laminogram.plans import Plan
     from laminogram.stack.forward import run
-    from laminogram.stack.plan import Plan
 
     run(twin.stack, twin.tokens(ids), Plan([0, 1, 3, 2])).square().mean().backward()
     apart = [twin.stack.layers[i].ffn.down.weight.grad for i in (1, 3)]

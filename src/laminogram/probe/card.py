@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from laminogram.plans import Plan
 from laminogram.stack.config import AttentionConfig
-from laminogram.stack.plan import Plan
 from laminogram.stack.stack import Stack
 
 PARTS = ("embedding", "attn", "ffn", "norms", "head")

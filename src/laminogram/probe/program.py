@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import EditError, SiteError
+from laminogram.plans import Plan, Step
 from laminogram.probe.edits import Edit
 from laminogram.stack import sites
 from laminogram.stack.config import StackConfig
-from laminogram.stack.plan import Plan, Step
 from laminogram.stack.sites import STACK_STEP, Site
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import NO_TAPS, EditSlot, Run, Taps

@@ -18,6 +18,7 @@ from torch import Tensor
 from laminogram.checkpoint.fingerprint import fingerprint
 from laminogram.checkpoint.tokenizer import Tokenizer
 from laminogram.errors import ConfigError, EditError, SiteError, TokenError
+from laminogram.plans import Plan
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
 from laminogram.probe.program import Program, Reads, Sink
@@ -26,7 +27,6 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.config import StackConfig
 from laminogram.stack.forward import Logits, Provision
-from laminogram.stack.plan import Plan
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import Observer

@@ -1,1 +1,1 @@
-"""The model: configuration, sites, plans, layers, mixers, caches, and the one forward path."""
+"""The model: configuration, sites, layers, mixers, caches, and the one forward path."""

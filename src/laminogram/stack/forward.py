@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
+from laminogram.plans import Plan
 from laminogram.stack import context
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.context import Context
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
-from laminogram.stack.plan import Plan
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
 

@@ -11,12 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, token_mixer
 from laminogram.stack.norms import Norm
-from laminogram.stack.plan import Part
 from laminogram.stack.taps import Taps
 
 _NOTHING = StepSlot()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from laminogram.errors import SiteError
+from laminogram.plans import Part
 from laminogram.stack.config import LayerConfig, StackConfig
-from laminogram.stack.plan import Part
 
 Access = Literal["read, edit", "derived", "read"]
 

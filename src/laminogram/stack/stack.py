@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from laminogram.plans import Plan
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.config import StackConfig, TimeMix7Config
@@ -17,7 +18,6 @@ from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
-from laminogram.stack.plan import Plan
 
 
 class Stack(nn.Module):

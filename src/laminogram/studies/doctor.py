@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import TokenError
+from laminogram.plans import Part
 from laminogram.probe import edits
 from laminogram.probe.gram import Gram
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.layer import Layer
-from laminogram.stack.plan import Part
 from laminogram.stack.sites import layer_sites
 
 if TYPE_CHECKING:

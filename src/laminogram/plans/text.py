@@ -1,0 +1,232 @@
+"""The plan language: plans as text, and text as plans.
+
+    0-31                        the whole stack
+    0-7, 25-31                  skip the middle
+    0-7, 24-8, 25-31            the middle reversed
+    0-7, mean(8-24), 25-31      the middle in parallel: each layer reads the same input
+    0-7, 3x(mean(8-24)), 25-31  looped three times
+    0-7, 17x(16), 25-31         the middle replaced by one layer
+    0-11, 12.attn, 13-31        only the attention half of layer 12
+    0-3, mean(4-6 | 7, 8), 9-31 two branches, each a plan, averaged
+    none                        no layer at all
+
+    plan  = item {"," item}
+    item  = layer ["-" layer] | layer "." ("attn" | "ffn") | "none"
+          | times "x(" plan ")" | ("mean" | "sum") "(" plan {"|" plan} ")"
+
+Without `|` every item in a group is a branch of its own. Printing is canonical: the longest
+repetition becomes a loop, and neighbours that count up or down become a range.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from laminogram.errors import PlanError
+from laminogram.plans.plan import MOST_STEPS, Group, Item, Kind, Part, Plan, Step
+
+_TOKEN = re.compile(r"\s*(?P<token>\d+|[A-Za-z]+|[-.,|()]|\S)")
+_MOST_NESTED = 50
+_EXPECTED = "a layer (7), a range (0-7), half a layer (7.attn), 3x(...), mean(...) or sum(...)"
+
+
+def parse(text: str) -> Plan:
+    """The plan that a text stands for; PlanError names the place where it is none."""
+    reader = _Reader(text)
+    items = reader.items(0)
+    if reader.token:
+        reader.fail("a comma or the end")
+    return Plan(items)
+
+
+class _Reader:
+    """Reads tokens from left to right. Items stay as they are written: halves are not merged,
+    because in a group each is a branch of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._found = list(_TOKEN.finditer(text))
+        self._next = 0
+
+    @property
+    def token(self) -> str:
+        """The token that comes next; empty at the end."""
+        return self._found[self._next]["token"] if self._next < len(self._found) else ""
+
+    def fail(self, expected: str) -> NoReturn:
+        """Raise PlanError: here, something else was expected."""
+        if not self.token:
+            raise PlanError(f"the plan {self.text!r} ends where {expected} was expected")
+        place = self._found[self._next].start("token") + 1
+        raise PlanError(
+            f"{self.token!r} at character {place} of the plan {self.text!r}: expected {expected}"
+        )
+
+    def take(self, *wanted: str) -> bool:
+        """Step over the next token if it is one of these."""
+        if self.token.lower() not in wanted or not self.token:
+            return False
+        self._next += 1
+        return True
+
+    def need(self, wanted: str, meaning: str) -> None:
+        """Step over this token; PlanError where it is another one."""
+        if not self.take(wanted):
+            self.fail(meaning)
+
+    def items(self, depth: int) -> list[Item]:
+        """Items up to what no comma follows."""
+        if depth > _MOST_NESTED:
+            raise PlanError(f"the plan {self.text!r} is nested deeper than {_MOST_NESTED} times")
+        found = self._item(depth)
+        while self.take(","):
+            found += self._item(depth)
+            if len(found) > MOST_STEPS:
+                self._too_long()
+        return found
+
+    def _item(self, depth: int) -> list[Item]:
+        if self.take("mean"):
+            return [self._group("mean", depth)]
+        if self.take("sum"):
+            return [self._group("sum", depth)]
+        if self.take("none"):
+            return []
+        if not self.token.isdecimal():
+            self.fail(_EXPECTED)
+        first = self._number()
+        if self.take("x"):
+            return self._loop(first, depth)
+        if self.take("."):
+            return [Step(first, self._half())]
+        if self.take("-"):
+            return self._range(first)
+        return [Step(first)]
+
+    def _number(self) -> int:
+        if not self.token.isdecimal():
+            self.fail("the number of a layer")
+        if len(self.token) > 9:
+            self.fail("a number of at most 9 digits")
+        self._next += 1
+        return int(self._found[self._next - 1]["token"])
+
+    def _half(self) -> Part:
+        if self.take("attn"):
+            return "attn"
+        if self.take("ffn"):
+            return "ffn"
+        self.fail("attn or ffn")
+
+    def _range(self, first: int) -> list[Item]:
+        last = self._number()
+        if abs(last - first) >= MOST_STEPS:
+            self._too_long()
+        stride = 1 if last >= first else -1
+        return [Step(layer) for layer in range(first, last + stride, stride)]
+
+    def _loop(self, times: int, depth: int) -> list[Item]:
+        self.need("(", "( after the x of a loop")
+        body = self.items(depth + 1)
+        self.need(")", "a comma or )")
+        if times < 1:
+            raise PlanError(f"a loop in the plan {self.text!r} runs {times} times; at least 1 is")
+        if len(body) * times > MOST_STEPS:
+            self._too_long()
+        return body * times
+
+    def _group(self, kind: Kind, depth: int) -> Group:
+        self.need("(", f"( after {kind}")
+        branches = [self.items(depth + 1)]
+        while self.take("|"):
+            branches.append(self.items(depth + 1))
+        self.need(")", "a comma, | or )")
+        if len(branches) == 1:
+            branches = [[item] for item in branches[0]]
+        if not branches:
+            raise PlanError(f"{kind}(none) in the plan {self.text!r} has no branch")
+        return Group(kind, tuple(Plan(branch) for branch in branches))
+
+    def _too_long(self) -> NoReturn:
+        raise PlanError(f"the plan {self.text!r} has more than {MOST_STEPS} steps")
+
+
+def write(plan: Plan) -> str:
+    """The canonical text of a plan."""
+    return _items(plan.items) if plan.items else "none"
+
+
+def _items(items: Sequence[Item]) -> str:
+    return ", ".join(_pieces(items))
+
+
+def _pieces(items: Sequence[Item]) -> Iterator[str]:
+    """Loops where something repeats, ranges between them."""
+    numbers: dict[Item, int] = {}
+    ids = [numbers.setdefault(item, len(numbers)) for item in items]
+    single: list[Item] = []  # items since the last loop
+    i = 0
+    while i < len(items):
+        period, times = _repetition(ids, i)
+        if times == 1:
+            single.append(items[i])
+            i += 1
+            continue
+        yield from _ranges(single)
+        single = []
+        yield f"{times}x({_items(items[i : i + period])})"
+        i += period * times
+    yield from _ranges(single)
+
+
+def _repetition(ids: Sequence[int], i: int) -> tuple[int, int]:
+    """The period and number of times of the longest repetition that begins at `i`."""
+    best = 1, 1
+    for period in range(1, (len(ids) - i) // 2 + 1):
+        if ids[i] != ids[i + period]:
+            continue
+        block, times = ids[i : i + period], 1
+        while ids[i + times * period : i + (times + 1) * period] == block:
+            times += 1
+        if times > 1 and period * times > best[0] * best[1]:
+            best = period, times
+    return best
+
+
+def _ranges(items: Sequence[Item]) -> Iterator[str]:
+    """Single items, those that count up or down as a range."""
+    i = 0
+    while i < len(items):
+        end = _run_end(items, i)
+        yield _one(items[i]) if end == i else f"{_one(items[i])}-{_one(items[end])}"
+        i = end + 1
+
+
+def _run_end(items: Sequence[Item], i: int) -> int:
+    """The last index of the longest run of whole layers going up, or down, from `i`."""
+    stride = _stride(items, i)
+    if stride not in (1, -1):
+        return i
+    end = i + 1
+    while _stride(items, end) == stride:
+        end += 1
+    return end
+
+
+def _stride(items: Sequence[Item], i: int) -> int | None:
+    """From a whole layer to the whole layer that follows it; None where there is no such pair."""
+    pair = items[i : i + 2]
+    whole = [item for item in pair if isinstance(item, Step) and item.part == "both"]
+    return whole[1].layer - whole[0].layer if len(whole) == 2 else None
+
+
+def _one(item: Item) -> str:
+    return str(item) if isinstance(item, Step) else _group_text(item)
+
+
+def _group_text(group: Group) -> str:
+    if all(len(branch.items) == 1 for branch in group.branches):
+        return f"{group.kind}({_items([branch.items[0] for branch in group.branches])})"
+    return f"{group.kind}({' | '.join(write(branch) for branch in group.branches)})"
