@@ -21,6 +21,7 @@ from laminogram.probe.program import Program
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack import context, forward
 from laminogram.stack.batch import Batch
+from laminogram.stack.cache import grows
 from laminogram.stack.context import Rotary
 from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
@@ -85,7 +86,10 @@ class DecodeGraph:
         self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self.logits: Tensor | None = None
         self._mask = torch.ones(rows, 1, dtype=torch.bool, device=device)
-        self._empty = {name: x.clone() for name, x in self.cache.tensors().items() if _small(name)}
+        # Keys and values of before are hidden by the mask; the rest must be emptied.
+        self._empty = {
+            name: x.clone() for name, x in self.cache.tensors().items() if not grows(name)
+        }
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda" if capture is None else capture:
             self._capture()
@@ -190,11 +194,6 @@ class DecodeGraph:
             self._run()
         self._graph = graph
         self.reset()
-
-
-def _small(name: str) -> bool:
-    """Whether a cache tensor must be emptied: keys and values are hidden by the mask instead."""
-    return not name.endswith((".k", ".v"))
 
 
 def _check(view: Subject, capacity: int) -> None:

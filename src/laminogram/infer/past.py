@@ -16,7 +16,7 @@ from torch import Tensor
 from laminogram.errors import CacheError
 from laminogram.probe.store import read_tensors, tensor_text, text_tensor, write_tensors
 from laminogram.probe.subject import Subject
-from laminogram.stack.cache import AttentionSlot, Cache, StateSlot, StepSlot
+from laminogram.stack.cache import Cache, grows
 
 _KIND = "laminogram-past"
 _TOKENS = "tokens"
@@ -62,25 +62,19 @@ class Past:
         if not -self.rows <= index < self.rows:
             raise CacheError(f"row {index} does not exist: the cache holds rows 0-{self.rows - 1}")
         index %= self.rows
-        cache = self.cache
-        one = Cache(
-            [StepSlot(_row(slot.attn, index), _row(slot.ffn, index)) for slot in cache.slots],
-            [cache.lengths[index]],
-            cache.conditions,
-            cache.regime[index : index + 1],
-            {name: x[index : index + 1].clone() for name, x in cache.streams.items()},
-            cache.planned,
-            cache.prompts[index : index + 1],
+        return Past(
+            self.cache.row(index),
+            [list(self.tokens[index])],
+            [self.prompts[index]],
+            [self.draws[index]],
         )
-        return Past(one, [list(self.tokens[index])], [self.prompts[index]], [self.draws[index]])
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as one safetensors file, whole or not at all."""
         cache = self.cache
         width = max(cache.lengths)
         tensors = {
-            name: x[:, :, :width] if name.endswith((".k", ".v")) else x
-            for name, x in cache.tensors().items()
+            name: x[:, :, :width] if grows(name) else x for name, x in cache.tensors().items()
         }
         facts = {
             "lengths": cache.lengths,
@@ -158,17 +152,7 @@ class Frozen:
 
 def _at(name: str, x: Tensor, row: int, length: int) -> Tensor:
     """What feeding a row's last token again writes: its last column, or its whole state."""
-    return x[row, :, length - 1] if name.endswith((".k", ".v")) else x[row]
-
-
-def _row(part: Any, index: int) -> Any:
-    if part is None:
-        return None
-    one = slice(index, index + 1)
-    if isinstance(part, AttentionSlot):
-        return AttentionSlot(part.k[one].clone(), part.v[one].clone())
-    state = None if part.state is None else part.state[one].clone()
-    return StateSlot(part.shift[one].clone(), state)
+    return x[row, :, length - 1] if grows(name) else x[row]
 
 
 def _tuples(value: Any) -> Any:

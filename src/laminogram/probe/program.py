@@ -172,8 +172,8 @@ def steps_of(
         and _has(name, config, at)
     ]
     if not found:
-        first = plan.steps[0].layer if layers is None else layers[0]
-        sites.find(name, config, first)  # says why, where the layer lacks it
+        if layers or len(plan):  # says why, where the layer lacks it
+            sites.find(name, config, layers[0] if layers else plan.steps[0].layer)
         raise SiteError(f"no step of the plan {plan} has the site {name!r} for this selection")
     return found
 

@@ -25,8 +25,9 @@ from laminogram.probe.program import Program, Reads, Sink
 from laminogram.stack import forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
+from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
 from laminogram.stack.config import StackConfig
-from laminogram.stack.forward import Logits, Provision
+from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import Observer
@@ -57,6 +58,7 @@ class Subject:
     plan: Plan
     edits: tuple[Edit, ...] = ()
     v_first: Provision = "embedding"
+    kv: KeysAndValues = "exact"
     source: Any = None
 
     # What it is
@@ -75,9 +77,10 @@ class Subject:
 
     @cached_property
     def conditions(self) -> str:
-        """Plan, edits, precision and side-stream reading as text: what a cache belongs to."""
+        """Plan, edits, precision and readings as text: what a cache belongs to."""
         edits = "; ".join(str(edit) for edit in self.edits) or "none"
-        return f"plan {self.plan}, edits {edits}, {self.dtype}, v_first {self.v_first}"
+        readings = f"v_first {self.v_first}, kv {self.kv}"
+        return f"plan {self.plan}, edits {edits}, {self.dtype}, {readings}"
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
@@ -94,6 +97,7 @@ class Subject:
             "plan": str(self.plan),
             "edits": [str(edit) for edit in self.edits],
             "v_first": self.v_first,
+            "kv": self.kv,
             "bos_token_id": self.config.bos_token_id,
         }
 
@@ -110,16 +114,20 @@ class Subject:
         edits: Edit | Iterable[Edit] = (),
         precision: str | torch.dtype | None = None,
         v_first: Provision | None = None,
+        kv: KeysAndValues | None = None,
     ) -> Self:
         """The same weights under other conditions.
 
         plan replaces this view's plan; edits are added to its edits, after them; precision converts
         a copy of the weights (`fp32`, `bf16`, `fp16`); v_first chooses how RWKV-7's side stream is
-        provided (`embedding` or `first-step`). PlanError, SiteError or EditError say what does not
+        provided (`embedding` or `first-step`); kv whether each step of a parallel group remembers
+        its own keys and values (`exact`) or the group their mean (`averaged`, as in the code of
+        "Transformer Layers as Painters"). PlanError, SiteError or EditError say what does not
         exist.
         """
-        wanted = Plan.parse(plan) if isinstance(plan, str) else plan or self.plan
-        wanted.check(self.config.num_layers)
+        wanted = self.plan if plan is None else _as_plan(plan)
+        v_first, kv = v_first or self.v_first, kv or self.kv
+        check_plan(wanted, self.config, v_first, kv)
         added = (edits,) if isinstance(edits, Edit) else tuple(edits)
         for one in added:
             if not isinstance(one, Edit):
@@ -132,7 +140,8 @@ class Subject:
             stack=stack,
             plan=wanted,
             edits=self.edits + added,
-            v_first=v_first or self.v_first,
+            v_first=v_first,
+            kv=kv,
         )
         view.program()  # finds every selection that does not exist, now
         return view
@@ -177,7 +186,7 @@ class Subject:
     def new_cache(self, rows: int, *, capacity: int = 0, planned: int = 0) -> Cache:
         """An empty cache for this view. `planned`: the total length for which length-dependent
         rotaries are set; 0 for the length reached."""
-        cache = self.stack.new_cache(rows, self.plan, self.conditions, capacity)
+        cache = self.stack.new_cache(rows, self.plan, self.conditions, capacity, self.kv)
         cache.planned = planned
         return cache
 
@@ -232,6 +241,10 @@ class Subject:
         batch = self.tokens(text, **how)
         with torch.no_grad():
             return batch.restore(self.run(batch))
+
+
+def _as_plan(plan: Plan | str) -> Plan:
+    return Plan.parse(plan) if isinstance(plan, str) else plan
 
 
 def precision_dtype(precision: str | torch.dtype) -> torch.dtype:

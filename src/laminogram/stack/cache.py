@@ -6,14 +6,21 @@ under which conditions (plan, edits, rope regime) it was filled and refuses to g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
+
+Change = Callable[[Tensor], Tensor]
+
+
+def grows(name: str) -> bool:
+    """Whether a cache tensor of this name has a column for each token, on its third axis."""
+    return name.endswith((".k", ".v"))
 
 
 class AttentionSlot:
@@ -48,6 +55,38 @@ class AttentionSlot:
     def tensors(self) -> dict[str, Tensor]:
         return {"k": self.k, "v": self.v}
 
+    def mapped(self, change: Change) -> Self:
+        """The same kind of slot with every tensor changed."""
+        return type(self)(change(self.k), change(self.v))
+
+
+class AveragedSlot(AttentionSlot):
+    """One memory for all branches of a parallel group: past tokens by the mean of their keys and
+    values, the tokens of the present forward by each branch's own.
+
+    So the code of "Transformer Layers as Painters" (Sun et al., arXiv 2407.09298) generates. It is
+    an approximation: what is read depends on where one forward ends and the next begins.
+    """
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        super().__init__(k, v)
+        self._own: list[tuple[Tensor, Tensor]] = []
+        self._place: tuple[int | None, Tensor] | None = None
+
+    def extend(self, k: Tensor, v: Tensor, start: int | None, positions: Tensor) -> None:
+        """Write one branch's keys and values over those of the branch before."""
+        super().extend(k, v, start, positions)
+        self._own.append((k, v))
+        self._place = start, positions
+
+    def finish(self) -> None:
+        """After the last branch: remember the mean of all."""
+        if self._place is None:
+            return
+        k, v = (torch.stack(branches).mean(0) for branches in zip(*self._own, strict=True))
+        super().extend(k, v, *self._place)
+        self._own, self._place = [], None
+
 
 class StateSlot:
     """A token shift (B, C) and, for a time mix, the recurrent state of one step."""
@@ -68,8 +107,12 @@ class StateSlot:
     def tensors(self) -> dict[str, Tensor]:
         return {"shift": self.shift} | ({} if self.state is None else {"state": self.state})
 
+    def mapped(self, change: Change) -> StateSlot:
+        """A slot with every tensor changed."""
+        return StateSlot(change(self.shift), None if self.state is None else change(self.state))
 
-Slot = AttentionSlot | StateSlot | None
+
+Slot = AttentionSlot | StateSlot
 
 
 @dataclass
@@ -79,17 +122,22 @@ class StepSlot:
     attn: Any = None
     ffn: Any = None
 
-    def parts(self) -> Iterator[tuple[str, AttentionSlot | StateSlot]]:
+    def parts(self) -> Iterator[tuple[str, Slot]]:
         for name in ("attn", "ffn"):
             part = getattr(self, name)
             if part is not None:
                 yield name, part
+
+    def mapped(self, change: Change) -> StepSlot:
+        """The same memory with every tensor changed."""
+        return StepSlot(**{name: part.mapped(change) for name, part in self.parts()})
 
 
 @dataclass
 class Cache:
     """The memory of a run of a stack: `lengths[b]` tokens of row b have been seen.
 
+    `slots` has one for each step of the plan; the steps of a group may share theirs.
     `conditions` names what it was filled under; `regime` the rope regime of each row; `prompts`
     how many tokens the first forward brought. A run that broke off half-way leaves it `broken`.
     """
@@ -114,9 +162,16 @@ class Cache:
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens a row in every slot."""
-        for slot in self.slots:
+        for slot in self._distinct().values():
             for _, part in slot.parts():
                 part.reserve(capacity)
+
+    def _distinct(self) -> dict[int, StepSlot]:
+        """Every slot once, by the first step that uses it."""
+        first: dict[int, int] = {}
+        for step, slot in enumerate(self.slots):
+            first.setdefault(id(slot), step)
+        return {step: self.slots[step] for step in first.values()}
 
     def check(self, conditions: str, batch: int) -> None:
         """CacheError unless a run under `conditions` with `batch` rows may go on from here."""
@@ -136,7 +191,7 @@ class Cache:
         """Every tensor by name: `3.attn.k`, `0.ffn.shift`, `stream.v_first`."""
         found = {
             f"{i}.{name}.{key}": tensor
-            for i, slot in enumerate(self.slots)
+            for i, slot in self._distinct().items()
             for name, part in slot.parts()
             for key, tensor in part.tensors().items()
         }
@@ -144,20 +199,31 @@ class Cache:
 
     def fork(self, copies: int = 1) -> Cache:
         """An independent copy; with `copies` > 1 every row becomes that many neighbouring rows."""
+        rows = [row for row in range(self.batch) for _ in range(copies)]
+        return self._with_rows(
+            rows, lambda x: x.repeat_interleave(copies, 0) if copies > 1 else x.clone()
+        )
 
-        def clone(x: Tensor) -> Tensor:
-            return x.repeat_interleave(copies, 0) if copies > 1 else x.clone()
+    def row(self, index: int) -> Cache:
+        """An independent copy of one row."""
+        return self._with_rows([index], lambda x: x[index : index + 1].clone())
 
-        lengths = [n for n in self.lengths for _ in range(copies)]
-        regime = tuple(r for r in self.regime for _ in range(copies))
-        streams = {name: clone(x) for name, x in self.streams.items()}
-        slots = [StepSlot(_clone(s.attn, clone), _clone(s.ffn, clone)) for s in self.slots]
-        prompts = [n for n in self.prompts for _ in range(copies)]
-        return Cache(slots, lengths, self.conditions, regime, streams, self.planned, prompts)
+    def _with_rows(self, rows: Sequence[int], change: Change) -> Cache:
+        """A copy whose tensors `change` makes and whose row i is row `rows[i]` of this one."""
+        copies = {id(slot): slot.mapped(change) for slot in self._distinct().values()}
+        return Cache(
+            [copies[id(slot)] for slot in self.slots],
+            [self.lengths[row] for row in rows],
+            self.conditions,
+            tuple(self.regime[row] for row in rows) if self.regime else (),
+            {name: change(x) for name, x in self.streams.items()},
+            self.planned,
+            [self.prompts[row] for row in rows] if self.prompts else [],
+        )
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Fill the slots from `tensors()` of a cache of the same shape (capacity may differ)."""
-        capacity = max((t.shape[2] for n, t in tensors.items() if n.endswith(".k")), default=0)
+        capacity = max((t.shape[2] for n, t in tensors.items() if grows(n)), default=0)
         self.reserve(capacity)
         own = self.tensors()
         if set(own) != set(tensors):
@@ -165,7 +231,7 @@ class Cache:
             raise CacheError(f"the saved cache does not fit this stack: {', '.join(odd[:5])}")
         for name, tensor in tensors.items():
             target = own[name]
-            if name.endswith((".k", ".v")):
+            if grows(name):
                 target = target[:, :, : tensor.shape[2]]
             if target.shape != tensor.shape:
                 raise CacheError(
@@ -173,14 +239,6 @@ class Cache:
                     f"this stack has {tuple(target.shape)}"
                 )
             target.copy_(tensor)
-
-
-def _clone(part: Any, clone: Any) -> Any:
-    if part is None:
-        return None
-    if isinstance(part, AttentionSlot):
-        return AttentionSlot(clone(part.k), clone(part.v))
-    return StateSlot(clone(part.shift), None if part.state is None else clone(part.state))
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

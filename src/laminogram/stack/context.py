@@ -8,7 +8,7 @@ device instead, with a mask over the whole capacity of the cache.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class Context:
             return _mask(self.positions[:1], self.columns, causal=True, window=None)
         rows = self.positions.shape[1]
         return torch.ones(1, 1, rows, self.columns, dtype=torch.bool, device=self.positions.device)
+
+    def branch(self) -> Context:
+        """The same, with side streams of its own: what a branch provides stays in the branch."""
+        return replace(self, streams=dict(self.streams))
 
     def to(self, device: torch.device) -> Context:
         """The same on another device, for stacks spread over several."""

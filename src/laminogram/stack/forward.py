@@ -1,22 +1,25 @@
 """The one forward path: embedding, the steps of a plan, final norm, head.
 
-`run` is all there is. It writes to a cache where one is given, hands named tensors to an observer,
-and never reads a layer's index for anything but finding the layer.
+`run` is all there is: it enters the stack, walks the items of a plan, and leaves. It writes to a
+cache where one is given, hands named tensors to an observer, and never reads a layer's index for
+anything but finding the layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
-from laminogram.plans import Plan
+from laminogram.plans import Group, Item, Plan, Step
 from laminogram.stack import context
 from laminogram.stack.batch import Batch
-from laminogram.stack.cache import Cache
+from laminogram.stack.cache import AveragedSlot, Cache
+from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
 from laminogram.stack.sites import STACK_STEP
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
 
 Logits = Literal["all", "last", "none"]
-Provision = Literal["embedding", "first-step"]
 
 
 def run(
@@ -83,24 +85,96 @@ def through(
     v_first: Provision = "embedding",
 ) -> Tensor:
     """`run` under a context that exists: tensors in, tensors out, so that it can be captured."""
-    ends = _taps(observer, STACK_STEP)
-    x = stack.embed(batch.tokens, ctx.positions, batch.types).to(stack.residual_dtype)
-    x = ends("embed", x)
-    if v_first == "embedding":
-        _provide_v_first(stack, x, ctx, cache, ends)
-    for number, step in enumerate(plan):
-        layer = stack.layer(step.layer)
+    walk = Walk(stack, cache, observer)
+    flow = walk.enter(batch, ctx, v_first)
+    return walk.leave(walk.over(plan.items, flow), logits)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where a run stands: the residual stream, the context with its side streams, the next step."""
+
+    x: Tensor
+    ctx: Context
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The way of one run through a stack. A flow is a value: several can go on from the same."""
+
+    stack: Stack
+    cache: Cache | None = None
+    observer: Observer | None = None
+
+    def enter(self, batch: Batch, ctx: Context, v_first: Provision = "embedding") -> Flow:
+        """From tokens to the flow before the first step."""
+        stack, ends = self.stack, _taps(self.observer, STACK_STEP)
+        x = stack.embed(batch.tokens, ctx.positions, batch.types).to(stack.residual_dtype)
+        x = ends("embed", x)
+        if v_first == "embedding":
+            _provide_v_first(stack, x, ctx, self.cache, ends)
+        _hand_over(self.observer, STACK_STEP, ends)
+        return Flow(x, ctx)
+
+    def over(self, items: Iterable[Item], flow: Flow) -> Flow:
+        """Run items one after the other."""
+        for item in items:
+            flow = self._step(item, flow) if isinstance(item, Step) else self._group(item, flow)
+        return flow
+
+    def leave(self, flow: Flow, logits: Logits) -> Tensor:
+        """From the flow after the last step to logits, or to what enters the head."""
+        stack, ends = self.stack, _taps(self.observer, STACK_STEP)
+        x = flow.x.to(stack.head_device)
+        x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
+        scores = _scores(stack, x, flow.ctx, logits, ends)
+        _hand_over(self.observer, STACK_STEP, ends)
+        return x if scores is None else scores
+
+    def _step(self, step: Step, flow: Flow) -> Flow:
+        layer = self.stack.layer(step.layer)
+        x, ctx = flow.x, flow.ctx
         if x.device != layer.device:
             x, ctx = x.to(layer.device), ctx.to(layer.device)
-        taps = _taps(observer, number)
-        slot = None if cache is None else cache.slots[number]
-        x = stack.run_layer(layer, x, ctx, slot, taps, step.part)
-        _hand_over(observer, number, taps)
-    x = x.to(stack.head_device)
-    x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
-    scores = _scores(stack, x, ctx, logits, ends)
-    _hand_over(observer, STACK_STEP, ends)
-    return x if scores is None else scores
+        taps = _taps(self.observer, flow.step)
+        slot = None if self.cache is None else self.cache.slots[flow.step]
+        x = self.stack.run_layer(layer, x, ctx, slot, taps, step.part)
+        _hand_over(self.observer, flow.step, taps)
+        return Flow(x, ctx, flow.step + 1)
+
+    def _group(self, group: Group, flow: Flow) -> Flow:
+        """Every branch from the same flow; side streams of a branch stay in it."""
+        total: Tensor | None = None
+        step = flow.step
+        for branch in group.branches:
+            end = self.over(branch.items, Flow(flow.x, flow.ctx.branch(), step))
+            step = end.step
+            # A sum of many is kept in fp32 and rounded once.
+            x = end.x.to(flow.x.device, _wide(flow.x.dtype))
+            total = x if total is None else total + x
+        assert total is not None
+        self._finish_averages(flow.step, step)
+        return Flow(_joined(group, total, flow.x), flow.ctx, step)
+
+    def _finish_averages(self, first: int, end: int) -> None:
+        """Where the branches share a memory, let it take their mean."""
+        if self.cache is not None and first < end:
+            slot = self.cache.slots[first].attn
+            if isinstance(slot, AveragedSlot):
+                slot.finish()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _joined(group: Group, total: Tensor, x: Tensor) -> Tensor:
+    """What a group makes of its input `x` and the sum of its branches' outputs."""
+    count = len(group.branches)
+    if group.kind == "mean":
+        return (total / count).to(x.dtype)
+    return (total - (count - 1) * x.to(total.dtype)).to(x.dtype)
 
 
 def _scores(stack: Stack, x: Tensor, ctx: Context, logits: Logits, ends: Taps) -> Tensor | None:

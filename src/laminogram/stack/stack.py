@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from laminogram.plans import Plan
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
+from laminogram.stack.conditions import KeysAndValues, share_averages
 from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head
@@ -110,12 +111,26 @@ class Stack(nn.Module):
         self.run_layer = torch.compile(run_layer, fullgraph=True, backend=backend)
         return self
 
-    def new_cache(self, batch: int, plan: Plan, conditions: str, capacity: int = 0) -> Cache:
-        """An empty cache with one slot for each step of the plan."""
+    def new_cache(
+        self,
+        batch: int,
+        plan: Plan,
+        conditions: str,
+        capacity: int = 0,
+        kv: KeysAndValues = "exact",
+    ) -> Cache:
+        """An empty cache with one slot for each step of the plan.
+
+        kv "averaged" gives the branches of each parallel group one slot, `AveragedSlot`.
+        """
+        room = 0 if kv == "averaged" else capacity
         slots: list[StepSlot] = [
-            self.layer(step.layer).new_slot(batch, capacity, step.part) for step in plan
+            self.layer(step.layer).new_slot(batch, room, step.part) for step in plan
         ]
+        if kv == "averaged":
+            share_averages(slots, plan)
         cache = Cache(slots, [0] * batch, conditions)
+        cache.reserve(capacity)
         if self.provider is not None:
             size = self.config.hidden_size
             cache.streams[V_FIRST] = torch.zeros(batch, size, device=self.device, dtype=self.dtype)

@@ -1,0 +1,100 @@
+"""Whether a stack can run a plan: its layers, its side streams, its caches.
+
+Checked before anything runs, so that a plan is refused with its reason and not half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from laminogram.errors import PlanError
+from laminogram.plans import Group, Item, Plan, Step
+from laminogram.stack.cache import AttentionSlot, AveragedSlot, StepSlot
+from laminogram.stack.config import AttentionConfig, StackConfig, TimeMix7Config
+
+Provision = Literal["embedding", "first-step"]
+KeysAndValues = Literal["exact", "averaged"]
+
+
+def check_plan(
+    plan: Plan,
+    config: StackConfig,
+    v_first: Provision = "embedding",
+    kv: KeysAndValues = "exact",
+) -> None:
+    """PlanError, naming the place, unless a stack of this configuration can run the plan so."""
+    plan.check(config.num_layers)
+    if v_first == "first-step":
+        _check_provider(plan.items, config)
+    if kv == "averaged":
+        for group in plan.groups:
+            _check_average(group, config)
+
+
+def _check_provider(items: Sequence[Item], config: StackConfig) -> None:
+    """What a branch provides stays in it: nothing after a group may need what only branches have.
+
+    The first step with a time mix provides `v_first` to those after it on the same path.
+    """
+    provided, inside = False, None
+    for item in items:
+        if provided or not _needs_v_first(item, config):
+            continue
+        if inside is not None:
+            raise PlanError(
+                f"v_first='first-step': {item} needs v_first, and the steps before it that provide "
+                f"it lie in branches of {inside}, each with its own; use v_first='embedding', or "
+                "let the plan begin with a layer"
+            )
+        if isinstance(item, Step):
+            provided = True
+            continue
+        inside = item
+        for branch in item.branches:
+            _check_provider(branch.items, config)
+
+
+def _needs_v_first(item: Item, config: StackConfig) -> bool:
+    return any(
+        step.part != "ffn" and isinstance(config.layers[step.layer].attn, TimeMix7Config)
+        for step in Plan([item])
+    )
+
+
+def _check_average(group: Group, config: StackConfig) -> None:
+    if group.kind != "mean" or not group.single:
+        raise PlanError(
+            f"kv='averaged' is defined for mean(...) of single layers, and the plan has {group}; "
+            "use kv='exact'"
+        )
+    shapes = set()
+    for branch in group.branches:
+        layer = branch.steps[0].layer
+        attn = config.layers[layer].attn
+        if not isinstance(attn, AttentionConfig):
+            raise PlanError(
+                f"kv='averaged' averages keys and values, and layer {layer} of {group} has none: "
+                f"{config.family} keeps a state; use kv='exact'"
+            )
+        shapes.add((attn.num_key_value_heads, attn.head_dim))
+    if len(shapes) > 1:
+        raise PlanError(
+            f"kv='averaged' needs keys of one shape in a group; {group} has (heads, size) "
+            f"{', '.join(map(str, sorted(shapes)))}"
+        )
+
+
+def share_averages(slots: list[StepSlot], plan: Plan) -> None:
+    """Give the steps of each group one memory, in place. The plan has passed `check_plan`."""
+    step = 0
+    for item in plan.items:
+        if isinstance(item, Group):
+            end = step + len(item.branches)
+            own: list[AttentionSlot] = [slot.attn for slot in slots[step:end]]
+            if len({slot.k.device for slot in own}) > 1:
+                raise PlanError(f"kv='averaged' needs the layers of {item} on one device")
+            slots[step:end] = [StepSlot(AveragedSlot(own[0].k, own[0].v))] * len(own)
+            step = end
+        else:
+            step += 1
