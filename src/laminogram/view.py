@@ -21,9 +21,10 @@ from torch import Tensor
 
 from laminogram.checkpoint.load import open_model
 from laminogram.errors import ConfigError
-from laminogram.evaluate.loss import Loss, loss
+from laminogram.evaluate.loss import Loss, loss, losses
 from laminogram.infer.generate import Generation, Generations, generate
 from laminogram.infer.recording import record_generation
+from laminogram.plans import Plan
 from laminogram.probe import look, recording
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
@@ -40,6 +41,10 @@ class View(Subject):
     def loss(self, text: Text, **how: Any) -> Loss:
         """Loss of each token given those before it (teacher forced), in nats."""
         return loss(self, self.tokens(text, **how))
+
+    def losses(self, plans: Iterable[Plan | str], text: Text, **how: Any) -> list[Loss]:
+        """`loss` under each of many plans, what they share at their beginning run once."""
+        return losses(self, plans, self.tokens(text, **how))
 
     def generate(self, prompt: Text, **options: Any) -> Generation | Generations:
         """Continue one prompt or many: see `laminogram.infer.generate.generate`."""

@@ -6,17 +6,22 @@ Axes: B rows, T tokens, C channels, V vocabulary.
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from laminogram.errors import FamilyError, TokenError
 from laminogram.infer.text import UNKNOWN
+from laminogram.plans import Plan
+from laminogram.plans.tree import PlanTree
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
-from laminogram.stack.sites import STACK_STEP
+from laminogram.stack.forward import Logits
 
 _CHUNK = 2**24
 """Logits that exist at one time: 64 MiB in fp32."""
@@ -75,6 +80,38 @@ def loss(view: Subject, x: Text) -> Loss:
     Logits are made and reduced in chunks, so that memory does not grow with T times V. FamilyError
     for an encoder or a model without a head, TokenError where no row has two tokens.
     """
+    _check(view)
+    batch = _batch(view, x)
+    program = view.program() if view.edits else None
+    out = view.run(batch, observer=program, logits=_wanted(view))
+    if program is not None:
+        program.check()
+    return _loss(view, batch, out)
+
+
+@torch.no_grad()
+def losses(
+    view: Subject, plans: Iterable[Plan | str], x: Text, *, progress: bool = True
+) -> list[Loss]:
+    """The loss of `x` under each of many plans, what they share at their beginning run once.
+
+    How many layer calls that saves is printed to the terminal before the run. Errors as in `loss`,
+    and PlanError for a plan that the stack cannot run.
+    """
+    _check(view)
+    batch = _batch(view, x)
+    tree = PlanTree(Plan.parse(plan) if isinstance(plan, str) else plan for plan in plans)
+    found: list[Loss | None] = [None] * len(tree.plans)
+    with tqdm(total=len(found), unit="plan", disable=None if progress else True) as bar:
+        if not bar.disable:
+            bar.write(str(tree), file=sys.stderr)
+        for number, out in view.sweep(tree, batch, logits=_wanted(view)):
+            found[number] = _loss(view, batch, out)
+            bar.update()
+    return [one for one in found if one is not None]
+
+
+def _check(view: Subject) -> None:
     config = view.config
     if not config.causal:
         raise FamilyError(
@@ -83,40 +120,45 @@ def loss(view: Subject, x: Text) -> Loss:
         )
     if not config.head.present:
         raise FamilyError(f"{view.name} has no language-model head, so it predicts no token")
+
+
+def _batch(view: Subject, x: Text) -> Batch:
     batch = view.tokens(x)
     if max(batch.lengths) < 2:
         raise TokenError("no row has two tokens: the loss is that of a token after another")
-    aligned = _aligned(view, batch)
+    return batch
+
+
+def _wanted(view: Subject) -> Logits:
+    """All logits at once only where an edit acts on them; else they are made in chunks."""
+    return "all" if any(edit.site == "logits" for edit in view.edits) else "none"
+
+
+def _loss(view: Subject, batch: Batch, out: Tensor) -> Loss:
+    """From what a run gave, logits (B, T, V) or what enters the head (B, T, C), to the losses."""
+    targets = batch.tokens[:, 1:].to(out.device)
+    if _wanted(view) == "all":
+        aligned = _cross_entropy(out[:, :-1].flatten(0, 1), targets.flatten()).view(targets.shape)
+    else:
+        aligned = _in_chunks(view, out[:, :-1], targets)
     # Column 0 of a row has no loss: with it the losses are laid out as the tokens are.
     whole = F.pad(aligned, (1, 0))
     real = batch.mask.to(whole.device)
     real = torch.cat((torch.zeros_like(real[:, :1]), real[:, 1:]), 1)
-    losses, mask = batch.restore(whole), _restored_mask(batch, real)
+    restored, mask = batch.restore(whole), _restored_mask(batch, real)
     return Loss(
-        torch.where(mask, losses, 0)[:, 1:].contiguous(),
+        torch.where(mask, restored, 0)[:, 1:].contiguous(),
         mask[:, 1:].contiguous(),
         _text_bytes(view, batch),
     )
 
 
-def _aligned(view: Subject, batch: Batch) -> Tensor:
-    """Loss (B, T-1) of rows that are left-aligned; undefined at pads."""
+def _in_chunks(view: Subject, final: Tensor, targets: Tensor) -> Tensor:
+    """Loss (B, T-1) from what enters the head, so many logits at a time as `_CHUNK` says."""
     stack = view.stack
-    targets = batch.tokens[:, 1:].to(stack.head_device)
-    program = view.program() if view.edits else None
-    if program is not None and program.taps(STACK_STEP).wants("logits"):
-        logits = view.run(batch, observer=program)[:, :-1]
-        program.check()
-        return _cross_entropy(logits.flatten(0, 1), targets.flatten()).view(targets.shape)
-    final = view.run(batch, logits="none", observer=program)[:, :-1]
-    if program is not None:
-        program.check()
-    rows = final.flatten(0, 1)
     chunk = max(1, _CHUNK // view.config.vocab_size)
-    parts = [
-        _cross_entropy(stack.head(part, stack.tied_table), wanted)
-        for part, wanted in zip(rows.split(chunk), targets.flatten().split(chunk), strict=True)
-    ]
+    pairs = zip(final.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True)
+    parts = [_cross_entropy(stack.head(part, stack.tied_table), wanted) for part, wanted in pairs]
     return torch.cat(parts).view(targets.shape)
 
 

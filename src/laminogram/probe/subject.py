@@ -7,7 +7,7 @@ one calls on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -19,10 +19,11 @@ from laminogram.checkpoint.fingerprint import fingerprint
 from laminogram.checkpoint.tokenizer import Tokenizer
 from laminogram.errors import ConfigError, EditError, SiteError, TokenError
 from laminogram.plans import Plan
+from laminogram.plans.tree import PlanTree
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
-from laminogram.probe.program import Program, Reads, Sink
-from laminogram.stack import forward
+from laminogram.probe.program import Program, Reads, Sink, check_effects
+from laminogram.stack import forward, sweep
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
@@ -225,6 +226,28 @@ class Subject:
         if own is not None and cache is None:
             own.check()
         return out
+
+    def sweep(
+        self, plans: Iterable[Plan | str] | PlanTree, batch: Batch, *, logits: Logits = "all"
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Run many plans over one batch, what they share at their beginning once.
+
+        Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
+        the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
+        """
+        tree = plans if isinstance(plans, PlanTree) else PlanTree(map(_as_plan, plans))
+        for plan in tree.plans:
+            check_plan(plan, self.config, self.v_first, self.kv)
+        programs = [replace(self, plan=plan).program() for plan in tree.plans] if self.edits else []
+        yield from sweep.sweep(
+            self.stack,
+            batch,
+            tree,
+            observers=programs or None,
+            logits=logits,
+            v_first=self.v_first,
+        )
+        check_effects(row for program in programs for row in program.effects())
 
     def program(self, reads: Reads | None = None, sink: Sink | None = None) -> Program:
         """An observer that carries this view's edits, and readings where given."""

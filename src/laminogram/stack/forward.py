@@ -48,10 +48,9 @@ def run(
     and it is advanced. CacheError where the cache's rope regime no longer fits the length.
     """
     batch = batch.to(stack.device)
-    ctx = _context(stack, batch, cache)
+    ctx = open_context(stack, batch, cache)
     if observer is not None:
-        starts = tuple(cache.lengths) if cache else (0,) * len(batch.lengths)
-        observer.begin(Run(ctx.positions, batch.mask, batch.lengths, starts))
+        begin(observer, batch, ctx, cache)
     if cache is None:
         return through(stack, batch, plan, ctx, observer=observer, logits=logits, v_first=v_first)
     # What a cache holds is written in place, so no gradient is kept through it.
@@ -195,7 +194,14 @@ def regime_of(stack: Stack, lengths: tuple[int, ...]) -> tuple[Hashable, ...]:
     return tuple(stack.rotary.regime(length) for length in lengths)
 
 
-def _context(stack: Stack, batch: Batch, cache: Cache | None) -> Context:
+def begin(observer: Observer, batch: Batch, ctx: Context, cache: Cache | None = None) -> None:
+    """Tell an observer which rows and positions come next."""
+    starts = (0,) * len(batch.lengths) if cache is None else tuple(cache.lengths)
+    observer.begin(Run(ctx.positions, batch.mask, batch.lengths, starts))
+
+
+def open_context(stack: Stack, batch: Batch, cache: Cache | None) -> Context:
+    """The context of a forward over a batch; with a cache, where it goes on, with room made."""
     rows, width = batch.shape
     starts = (0,) * rows if cache is None else tuple(cache.lengths)
     totals = tuple(a + b for a, b in zip(starts, batch.lengths))

@@ -1,0 +1,58 @@
+"""Many plans over the same tokens, depth-first over the tree of their beginnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from laminogram.plans.tree import Node, PlanTree
+from laminogram.stack.batch import Batch
+from laminogram.stack.conditions import Provision
+from laminogram.stack.forward import Flow, Logits, Walk, begin, open_context
+from laminogram.stack.taps import Observer
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
+
+
+def sweep(
+    stack: Stack,
+    batch: Batch,
+    tree: PlanTree,
+    *,
+    observers: Sequence[Observer | None] | None = None,
+    logits: Logits = "all",
+    v_first: Provision = "embedding",
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (number of the plan, what `run` gives for it) in the order of the tree.
+
+    observers: one for each plan, which must do the same on what plans share; what is shared is seen
+    by one of them. Memory: `tree.peak` hidden states, the logits that are yielded, and the work of
+    one item of a plan.
+    """
+    batch = batch.to(stack.device)
+    ctx = open_context(stack, batch, None)
+    seen = observers or [None] * len(tree.plans)
+    for observer in seen:
+        if observer is not None:
+            begin(observer, batch, ctx)
+    walks = [Walk(stack, None, observer) for observer in seen]
+    if not walks:
+        return
+    # Every waiting node holds the flow it goes on from; the last of siblings lets go of it.
+    waiting = [(tree.root, walks[tree.root.some_plan].enter(batch, ctx, v_first))]
+    while waiting:
+        node, flow = waiting.pop()
+        if node.item is not None:
+            flow = walks[node.some_plan].over([node.item], flow)
+        for number in node.plans:
+            yield number, walks[number].leave(flow, logits)
+        waiting += [(child, _own(flow, node)) for child in reversed(node.children)]
+
+
+def _own(flow: Flow, node: Node) -> Flow:
+    """The flow for one of several that go on from it: side streams are set in place."""
+    return flow if len(node.children) == 1 else replace(flow, ctx=flow.ctx.branch())
