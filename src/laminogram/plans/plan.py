@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from laminogram.errors import PlanError
+
+if TYPE_CHECKING:
+    from laminogram.plans.cost import Cost, Figures
 
 Part = Literal["both", "attn", "ffn"]
 Kind = Literal["mean", "sum"]
@@ -107,7 +110,12 @@ class Plan:
     @property
     def groups(self) -> tuple[Group, ...]:
         """Every group, also those inside branches, in the order in which they begin."""
-        return tuple(_groups(self.items))
+        return tuple(group for group, _ in self.placed_groups)
+
+    @property
+    def placed_groups(self) -> tuple[tuple[Group, int], ...]:
+        """Every group with the number of its first step."""
+        return tuple(_groups(self.items, 0))
 
     def check(self, num_layers: int) -> Plan:
         """Itself, if a stack of `num_layers` layers can run it; else PlanError names the place."""
@@ -118,6 +126,12 @@ class Plan:
                     f"layers 0-{num_layers - 1}"
                 )
         return self
+
+    def cost(self, figures: Figures | None = None) -> Cost:
+        """What it costs before it runs: see `plans.cost`; FLOPs and bytes need `figures`."""
+        from laminogram.plans.cost import cost
+
+        return cost(self, figures)
 
     def __len__(self) -> int:
         """How many steps there are."""
@@ -147,6 +161,12 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({str(self)!r})"
+
+    def _repr_html_(self) -> str:
+        """A diagram, where a notebook shows it."""
+        from laminogram.plans.diagram import html
+
+        return html(self)
 
 
 def _group(kind: Kind, branches: Iterable[Plan | int]) -> Group:
@@ -197,9 +217,12 @@ def _steps(items: Iterable[Item]) -> Iterator[Step]:
                 yield from branch.steps
 
 
-def _groups(items: Iterable[Item]) -> Iterator[Group]:
+def _groups(items: Iterable[Item], step: int) -> Iterator[tuple[Group, int]]:
     for item in items:
-        if isinstance(item, Group):
-            yield item
-            for branch in item.branches:
-                yield from branch.groups
+        if isinstance(item, Step):
+            step += 1
+            continue
+        yield item, step
+        for branch in item.branches:
+            yield from _groups(branch.items, step)
+            step += len(branch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from laminogram.errors import CacheError
 
 Change = Callable[[Tensor], Tensor]
+Memo = dict[int, Any]
+"""What a copy has already made, by the identity of what it was made from."""
 
 
 def grows(name: str) -> bool:
@@ -55,9 +57,56 @@ class AttentionSlot:
     def tensors(self) -> dict[str, Tensor]:
         return {"k": self.k, "v": self.v}
 
-    def mapped(self, change: Change) -> Self:
+    def mapped(self, change: Change, memo: Memo) -> Slot:
         """The same kind of slot with every tensor changed."""
         return type(self)(change(self.k), change(self.v))
+
+
+class AttentionBlock(AttentionSlot):
+    """The memories of a group's M layers as one, so that the layers can run together: row
+    `m * B + b` of its tensors is row b of layer m."""
+
+    def __init__(self, k: Tensor, v: Tensor, members: int) -> None:
+        super().__init__(k, v)
+        self.members = members
+
+    def slots(self) -> list[BlockSlot]:
+        """The memory of each layer."""
+        return [BlockSlot(self, member) for member in range(self.members)]
+
+    def mapped(self, change: Change, memo: Memo) -> AttentionBlock:
+        if id(self) not in memo:
+            slots = self.slots()
+            k = torch.cat([change(slot.k) for slot in slots])
+            v = torch.cat([change(slot.v) for slot in slots])
+            memo[id(self)] = AttentionBlock(k, v, self.members)
+        block: AttentionBlock = memo[id(self)]
+        return block
+
+
+class BlockSlot(AttentionSlot):
+    """One layer's part of a block: a view, which grows and is copied with the whole."""
+
+    def __init__(self, block: AttentionBlock, member: int) -> None:
+        self.block, self.member = block, member
+
+    @property
+    def k(self) -> Tensor:  # type: ignore[override]
+        return self._part(self.block.k)
+
+    @property
+    def v(self) -> Tensor:  # type: ignore[override]
+        return self._part(self.block.v)
+
+    def _part(self, x: Tensor) -> Tensor:
+        rows = x.shape[0] // self.block.members
+        return x[self.member * rows : (self.member + 1) * rows]
+
+    def reserve(self, capacity: int) -> None:
+        self.block.reserve(capacity)
+
+    def mapped(self, change: Change, memo: Memo) -> BlockSlot:
+        return BlockSlot(self.block.mapped(change, memo), self.member)
 
 
 class AveragedSlot(AttentionSlot):
@@ -107,7 +156,7 @@ class StateSlot:
     def tensors(self) -> dict[str, Tensor]:
         return {"shift": self.shift} | ({} if self.state is None else {"state": self.state})
 
-    def mapped(self, change: Change) -> StateSlot:
+    def mapped(self, change: Change, memo: Memo) -> StateSlot:
         """A slot with every tensor changed."""
         return StateSlot(change(self.shift), None if self.state is None else change(self.state))
 
@@ -128,9 +177,9 @@ class StepSlot:
             if part is not None:
                 yield name, part
 
-    def mapped(self, change: Change) -> StepSlot:
+    def mapped(self, change: Change, memo: Memo) -> StepSlot:
         """The same memory with every tensor changed."""
-        return StepSlot(**{name: part.mapped(change) for name, part in self.parts()})
+        return StepSlot(**{name: part.mapped(change, memo) for name, part in self.parts()})
 
 
 @dataclass
@@ -210,7 +259,8 @@ class Cache:
 
     def _with_rows(self, rows: Sequence[int], change: Change) -> Cache:
         """A copy whose tensors `change` makes and whose row i is row `rows[i]` of this one."""
-        copies = {id(slot): slot.mapped(change) for slot in self._distinct().values()}
+        memo: Memo = {}
+        copies = {id(slot): slot.mapped(change, memo) for slot in self._distinct().values()}
         return Cache(
             [copies[id(slot)] for slot in self.slots],
             [self.lengths[row] for row in rows],

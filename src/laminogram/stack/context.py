@@ -61,6 +61,24 @@ class Context:
         """The same, with side streams of its own: what a branch provides stays in the branch."""
         return replace(self, streams=dict(self.streams))
 
+    def repeated(self, times: int) -> Context:
+        """The same for the rows that many times over, one whole batch after the other."""
+
+        def repeat(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 else x.repeat(times, *[1] * (x.dim() - 1))
+
+        return replace(
+            self,
+            positions=self.positions.repeat(times, 1),
+            lengths=None if self.lengths is None else self.lengths.repeat(times),
+            masks={
+                key: (None if mask is None else repeat(mask), own)
+                for key, (mask, own) in self.masks.items()
+            },
+            rope=[(repeat(cos), repeat(sin)) for cos, sin in self.rope],
+            streams={},
+        )
+
     def to(self, device: torch.device) -> Context:
         """The same on another device, for stacks spread over several."""
         if self.positions.device == device:

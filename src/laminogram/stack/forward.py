@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laminogram.errors import CacheError
 from laminogram.plans import Group, Item, Plan, Step
-from laminogram.stack import context
+from laminogram.stack import context, together
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import AveragedSlot, Cache
 from laminogram.stack.conditions import Provision
@@ -143,7 +143,14 @@ class Walk:
         return Flow(x, ctx, flow.step + 1)
 
     def _group(self, group: Group, flow: Flow) -> Flow:
-        """Every branch from the same flow; side streams of a branch stay in it."""
+        total = self._together(group, flow)
+        if total is None:
+            total = self._one_by_one(group, flow)
+        end = flow.step + sum(len(branch) for branch in group.branches)
+        return Flow(_joined(group, total, flow.x), flow.ctx, end)
+
+    def _one_by_one(self, group: Group, flow: Flow) -> Tensor:
+        """The sum of the branches' outputs. Side streams of a branch stay in it."""
         total: Tensor | None = None
         step = flow.step
         for branch in group.branches:
@@ -154,7 +161,28 @@ class Walk:
             total = x if total is None else total + x
         assert total is not None
         self._finish_averages(flow.step, step)
-        return Flow(_joined(group, total, flow.x), flow.ctx, step)
+        return total
+
+    def _together(self, group: Group, flow: Flow) -> Tensor | None:
+        """The same from all branches at once; None where that is not possible or not faster."""
+        layers = self.stack.together.layers(group) if together.is_faster(flow.x) else None
+        if layers is None:
+            return None
+        steps = range(flow.step, flow.step + len(layers))
+        if any(_taps(self.observer, step).names for step in steps):
+            return None
+        slot = None
+        if self.cache is not None:
+            slot = together.joint_slot([self.cache.slots[step] for step in steps])
+            if slot is None:
+                return None
+        layer = self.stack.together.layer(layers)
+        if layer is None or layer.device != flow.x.device:
+            return None
+        rows = flow.x.repeat(len(layers), 1, 1)
+        ctx = flow.ctx.repeated(len(layers))
+        out = self.stack.run_layer(layer, rows, ctx, slot, NO_TAPS, "both")
+        return out.to(_wide(out.dtype)).view(len(layers), *flow.x.shape).sum(0)
 
     def _finish_averages(self, first: int, end: int) -> None:
         """Where the branches share a memory, let it take their mean."""

@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: LayerConfig, size: int, rotary: Rotary) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._size, self._rotary = config, size, rotary
         self.attn_norm, self.ffn_norm = Norm(config.norm, size), Norm(config.norm, size)
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
@@ -35,6 +35,11 @@ class Layer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.attn_norm.weight.device
+
+    def shell(self) -> Layer:
+        """A layer built like this one, without its weights."""
+        with torch.device("meta"):
+            return Layer(self.config, self._size, self._rotary)
 
     def new_slot(self, batch: int, capacity: int, part: Part) -> StepSlot:
         """Memory for one step of this layer: `batch` rows of up to `capacity` tokens."""

@@ -19,6 +19,7 @@ from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
+from laminogram.stack.together import Together
 
 
 class Stack(nn.Module):
@@ -51,6 +52,7 @@ class Stack(nn.Module):
         if dtype is not None:
             self.to(dtype)
         self.run_layer: Callable[..., Tensor] = run_layer
+        self.together = Together(self)
 
     def layer(self, index: int) -> Layer:
         """Layer `index`, typed."""
@@ -123,12 +125,13 @@ class Stack(nn.Module):
 
         kv "averaged" gives the branches of each parallel group one slot, `AveragedSlot`.
         """
-        room = 0 if kv == "averaged" else capacity
         slots: list[StepSlot] = [
-            self.layer(step.layer).new_slot(batch, room, step.part) for step in plan
+            self.layer(step.layer).new_slot(batch, 0, step.part) for step in plan
         ]
         if kv == "averaged":
             share_averages(slots, plan)
+        else:
+            self.together.join_slots(slots, plan)
         cache = Cache(slots, [0] * batch, conditions)
         cache.reserve(capacity)
         if self.provider is not None:
