@@ -24,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import skills
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).resolve().parent
@@ -99,8 +100,11 @@ def encode_shard(shard: Path, out: Path, tokenizer: Path, batch: int = 64) -> st
 
 
 def write_stream(path: Path, stream: np.ndarray) -> None:
-    """Write `stream` as raw little-endian uint16; the file appears only when it is complete."""
-    partial = path.with_name(path.name + ".partial")
+    """Write `stream` as raw little-endian uint16; the file appears only when it is complete.
+
+    Two processes may write the same file at once: each writes its own part, the last one stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     stream.astype("<u2").tofile(partial)
     os.replace(partial, path)
 
@@ -133,6 +137,19 @@ def prepare_tokens(corpus: Path, out: Path, tokenizer: Path) -> list[Path]:
             for job in jobs:
                 print(job.result(), flush=True)
     return list(streams.values())
+
+
+def prepare_skill(skill: str, lines: int, seed: int, out: Path, tokenizer: Path) -> Path:
+    """Encode `lines` training lines of a skill (see skills.py) into `out`; kept if there."""
+    path = out / f"{skill}.{lines}.{seed}.bin"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        encoder = Tokenizer.from_file(str(tokenizer))
+        end = encoder.token_to_id(END_OF_TEXT)
+        pages = encoder.encode_batch_fast(list(skills.documents(skill, lines, seed)))
+        ids = (i for page in pages for i in (end, *page.ids))
+        write_stream(path, np.fromiter(ids, dtype=np.uint16))
+    return path
 
 
 def bytes_per_token(corpus: Path, tokenizer: Tokenizer) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ class Recipe:
     evaluate_context: int
     stride: int
     new_tokens: int = 120
+    skills: dict[str, int] = field(default_factory=dict)  # rows of every batch, out of `batch`
+    lines: int = 500_000  # of each skill, before they come again
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many of the `batch` rows each source of text has."""
+        return {"books": self.batch - sum(self.skills.values()), **self.skills}
 
     @classmethod
     def named(cls, name: str, folder: Path = HERE) -> Recipe:
@@ -65,4 +72,5 @@ class Recipe:
             train=train,
             evaluate_context=data["evaluate"]["context"],
             stride=data["evaluate"]["stride"],
+            skills=data["data"].get("skills", {}),
         )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Curve = Sequence[dict[str, float]]
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, told apart by all
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -33,7 +34,11 @@ def thinned(curve: Curve, points: int = 60) -> list[dict[str, float]]:
     if curve and rows[-1] is not curve[-1]:
         rows.append(curve[-1])
     return [
-        {"step": row["step"], "tokens": row["tokens"], "loss": round(row["loss"], 4)}
+        {
+            "step": row["step"],
+            "tokens": row["tokens"],
+            **{name: round(value, 4) for name, value in row.items() if name.startswith("loss")},
+        }
         for row in rows
     ]
 
@@ -50,23 +55,22 @@ def write_samples(
 
 
 def draw_curve(curve: Curve, title: str) -> str:
-    """An SVG of loss (nats per token) over millions of tokens, readable on light and dark."""
-    width, height, left, bottom, top, right = 720, 360, 56, 44, 36, 16
+    """An SVG of loss (nats per token) over millions of tokens, readable on light and dark.
+
+    One line for each source of text, or one for the whole where there is a single source.
+    """
+    sources = [name for name in curve[0] if name.startswith("loss_")] or ["loss"]
+    lines = {name.removeprefix("loss_"): [row[name] for row in curve] for name in sources}
     tokens = [row["tokens"] / 1e6 for row in curve]
-    losses = [row["loss"] for row in curve]
-    high = max(losses[len(losses) // 100 :] or losses)
-    low, end = min(losses), max(tokens)
-    low, high = math.floor(low * 5) / 5, math.ceil(high * 5) / 5 + (0.2 if high == low else 0.0)
-    if high <= low:
-        high = low + 0.2
+    low, high = _range(list(lines.values()))
+    width, height, left, bottom, top, right = 720, 360, 56, 44, 36, 16
 
     def x(value: float) -> float:
-        return left + (width - left - right) * value / end
+        return left + (width - left - right) * value / max(tokens)
 
     def y(value: float) -> float:
         return top + (height - top - bottom) * (high - min(value, high)) / (high - low)
 
-    points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(tokens, losses, strict=True))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
         ' font-family="sans-serif" font-size="12" fill="#777">',
@@ -80,14 +84,30 @@ def draw_curve(curve: Curve, title: str) -> str:
             ' stroke="#999" stroke-opacity="0.35"/>'
             f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
         )
-        at = end * tick / 5
+        at = max(tokens) * tick / 5
         parts.append(
             f'<text x="{x(at):.1f}" y="{height - bottom + 18}" text-anchor="middle">{at:.4g}</text>'
         )
-    parts += [
+    parts.append(
         f'<text x="{(left + width) / 2:.0f}" y="{height - 8}" text-anchor="middle">'
-        "million tokens; loss in nats per token</text>",
-        f'<polyline points="{points}" fill="none" stroke="#0072b2" stroke-width="1.5"/>',
-        "</svg>\n",
-    ]
-    return "\n".join(parts)
+        "million tokens; loss in nats per token</text>"
+    )
+    for number, (name, losses) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        points = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(tokens, losses, strict=True))
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        )
+        if len(lines) > 1:
+            parts.append(
+                f'<text x="{width - right}" y="{top + 16 * (number + 1)}" text-anchor="end"'
+                f' fill="{colour}">{escape(name)}</text>'
+            )
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _range(lines: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The lowest and highest loss to draw, on fifths; the first hundredth of a run is cut off."""
+    low = math.floor(min(map(min, lines)) * 5) / 5
+    high = math.ceil(max(max(losses[len(losses) // 100 :]) for losses in lines) * 5) / 5
+    return low, max(high, low + 0.2)

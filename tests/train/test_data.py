@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from laminogram.errors import ConfigError
-from laminogram.train import Blocks, TokenStream
+from laminogram.train import Blocks, Mixture, TokenStream
 
 
 @pytest.fixture
@@ -68,3 +68,26 @@ def test_refuses_half_an_id_an_empty_file_and_a_text_that_is_too_short(tmp_path)
     np.arange(20, dtype="<u2").tofile(tmp_path / "short.bin")
     with pytest.raises(ConfigError, match="at least 32 ids"):
         Blocks(TokenStream([tmp_path / "short.bin"]), context=16, batch=1, seed=0)
+
+
+def test_a_mixture_gives_each_source_its_rows_at_its_places(stream, tmp_path):
+    (40000 + np.arange(500)).astype("<u2").tofile(tmp_path / "other.bin")
+    other = TokenStream([tmp_path / "other.bin"])
+    parts = {"long": Blocks(stream, 16, 6, seed=3), "short": Blocks(other, 16, 2, seed=3)}
+    mixture = Mixture(parts)
+    assert mixture.batch == 8
+    assert mixture.shares == {"long": 0.75, "short": 0.25}
+    for step in (0, 1, 50, 0):  # the step alone decides, whatever was read before
+        rows = mixture(step)
+        assert rows.shape == (8, 17)
+        for name, place in mixture.places.items():
+            assert torch.equal(rows[place], parts[name](step))
+        assert (rows[mixture.places["short"]] >= 40000).all()
+        assert (rows[mixture.places["long"]] < 40000).all()
+
+
+def test_a_mixture_needs_sources_of_one_context(stream):
+    with pytest.raises(ConfigError, match="no source"):
+        Mixture({})
+    with pytest.raises(ConfigError, match="one 16, two 32"):
+        Mixture({"one": Blocks(stream, 16, 1, seed=0), "two": Blocks(stream, 32, 1, seed=0)})

@@ -28,6 +28,21 @@ def test_overfits_a_text_that_can_be_predicted(tmp_path):
     assert [row["step"] for row in result.curve] == list(range(5, 401, 5))
 
 
+def test_the_curve_has_the_loss_of_each_source(tmp_path):
+    run = trainer(tmp_path, 10, optimiser=OptimiserConfig(lr=0.0))
+    wanted = {"squares": 0.0, "counting": 0.0}
+    for step in range(5):
+        rows = run.rows(step)
+        for name, part in (("squares", rows[:3]), ("counting", rows[3:])):
+            logits = run.model(part[:, :-1]).flatten(0, 1)
+            wanted[name] += torch.nn.functional.cross_entropy(logits, part[:, 1:].flatten()).item()
+    first = run.run().curve[0]
+    assert first["loss_squares"] == pytest.approx(wanted["squares"] / 5, rel=1e-5)
+    assert first["loss_counting"] == pytest.approx(wanted["counting"] / 5, rel=1e-5)
+    whole = (3 * first["loss_squares"] + first["loss_counting"]) / 4
+    assert first["loss"] == pytest.approx(whole, rel=1e-5)
+
+
 def test_curve_on_disk_is_the_curve(tmp_path):
     result = trainer(tmp_path, 20).run()
     lines = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
@@ -67,8 +82,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     assert 0 < torch.load(checkpoint, weights_only=True)["step"] <= 40
     for name, tensor in _parameters(straight).items():
         assert torch.equal(tensor, again.model.state_dict()[name]), name
-    assert [row["loss"] for row in result.curve] == [row["loss"] for row in whole.curve]
-    assert [row["lr"] for row in result.curve] == [row["lr"] for row in whole.curve]
+    for column in ("loss", "loss_squares", "loss_counting", "lr"):
+        assert [row[column] for row in result.curve] == [row[column] for row in whole.curve]
 
 
 def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
+from laminogram import families
+from laminogram.stack.stack import Stack
+from laminogram.train import build_optimiser
+
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
+sys.path.insert(0, str(ZOO))
+import recipes  # noqa: E402
+import train  # noqa: E402
+
 SENTENCES = (
     "The old captain looked at the grey sea and said nothing for a while.",
     '"I do not believe you," she replied, and closed the door.',
@@ -33,30 +40,15 @@ def corpus(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-rwkv4"])
-def test_a_dry_run_leaves_everything(name, corpus, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "parameters", "sources"),
+    [("tiny-rwkv4", 2.75e6, 1), ("tiny-rwkv7", 2.5e6, 1), ("small-llama", 5.9e6, 4)],
+)
+def test_a_dry_run_leaves_everything(name, parameters, sources, corpus, tmp_path):
     out = tmp_path / name
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ZOO / "train.py"),
-            name,
-            "--corpus",
-            str(corpus),
-            "--out",
-            str(out),
-            "--dry-run",
-            "--device",
-            "cpu",
-            "--work",
-            str(tmp_path / "work"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    folders = {"corpus": corpus, "out": out, "work": tmp_path / "work"}
+    options = [word for name, path in folders.items() for word in (f"--{name}", str(path))]
+    train.main([name, "--dry-run", "--device", "cpu", *options])
     card = json.loads((out / "card.json").read_text())
     curve = pq.read_table(out / "loss.parquet").to_pylist()
     assert [row["step"] for row in curve] == [5, 10, 15, 20]
@@ -65,7 +57,13 @@ def test_a_dry_run_leaves_everything(name, corpus, tmp_path):
     # Untrained or hardly trained, it is near a uniform choice among 4096 tokens.
     assert card["held_out"]["nats_per_token"] < math.log(4096) + 0.5
     assert len(card["held_out"]["by_book"]) == 2
-    assert 2.3e6 < card["parameters"] < 2.9e6
+    assert card["parameters"] == pytest.approx(parameters, rel=0.02)
+    shares = {name: source["share"] for name, source in card["data"]["sources"].items()}
+    assert shares["books"] == 1 / sources
+    assert len(shares) == sources and sum(shares.values()) == 1.0
+    for name in shares:
+        assert card["training"]["curve"][-1][f"loss_{name}"] == round(curve[-1][f"loss_{name}"], 4)
+    assert {kind.split()[0] for kind in card["held_out"]["skills"]} == set(shares) - {"books"}
     with safe_open(out / "model.safetensors", "pt") as weights:
         numbers = 0
         for key in list(weights.keys()):
@@ -76,8 +74,22 @@ def test_a_dry_run_leaves_everything(name, corpus, tmp_path):
     config = json.loads((out / "config.json").read_text())
     assert config["vocab_size"] == 4096
     assert (out / "tokenizer.json").read_bytes() == (ZOO / "tokenizer.json").read_bytes()
-    assert (out / "samples.md").read_text().count("> **") == 10
-    assert (out / "loss.svg").read_text().startswith("<svg")
+    assert (out / "samples.md").read_text().count("> **") == 10 + 3 * (sources - 1)
+    assert (out / "loss.svg").read_text().count("<polyline") == sources
+
+
+def test_every_recipe_is_of_a_model_that_can_be_built():
+    sizes = {}
+    for path in sorted(ZOO.glob("*/recipe.json")):
+        recipe = recipes.Recipe.named(path.parent.name)
+        stack = Stack(families.find(recipe.config).config(recipe.config), device="meta")
+        build_optimiser(stack, recipe.train.optimiser)
+        sizes[recipe.name] = (len(stack.layers), sum(p.numel() for p in stack.parameters()))
+        assert sum(recipe.rows.values()) == recipe.batch == 128
+        assert recipe.rows["books"] >= 0.96 * recipe.batch
+    assert sizes["small-llama"][0] == sizes["small-rwkv4"][0] == 12
+    assert sizes["small-rwkv4"][1] == pytest.approx(sizes["small-llama"][1], rel=0.01)
+    assert len(sizes) == 5
 
 
 def test_the_tokenizer_loses_nothing_and_ends_texts_with_zero():

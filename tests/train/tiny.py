@@ -1,6 +1,8 @@
 """A small model and text for the tests of the loop; run as a program it trains, and can be killed.
 
 python tests/train/tiny.py FOLDER STEPS SECONDS_A_STEP
+
+A mixture of two sources: squares, and a shorter text that counts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from laminogram.train import Blocks, OptimiserConfig, Schedule, TokenStream, TrainConfig, Trainer
+from laminogram.train import (
+    Blocks,
+    Mixture,
+    OptimiserConfig,
+    Schedule,
+    TokenStream,
+    TrainConfig,
+    Trainer,
+)
 
 VOCABULARY = 13
 
@@ -37,21 +47,24 @@ class Tiny(nn.Module):
         return self.down(torch.relu(self.up(torch.cat((x, before), -1))))
 
 
-def text(path: Path) -> TokenStream:
-    """A repeating text that two ids of context predict."""
-    ids = np.array([(i * i) % VOCABULARY for i in range(4000)], dtype="<u2")
-    ids.tofile(path)
-    return TokenStream([path])
+def mixture(folder: Path) -> Mixture:
+    """Three rows of squares and one of counting, which two ids of context predict."""
+    sources = {}
+    for name, power, size, rows in (("squares", 2, 4000, 3), ("counting", 1, 900, 1)):
+        path = folder / f"{name}.bin"
+        np.array([i**power % VOCABULARY for i in range(size)], dtype="<u2").tofile(path)
+        sources[name] = Blocks(TokenStream([path]), context=16, batch=rows, seed=7)
+    return Mixture(sources)
 
 
 def trainer(folder: Path, steps: int | None, pause: float = 0.0, **changes) -> Trainer:
     """A run of `steps` steps (None: `minutes=` says how long) with a checkpoint every five."""
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = Blocks(text(folder / "text.bin"), context=16, batch=4, seed=7)
+    mixed = mixture(folder)
 
     def rows(step: int) -> Tensor:
         time.sleep(pause)
-        return blocks(step)
+        return mixed(step)
 
     settings = {
         "steps": steps,
@@ -60,7 +73,8 @@ def trainer(folder: Path, steps: int | None, pause: float = 0.0, **changes) -> T
         "log_every": 5,
         "save_every": 5,
     }
-    return Trainer(Tiny(), rows, TrainConfig(**{**settings, **changes}), folder / "run")
+    config = TrainConfig(**{**settings, **changes})
+    return Trainer(Tiny(), rows, config, folder / "run", places=mixed.places)
 
 
 if __name__ == "__main__":

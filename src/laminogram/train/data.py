@@ -1,4 +1,4 @@
-"""Token ids for training: files of uint16, cut into blocks, shuffled anew every epoch.
+"""Token ids for training: files of uint16, cut into blocks, shuffled anew every epoch, mixed.
 
 Axes: B rows of a batch, T tokens of context. A row has T + 1 ids: T inputs and, one to the right,
 T targets. Rows are cut across document boundaries and never padded.
@@ -6,7 +6,7 @@ T targets. Rows are cut across document boundaries and never padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,38 @@ class Blocks:
             self._orders = {epoch - 1: self._orders[epoch - 1]} if epoch - 1 in self._orders else {}
             self._orders[epoch] = generator.permutation(starts)
         return self._orders[epoch]
+
+
+class Mixture:
+    """Several named sources in every batch, each with as many rows as its `Blocks` has.
+
+    Rows keep their places: `places` says which rows of a batch are whose, so the loss of a source
+    is a mean over a slice. Like `Blocks` it depends on the step alone.
+
+    Raises ConfigError where there is no source, or the sources differ in context.
+    """
+
+    def __init__(self, sources: Mapping[str, Blocks]) -> None:
+        if len({blocks.context for blocks in sources.values()}) != 1:
+            raise ConfigError(
+                "the sources of a mixture need one context, and got "
+                + (", ".join(f"{name} {it.context}" for name, it in sources.items()) or "no source")
+            )
+        self.sources = dict(sources)
+        self.batch = 0
+        self.places: dict[str, slice] = {}
+        for name, blocks in self.sources.items():
+            self.places[name] = slice(self.batch, self.batch + blocks.batch)
+            self.batch += blocks.batch
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each source's part of all rows."""
+        return {name: blocks.batch / self.batch for name, blocks in self.sources.items()}
+
+    def __call__(self, step: int) -> Tensor:
+        """The rows of `step`, source after source: int64 (B, T + 1)."""
+        return torch.cat([blocks(step) for blocks in self.sources.values()])
 
 
 def _map(path: Path) -> np.ndarray:

@@ -5,6 +5,8 @@ write to the residual stream narrower by sqrt(2 layers) (GPT-2).
 RWKV-4: ramps over the channels for decay and token shift that differ from layer to layer, zero for
 every product that opens a gate or writes to the residual stream, orthogonal for the rest, and a
 very small embedding under a norm (Peng et al. 2023, appendix on initialisation).
+RWKV-7: the same ideas, with ramps and a zigzag inside each head for the offsets of decay and rate,
+and low-rank products that begin at zero: first factor zero, second orthogonal (Peng et al. 2025).
 Axes: C hidden size, A attention width, F feed-forward width, V vocabulary.
 """
 
@@ -117,9 +119,58 @@ def _rwkv4_channel(
     own["r.weight"].zero_()
 
 
+_SHIFTS_7 = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the ramps
+
+
+def _rwkv7_time(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    deep, shallow = index / max(1, layers - 1), 1.0 - index / layers
+    size, head = own["k_k"].numel(), own["r_k"].shape[1]
+    place = torch.arange(size)
+    for name, exponent in _SHIFTS_7.items():
+        own[f"mix_{name}"].copy_(1.0 - (place / size) ** (exponent * shallow))
+    ramp = place / max(1, size - 1)
+    middle = (head - 1) / 2
+    zigzag = (place % head - middle) / max(0.5, middle)  # -1 to 1 inside each head
+    zigzag = zigzag * zigzag.abs()
+    own["w0"].copy_(-5.5 + 6.0 * ramp ** (1.0 + deep**0.3) + 2.5 * zigzag)
+    own["a0"].copy_(-0.19 + 0.3 * zigzag + 0.4 * (ramp - 0.5))
+    own["k_k"].copy_(0.71 - 0.1 * (ramp - 0.5))
+    own["k_a"].fill_(1.02)
+    own["r_k"].fill_(-0.04)
+    if "v0" in own:
+        own["v0"].copy_(0.73 - 0.4 * (ramp - 0.5))
+    for name in ("w", "a", "v", "g"):
+        if f"{name}1" in own:
+            own[f"{name}1"].zero_()
+            _orthogonal(own[f"{name}2"], 0.1, generator)
+    for name, width in (("r", 0.5), ("k", 0.05), ("v", 0.5)):
+        _uniform(own[f"{name}.weight"], width, generator)
+    own["o.weight"].zero_()
+    own["out_norm.weight"].fill_(((1 + index) / layers) ** 0.7)
+
+
+def _rwkv7_channel(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    size = own["mix_k"].numel()
+    own["mix_k"].copy_(1.0 - (torch.arange(size) / size) ** ((1.0 - index / layers) ** 4))
+    _uniform(own["up.weight"], 0.5, generator)
+    own["down.weight"].zero_()
+
+
+def _uniform(weight: Tensor, width: float, generator: torch.Generator) -> None:
+    """Uniform in +-`width` / sqrt(inputs)."""
+    bound = width / math.sqrt(weight.shape[1])
+    weight.uniform_(-bound, bound, generator=generator)
+
+
 _DRAWS: dict[str, Draw] = {
     "attention": _normal,
     "mlp": _normal,
     "rwkv4_time": _rwkv4_time,
     "rwkv4_channel": _rwkv4_channel,
+    "rwkv7_time": _rwkv7_time,
+    "rwkv7_channel": _rwkv7_channel,
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from laminogram.train.schedule import Schedule
 
 PACE_WARMUP = 5  # steps that compile and fill caches before the clock starts
 PACE_SECONDS = 3.0
+PACE_STEPS = 20  # between two looks at the clock, each of which waits for the device
 RESERVE = 0.985  # the share of the remaining time that is planned for
 
 
@@ -73,14 +74,19 @@ class TrainResult:
     compiled: str
 
 
-def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    """The mean cross-entropy in nats of ids (B, T + 1): each id predicted from those before it."""
+def row_losses(model: nn.Module, ids: Tensor) -> Tensor:
+    """Each row's mean cross-entropy (B,) in nats of ids (B, T + 1): each from those before it."""
     logits = model(ids[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+    losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(ids.shape[0], -1).mean(dim=1)
 
 
 class Trainer:
-    """One run of `model` over `rows(step) -> ids (B, T + 1)`, kept in `folder`."""
+    """One run of `model` over `rows(step) -> ids (B, T + 1)`, kept in `folder`.
+
+    `places` names slices of the rows (`Mixture.places`): the curve then has the loss of each, as
+    `loss_<name>`, beside that of all.
+    """
 
     def __init__(
         self,
@@ -89,15 +95,17 @@ class Trainer:
         config: TrainConfig,
         folder: str | Path,
         report: Callable[[dict[str, float]], None] | None = None,
+        places: Mapping[str, slice] | None = None,
     ) -> None:
         self.model, self.rows, self.config = model, rows, config
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.report = report
+        self.places = dict(places or {})
         self.device = next(model.parameters()).device
         self.optimiser = build_optimiser(model, config.optimiser)
         self.compiled = "no"
-        self._loss: Callable[[Tensor], Tensor] = self._plain_loss
+        self._losses: Callable[[Tensor], tuple[Tensor, Tensor]] = self._plain_losses
         self.step = 0
         self.tokens = 0
         self.elapsed = 0.0  # seconds of earlier processes of this run
@@ -115,16 +123,16 @@ class Trainer:
         if not resumed and self.config.minutes is not None:
             self._plan_steps()
         self._write_curve()
-        total = torch.zeros((), device=self.device)
+        total: Tensor | None = None  # each row's loss, summed over the steps since the last log
         norm = torch.zeros((), device=self.device)
         mark, marked = self._seconds(), self.step
         while self.step < self.steps:
-            loss, norm = self._train_step(self.step, self.fraction(self.step))
-            total += loss
+            losses, norm = self._train_step(self.step, self.fraction(self.step))
+            total = losses if total is None else total + losses
             self.step += 1
             if self.step % self.config.log_every == 0 or self.step == self.steps:
                 now = self._log(total, norm, mark, marked)
-                total.zero_()
+                total = None
                 mark, marked = now, self.step
             if self.step % self.config.save_every == 0 or self.step == self.steps:
                 self._save()
@@ -141,33 +149,35 @@ class Trainer:
         lr = config.optimiser.lr * config.schedule.factor(fraction + 1.0 / max(1, self.steps))
         set_rate(self.optimiser, lr)
         ids = self.rows(step)
-        loss = self._loss(ids)
+        loss, losses = self._losses(ids)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.tokens += ids.shape[0] * (ids.shape[1] - 1)
-        return loss.detach(), norm
+        return losses, norm
 
-    def _plain_loss(self, ids: Tensor) -> Tensor:
+    def _plain_losses(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss, and the loss of each row (B,) without a gradient."""
         enabled = self.config.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            return next_token_loss(self.model, ids)
+            losses = row_losses(self.model, ids)
+        return losses.mean(), losses.detach()
 
     def _compile(self) -> None:
         """Compile the loss; a model that the compiler cannot take trains eagerly, and says why."""
         ids = self.rows(self.step)
-        with torch.no_grad():
-            self._plain_loss(ids)  # fills lazily made tables, which would ask for a second compile
-        compiled = torch.compile(self._plain_loss, dynamic=False)
+        with torch.no_grad():  # fills lazily made tables, which would ask for a second compile
+            self._plain_losses(ids)
+        compiled = torch.compile(self._plain_losses, dynamic=False)
         try:
-            compiled(ids).backward()
+            compiled(ids)[0].backward()
         except RuntimeError as error:  # the base of all that the compiler raises
             reason = str(error).strip().split("\n")[0]
             self.compiled = f"no: {type(error).__name__}: {reason}"
         else:
             self.compiled = "yes"
-            self._loss = compiled
+            self._losses = compiled
         self.optimiser.zero_grad(set_to_none=True)
 
     def _plan_steps(self) -> None:
@@ -180,7 +190,7 @@ class Trainer:
         self._synchronise()
         begin, count = time.perf_counter(), 0
         while time.perf_counter() - begin < PACE_SECONDS:
-            for _ in range(5):
+            for _ in range(PACE_STEPS):
                 self._train_step(count, 0.0)
                 count += 1
             self._synchronise()
@@ -206,7 +216,8 @@ class Trainer:
 
     def _log(self, total: Tensor, norm: Tensor, mark: float, marked: int) -> float:
         count = self.step - marked
-        loss = float(total) / count  # waits for the device, so the clock below is true
+        losses = (total / count).cpu()  # waits for the device, so the clock below is true
+        loss = float(losses.mean())
         now = self._seconds()
         if not math.isfinite(loss):
             raise LaminogramError(f"the loss is {loss} at step {self.step}; the run has diverged")
@@ -221,6 +232,8 @@ class Trainer:
             "seconds": now,
             "tokens_per_second": tokens / max(now - mark, 1e-9),
         }
+        for name, place in self.places.items():
+            row[f"loss_{name}"] = float(losses[place].mean())
         row["replanned"] = float(self._replan((now - mark) / count))
         self.curve.append(row)
         with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as file:

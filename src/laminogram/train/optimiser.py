@@ -1,8 +1,9 @@
 """AdamW, and which parameter gets which share of the learning rate and of the weight decay.
 
-Matrices decay; vectors (norms, biases, mixing ramps, decays) and embeddings do not. `rates` gives
-parameters whose name ends so a multiple of the learning rate, as published RWKV trainers do for
-the decay and the bonus of the recurrence.
+The matrices of products decay; vectors (norms, biases, mixing ramps, decays), the small factors of
+RWKV-7's low-rank products and embeddings do not. `rates` gives parameters whose name ends so a
+multiple of the learning rate, as published RWKV trainers do for the decay and the bonus of the
+recurrence.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class OptimiserConfig:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices that are not embeddings."""
-    return parameter.ndim >= 2 and not name.startswith("embed.")
+    """Whether weight decay applies: to matrices called `weight` that are not embeddings."""
+    matrix = parameter.ndim >= 2 and name.endswith("weight")
+    return matrix and not name.startswith("embed.")
 
 
 def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

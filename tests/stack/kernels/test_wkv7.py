@@ -138,6 +138,26 @@ def test_states_are_the_states_after_each_token() -> None:
         assert worst(states[:, t], after) < 1e-10
 
 
+@pytest.mark.parametrize("fastest", [False, True])
+def test_long_chunks_under_autocast_are_exact_with_their_gradients(fastest: bool) -> None:
+    """Chunks of 64, as a GPU takes them, inside a region that computes products in bf16."""
+    exact = [*wkv7_case(1, 1, 130, 1, 16)]
+    if fastest:
+        exact[1] = torch.full_like(exact[1], 0.5453)
+    case = [x.float().requires_grad_() for x in exact]
+    wide = [x.detach().double().requires_grad_() for x in case]
+    weights = torch.randn(1, 130, 1, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        o, _ = wkv7(*case, chunk=64)
+    wanted, _ = wkv7_naive(*wide)
+    assert worst(o.double(), wanted) < 1e-5
+    got = torch.autograd.grad((o * weights).sum(), case)
+    for one, other in zip(
+        got, torch.autograd.grad((wanted * weights.double()).sum(), wide), strict=True
+    ):
+        assert worst(one.double(), other) < 1e-5
+
+
 def test_16_bit_input_is_computed_in_float32() -> None:
     case = tuple(x.bfloat16() for x in wkv7_case(5, 1, 20, 2, 4))
     o, after = wkv7(*case)
