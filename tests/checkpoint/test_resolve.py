@@ -30,12 +30,24 @@ def test_bundled_names_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     monkeypatch.setattr(bundled, "_HERE", tmp_path)
+    monkeypatch.setattr(bundled, "_ZOO", tmp_path / "zoo")
     assert bundled.names() == {}
     (folder / "card.json").write_text(json.dumps({"summary": "small"}))
     assert bundled.names() == {"tiny": "small"}
     assert resolve("tiny").path == folder
     with pytest.raises(KeyError, match="no bundled model 'large'; there are: tiny"):
         bundled.path("large")
+
+
+def test_a_clone_has_the_models_of_its_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text("{}")
+    (tmp_path / "small" / "card.json").write_text(json.dumps({"summary": "larger"}))
+    monkeypatch.setattr(bundled, "_ZOO", tmp_path)
+    assert bundled.zoo() == {}  # a folder of that name beside an installed package is not the zoo
+    (tmp_path / "train.py").touch()
+    assert bundled.zoo() == {"small": "larger"}
+    assert resolve("small").path == tmp_path / "small"
 
 
 def test_the_hub_is_asked_for_tables_and_weights_only(

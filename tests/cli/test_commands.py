@@ -68,13 +68,15 @@ def run(*arguments: str, **options: Any) -> Result:
 
 def test_ls_models(monkeypatch: pytest.MonkeyPatch) -> None:
     described = {"tiny-llama": "a Llama of 2.5 M", "b": "short"}
-    provide(monkeypatch, "laminogram.bundled", names=lambda: described)
+    larger = {"small-llama": "a Llama of 6 M"}
+    provide(monkeypatch, "laminogram.bundled", names=lambda: described, zoo=lambda: larger)
     result = run("ls", "models")
     assert result.exit_code == 0
     assert result.output.splitlines() == [
-        "model       what it is",
-        "tiny-llama  a Llama of 2.5 M",
-        "b           short",
+        "model        from     what it is",
+        "tiny-llama   package  a Llama of 2.5 M",
+        "b            package  short",
+        "small-llama  zoo      a Llama of 6 M",
     ]
 
 

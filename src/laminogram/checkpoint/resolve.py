@@ -26,18 +26,20 @@ class Resolved:
 
 
 def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolved:
-    """Finds a bundled model, a directory, a file, or downloads a hub id into the user's cache.
+    """Finds a bundled model, one of a clone's zoo, a directory, a file, or downloads a hub id into
+    the user's cache.
 
     CheckpointError says what was tried; the hub is asked only for `owner/name`.
     """
     text = str(path_or_name)
-    if text in bundled.names():
+    ours = [*bundled.names(), *bundled.zoo()]
+    if text in ours:
         return Resolved(bundled.path(text), text)
     path = Path(text).expanduser()
     if path.exists():
         return Resolved(path, path.stem if path.is_file() else path.resolve().name)
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
-        known = ", ".join(bundled.names()) or "none"
+        known = ", ".join(ours) or "none"
         raise CheckpointError(
             f"{text!r} is no file or directory here, no bundled model (there are: {known}) and no "
             "hub id of the form owner/name"

@@ -15,11 +15,12 @@ def command() -> None:
 
 @command.command(name="models")
 def models() -> None:
-    """List the models that come with the package."""
-    from laminogram.bundled import names
+    """List the models that come with the package and, in a clone, those of its zoo."""
+    from laminogram.bundled import names, zoo
 
-    rows = [(name, line) for name, line in names().items()]
-    print_table(("model", "what it is"), rows, title="bundled models")
+    rows = [(name, "package", line) for name, line in names().items()]
+    rows += [(name, "zoo", line) for name, line in zoo().items()]
+    print_table(("model", "from", "what it is"), rows, title="bundled models")
 
 
 @command.command(name="sites")
