@@ -15,7 +15,8 @@ from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
-from laminogram.stack.mixers import Mixer, channel_mixer, token_mixer
+from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
+from laminogram.stack.mixers.rwkv4_decode import is_one_row
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Taps
 
@@ -31,6 +32,7 @@ class Layer(nn.Module):
         self.attn_norm, self.ffn_norm = Norm(config.norm, size), Norm(config.norm, size)
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
+        self._row_decoder = row_decoder(config)
 
     @property
     def device(self) -> torch.device:
@@ -53,6 +55,10 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part = "both"
     ) -> Tensor:
+        if self._row_decoder is not None and slot is not None and part == "both":
+            decoder = self._row_decoder(self, slot) if is_one_row(x, ctx, taps) else None
+            if decoder is not None:
+                return decoder(x)
         x = taps("resid_pre", x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))

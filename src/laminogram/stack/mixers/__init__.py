@@ -5,6 +5,7 @@ A mixer is `forward(h, ctx, slot, taps) -> out` and `new_slot(batch, capacity, d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from laminogram.stack.config import (
     ChannelMix4Config,
     ChannelMix7Config,
     FfnConfig,
+    LayerConfig,
     MLPConfig,
     TimeMix4Config,
     TimeMix7Config,
@@ -24,8 +26,12 @@ from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
+from laminogram.stack.mixers.rwkv4_decode import layer_decoder
 from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
 from laminogram.stack.taps import Taps
+
+RowDecoder = Callable[..., Callable[[Tensor], Tensor] | None]
+"""From a layer and the memory of its step to `x (1, 1, C) -> (1, 1, C)`, or None."""
 
 
 class Mixer(Protocol):
@@ -47,6 +53,13 @@ def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
             return TimeMix4(config, size)
         case TimeMix7Config():
             return TimeMix7(config, size)
+
+
+def row_decoder(config: LayerConfig) -> RowDecoder | None:
+    """What finds the decoder of a layer for one token of one row on a CPU; None where the layer
+    has no such path of its own."""
+    four = isinstance(config.attn, TimeMix4Config) and isinstance(config.ffn, ChannelMix4Config)
+    return layer_decoder if four and config.block == "pre" and config.norm.kind == "layer" else None
 
 
 def channel_mixer(config: FfnConfig, size: int) -> nn.Module:

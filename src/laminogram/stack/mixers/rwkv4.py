@@ -14,9 +14,8 @@ from laminogram.stack import kernels
 from laminogram.stack.cache import StateSlot, state_dtype
 from laminogram.stack.config import ChannelMix4Config, TimeMix4Config
 from laminogram.stack.context import Context
-from laminogram.stack.kernels.wkv4_decode import Wkv4Decoder
 from laminogram.stack.linear import Linear
-from laminogram.stack.mixers.recurrence import one_row_in_place, token_by_token
+from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import mixed, previous, product_dtype
 from laminogram.stack.taps import Taps
 
@@ -47,8 +46,6 @@ class TimeMix4(nn.Module):
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
         """`h (B, T, C) -> (B, T, C)`; the slot's shift and state move on by T tokens."""
-        if slot is not None and one_row_in_place(h, self.o.weight, slot, ctx, taps):
-            return self._decoded(h, slot)
         shifted = previous(h, None if slot is None else slot.shift)
         r = taps("r", torch.sigmoid(self.r(mixed(h, shifted, self.mix_r))))
         k = taps("k", self.k(mixed(h, shifted, self.mix_k)))
@@ -73,19 +70,6 @@ class TimeMix4(nn.Module):
         z = taps("z", (r * wkv).to(product_dtype(self.o.weight)))
         return self.o.wide(z)
 
-    def _decoded(self, h: Tensor, slot: StateSlot) -> Tensor:
-        """`forward` of one token of one row, on vectors (C,) and in place."""
-        assert slot.state is not None
-        decoder: Wkv4Decoder | None = slot.decoder
-        if decoder is None or not decoder.serves(slot.state, self.decay, self.bonus):
-            decoder = slot.decoder = Wkv4Decoder(slot.state, self.decay, self.bonus)
-        x, last = h.view(-1), slot.shift.view(-1)
-        r = torch.mv(self.r.weight, mixed(x, last, self.mix_r)).sigmoid_()
-        torch.mv(self.k.weight, mixed(x, last, self.mix_k), out=decoder.k)
-        torch.mv(self.v.weight, mixed(x, last, self.mix_v), out=decoder.v)
-        last.copy_(x)
-        return torch.mv(self.o.weight, r.mul_(decoder.step())).view(h.shape)
-
 
 class ChannelMix4(nn.Module):
     """`ffn_in (B, T, C) -> ffn_out (B, T, C)`: squared ReLU gated by a sigmoid receptance."""
@@ -104,8 +88,6 @@ class ChannelMix4(nn.Module):
         return StateSlot(torch.zeros(batch, self.mix_k.shape[0], device=device, dtype=dtype))
 
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
-        if slot is not None and one_row_in_place(h, self.down.weight, slot, ctx, taps):
-            return self._decoded(h, slot)
         shifted = previous(h, None if slot is None else slot.shift)
         up = self.up(mixed(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
         gate = torch.sigmoid(self.r(mixed(h, shifted, self.mix_r)))
@@ -113,11 +95,3 @@ class ChannelMix4(nn.Module):
             slot.store(ctx.last(h))  # last: for one token `shifted` is the slot's own memory
         act = taps("ffn_act", F.relu(up).square())
         return gate * self.down.wide(act)
-
-    def _decoded(self, h: Tensor, slot: StateSlot) -> Tensor:
-        """`forward` of one token of one row, on vectors (C,) and in place."""
-        x, last = h.view(-1), slot.shift.view(-1)
-        act = torch.mv(self.up.weight, mixed(x, last, self.mix_k)).relu_()
-        gate = torch.mv(self.r.weight, mixed(x, last, self.mix_r)).sigmoid_()
-        last.copy_(x)
-        return torch.mv(self.down.weight, act.mul_(act)).mul_(gate).view(h.shape)
