@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from laminogram import plans as plans
     from laminogram.plans import Plan as Plan
     from laminogram.probe import edits as edits
     from laminogram.probe.edits import Edit as Edit
@@ -32,9 +33,9 @@ _HOMES = {
     "View": "laminogram.view",
     "load": "laminogram.view",
 }
-_ROOMS = {"edits": "laminogram.probe.edits"}
+_ROOMS = {"edits": "laminogram.probe.edits", "plans": "laminogram.plans"}
 
-__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load"]
+__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load", "plans"]
 
 
 def __getattr__(name: str) -> Any:

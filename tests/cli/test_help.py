@@ -27,13 +27,26 @@ SURFACE = {
         "--seed",
         "--stop",
         "--plan",
+        "--kv",
         "--dtype",
         "--device",
     },
     "ls": set(),
     "ls models": set(),
     "ls sites": {"model"},
-    "study": {"models", "--prompt", "--text-file", "--out", "--open", "--dtype", "--device"},
+    "plan": set(),
+    "plan apply": {"model", "plan", "dst", "--copy"},
+    "plan build": {
+        *("name", "--layers", "--model", "--start", "--affected", "--seed", "--repeats"),
+        *("--layer", "--first", "--last", "--i", "--j", "--keep", "--remove"),
+    },
+    "plan from-mergekit": {"file", "--layers"},
+    "plan show": {"plan", "--layers", "--model", "--context", "--html"},
+    "plan variants": {"--layers", "--model", "--context", "--start", "--affected"},
+    "study": {
+        *("models", "--prompt", "--text-file", "--out", "--open", "--plan", "--kv"),
+        *("--dtype", "--device"),
+    },
 }
 
 PROBE = """

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from laminogram.cli import commands
+from laminogram.cli.folder import FolderGroup
 from laminogram.errors import LaminogramError
 
 EXAMPLES = """\b
@@ -20,6 +19,7 @@ Examples:
   laminogram generate tiny-rwkv4 --prompt "The sea was"
   laminogram ls models                   the models that come with the package
   laminogram ls sites tiny-llama         what can be recorded and edited in a model
+  laminogram plan show "0-7, 25-31"      the order of layers as a picture, and what it costs
   laminogram doctor MODEL                does the arithmetic of this model hold?
 
 \b
@@ -28,20 +28,8 @@ Results stay on this machine: nothing is sent anywhere.
 """
 
 
-class Commands(click.Group):
-    """A group whose commands are the files of `laminogram.cli.commands`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, sorted."""
-        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of one command and return it; None where there is no such file."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
-        command: click.Command = module.command
-        return command
+class Commands(FolderGroup):
+    """A group that prints errors raised on purpose as one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error raised on purpose becomes one line without `--debug`."""
@@ -55,6 +43,7 @@ class Commands(click.Group):
 
 @click.command(
     cls=Commands,
+    folder=commands,
     epilog=EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

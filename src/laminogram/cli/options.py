@@ -42,6 +42,18 @@ def placement(function: Function) -> Function:
     return dtype(device(function))
 
 
+def planning(function: Function) -> Function:
+    """Add `--plan` and `--kv` to a command."""
+    plan = click.option("--plan", help='Order of the layers, such as "0-7, 3x(8), 9-11".')
+    kv = click.option(
+        "--kv",
+        type=click.Choice(["exact", "averaged"]),
+        help="What parallel layers remember: exact, each its own keys and values (default), or "
+        "averaged, their mean, as in the painters paper.",
+    )
+    return plan(kv(function))
+
+
 def parse_dtype(text: str | None) -> torch.dtype | None:
     """Turn the text of `--dtype` into a torch dtype; None stays None."""
     if text is None:

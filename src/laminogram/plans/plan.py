@@ -8,7 +8,7 @@ loop is only a way to write repeated items. `plans.text` is the language in whic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -69,9 +69,12 @@ class Plan:
     """
 
     items: tuple[Item, ...]
+    steps: tuple[Step, ...] = field(compare=False, repr=False)
 
     def __init__(self, items: Iterable[Item | Plan | int] = ()) -> None:
         object.__setattr__(self, "items", tuple(_canonical(items)))
+        # Made at once: a compiler that follows a forward cannot look into a cached property.
+        object.__setattr__(self, "steps", tuple(_steps(self.items)))
         if len(self.steps) > MOST_STEPS:
             raise PlanError(f"the plan has {len(self.steps)} steps; at most {MOST_STEPS} are run")
 
@@ -96,11 +99,6 @@ class Plan:
         from laminogram.plans.text import parse
 
         return parse(text)
-
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """Every step, in the order in which they are numbered."""
-        return tuple(_steps(self.items))
 
     @property
     def layers(self) -> tuple[int, ...]:

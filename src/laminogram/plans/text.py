@@ -21,11 +21,11 @@ repetition becomes a loop, and neighbours that count up or down become a range.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from laminogram.errors import PlanError
 from laminogram.plans.plan import MOST_STEPS, Group, Item, Kind, Part, Plan, Step
+from laminogram.plans.shape import shape_of, shape_text
 
 _TOKEN = re.compile(r"\s*(?P<token>\d+|[A-Za-z]+|[-.,|()]|\S)")
 _MOST_NESTED = 50
@@ -155,78 +155,4 @@ class _Reader:
 
 def write(plan: Plan) -> str:
     """The canonical text of a plan."""
-    return _items(plan.items) if plan.items else "none"
-
-
-def _items(items: Sequence[Item]) -> str:
-    return ", ".join(_pieces(items))
-
-
-def _pieces(items: Sequence[Item]) -> Iterator[str]:
-    """Loops where something repeats, ranges between them."""
-    numbers: dict[Item, int] = {}
-    ids = [numbers.setdefault(item, len(numbers)) for item in items]
-    single: list[Item] = []  # items since the last loop
-    i = 0
-    while i < len(items):
-        period, times = _repetition(ids, i)
-        if times == 1:
-            single.append(items[i])
-            i += 1
-            continue
-        yield from _ranges(single)
-        single = []
-        yield f"{times}x({_items(items[i : i + period])})"
-        i += period * times
-    yield from _ranges(single)
-
-
-def _repetition(ids: Sequence[int], i: int) -> tuple[int, int]:
-    """The period and number of times of the longest repetition that begins at `i`."""
-    best = 1, 1
-    for period in range(1, (len(ids) - i) // 2 + 1):
-        if ids[i] != ids[i + period]:
-            continue
-        block, times = ids[i : i + period], 1
-        while ids[i + times * period : i + (times + 1) * period] == block:
-            times += 1
-        if times > 1 and period * times > best[0] * best[1]:
-            best = period, times
-    return best
-
-
-def _ranges(items: Sequence[Item]) -> Iterator[str]:
-    """Single items, those that count up or down as a range."""
-    i = 0
-    while i < len(items):
-        end = _run_end(items, i)
-        yield _one(items[i]) if end == i else f"{_one(items[i])}-{_one(items[end])}"
-        i = end + 1
-
-
-def _run_end(items: Sequence[Item], i: int) -> int:
-    """The last index of the longest run of whole layers going up, or down, from `i`."""
-    stride = _stride(items, i)
-    if stride not in (1, -1):
-        return i
-    end = i + 1
-    while _stride(items, end) == stride:
-        end += 1
-    return end
-
-
-def _stride(items: Sequence[Item], i: int) -> int | None:
-    """From a whole layer to the whole layer that follows it; None where there is no such pair."""
-    pair = items[i : i + 2]
-    whole = [item for item in pair if isinstance(item, Step) and item.part == "both"]
-    return whole[1].layer - whole[0].layer if len(whole) == 2 else None
-
-
-def _one(item: Item) -> str:
-    return str(item) if isinstance(item, Step) else _group_text(item)
-
-
-def _group_text(group: Group) -> str:
-    if all(len(branch.items) == 1 for branch in group.branches):
-        return f"{group.kind}({_items([branch.items[0] for branch in group.branches])})"
-    return f"{group.kind}({' | '.join(write(branch) for branch in group.branches)})"
+    return shape_text(shape_of(plan))

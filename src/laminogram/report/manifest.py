@@ -33,11 +33,19 @@ def text_hash(text: str) -> str:
 
 
 def study_manifest(
-    study: Study, payload: Mapping[str, Any], files: Mapping[str, list[str]], data: Path
+    study: Study,
+    payload: Mapping[str, Any],
+    files: Mapping[str, list[str]],
+    data: Path,
+    kind: str = "study",
+    beside: str = "data/",
 ) -> dict[str, Any]:
-    """Return the manifest of a study whose tables stand in the folder `data`."""
+    """Return the manifest of a study whose tables stand in the folder `data`.
+
+    `beside` is how a file there is named from where the manifest stands.
+    """
     return {
-        "kind": "laminogram study",
+        "kind": f"laminogram {kind}",
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": versions(),
         "text": study.text,
@@ -51,16 +59,18 @@ def study_manifest(
                 "tokens": len(record.token_ids),
                 "prompt_tokens": record.prompt_length,
                 "starts_with_bos": record.starts_with_bos,
+                "plan": record.manifest.get("plan"),
+                "kv": record.manifest.get("kv"),
                 "card": record.card,
                 "gram": record.manifest,
             }
             for record in study.records
         ],
         "pictures": {
-            picture: [f"data/{name}" for name in names] for picture, names in files.items()
+            picture: [f"{beside}{name}" for name in names] for picture, names in files.items()
         },
         "files": {
-            f"data/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            f"{beside}{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(data.iterdir())
         },
     }

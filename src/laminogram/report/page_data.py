@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from laminogram.plans import Plan
+from laminogram.plans.svg import svg
 from laminogram.report.colour import palette
 from laminogram.report.payload import EXACT_VALUES, encode_array
 from laminogram.report.pooling import MAX_COLUMNS, Pooled, pool_channels
@@ -16,6 +18,7 @@ from laminogram.studies.layer_statistics import FORMULAS
 from laminogram.studies.recording import ModelRecord
 from laminogram.studies.study import Study
 
+PLAN_COLUMNS = 72
 FRAME_TOKENS = 512
 """The page animates so many tokens at most; tables and statistics always hold all."""
 
@@ -56,6 +59,7 @@ def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
     return {
         "name": record.name,
         "card": record.card,
+        "plan": _plan(record),
         "labels": list(record.labels),
         "channels": record.values.shape[2],
         "width": pooled.width,
@@ -68,6 +72,18 @@ def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
         "peaks": _peaks(record),
         "reading": _reading(record),
     }
+
+
+def _plan(record: ModelRecord) -> dict[str, str] | None:
+    """A plan other than the full stack: its text, its cost and its picture."""
+    said = record.manifest.get("plan")
+    if not said or Plan.parse(said) == Plan.full(record.card["layers"]):
+        return None
+    plan = Plan.parse(said)
+    cost = str(plan.cost())
+    if record.manifest.get("kv") == "averaged":
+        cost += ", keys and values of parallel layers averaged"
+    return {"text": said, "cost": cost, "picture": svg(plan, PLAN_COLUMNS)}
 
 
 def _statistics(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

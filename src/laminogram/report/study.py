@@ -30,12 +30,16 @@ def run_study(
     new_tokens: int = 0,
     progress: bool = True,
     site: str = "ffn_out",
+    plan: Any = None,
+    kv: str | None = None,
 ) -> Path:
     """Run the models on the text, write the report and return the path of its index.html.
 
     `models` are bundled names, paths, hub ids or views; by default the bundled tiny pair.
     `out` must not exist; without it, the first free of `laminogram-study`, `laminogram-study-2`,
-    ... in the working directory is taken. Raises `laminogram.errors.LaminogramError`.
+    ... in the working directory is taken. With a `plan` every model runs its layers in that order;
+    `kv` says what its parallel layers remember, `exact` or `averaged`. Raises
+    `laminogram.errors.LaminogramError`.
     """
     if out is not None:
         refuse_existing(Path(out))  # said before the models run, not after
@@ -48,6 +52,8 @@ def run_study(
         device=device,
         new_tokens=new_tokens,
         progress=progress,
+        plan=plan,
+        kv=kv,
     )
     return write_study(study, free_folder(DEFAULT_FOLDER) if out is None else Path(out))
 
@@ -90,7 +96,7 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
     }
     for model in manifest["models"]:
         gram = model["gram"]
-        told = ("dtype", "precision", "weights", "weights_hash", "plan", "device")
+        told = ("dtype", "precision", "weights", "weights_hash", "plan", "kv", "device")
         known = [f"{key} {gram[key]}" for key in told if gram.get(key) not in (None, "", [])]
         if known:
             facts[model["name"]] = ", ".join(known)

@@ -44,7 +44,8 @@ def study_slots(
             "anywhere in the text; the largest values of the moment are named "
             "<i>layer·channel value</i>. Space plays, arrows step; a click pins a channel, shift "
             "and arrows move the pin."
-        ),
+        )
+        + _about_repeats(study),
         "note_eeg": _note_eeg(study, payload, files),
         "about_statistics": (
             "The same responses as numbers. Massive activations sit on the first token and can be "
@@ -80,6 +81,11 @@ def _lead(study: Study) -> str:
         f"{models} the same text, {tokens} tokens. This page shows {site} at every layer, "
         "every channel and every token."
     )
+
+
+def _about_repeats(study: Study) -> str:
+    repeated = any("step" in label for record in study.records for label in record.labels)
+    return " A layer that runs more than once is named <i>layer@step</i>." if repeated else ""
 
 
 def _links(word: str, names: Sequence[str]) -> str:

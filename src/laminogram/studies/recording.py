@@ -1,12 +1,14 @@
 """From a gram to what a study keeps of one model: values, tokens, statistics, losses.
 
 Nothing here runs a model, so a study can be rebuilt from saved grams, and tested without any.
-Axes: L layers, T tokens, C channels.
+Axes: L layers, T tokens, C channels. A site with more axes than one a token, such as heads x head
+size, is flattened: its last axis runs fastest.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,9 @@ from laminogram.errors import ConfigError
 from laminogram.studies.card import card_data
 from laminogram.studies.layer_statistics import Peak, largest_channels, statistics_by_tokens
 from laminogram.studies.lockstep import character_spans
+
+NO_LAYER = -1
+"""The layer of a row that belongs to the whole model, such as `embed` or `final`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class ModelRecord:
     peaks: tuple[Peak, ...]
     reading: Reading | None
     manifest: dict[str, Any] = field(default_factory=dict)
+    channel_axes: tuple[tuple[str, int], ...] = ()
+    """What the channels were flattened from, such as (("H", 8), ("D", 64)); empty where nothing
+    was: then a channel is a channel of the site."""
 
     @property
     def prompt_texts(self) -> tuple[str, ...] | None:
@@ -76,11 +84,16 @@ class ModelRecord:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A name for each row: the layer, with the step where a plan runs a layer twice."""
-        layers = [layer for _, layer, _ in self.rows]
-        if len(set(layers)) == len(layers):
-            return tuple(str(layer) for layer in layers)
-        return tuple(f"{layer} (step {step})" for step, layer, _ in self.rows)
+        """A name for each row: the layer, with the step where a plan runs it more than once."""
+        times = Counter(layer for _, layer, _ in self.rows)
+        return tuple(
+            self.site
+            if layer == NO_LAYER
+            else str(layer)
+            if times[layer] == 1
+            else f"{layer} (step {step})"
+            for step, layer, _ in self.rows
+        )
 
 
 def record_from_gram(
@@ -92,19 +105,18 @@ def record_from_gram(
     site: str = "ffn_out",
     losses: Sequence[float] | npt.NDArray[np.floating] | None = None,
     bos_token_id: int | None = None,
+    prompt_length: int | None = None,
 ) -> ModelRecord:
     """Build a `ModelRecord` from the first row of a gram.
 
-    `gram` needs `[site]` of shape (step, 1, T, C), `tokens`, `mask`, `token_texts`, `steps`,
+    `gram` needs `[site]` of shape (step, 1, T, ...), `axes(site)`, `tokens`, `mask`, `token_texts`, `steps`,
     `step_layers`, `prompt_lengths` and `manifest`. `losses` are nats per predicted token of the
     prompt, (prompt length - 1,), or None where the model does not predict the next token.
-    Raises `ConfigError` when the gram holds no real token.
+    `prompt_length` replaces the gram's own where the tokens after it were given too.
+    Raises `ConfigError` when the gram holds no real token, and for a site that is not of the form
+    (token, channels...).
     """
-    values = np.asarray(gram[site], dtype=np.float32)
-    if values.ndim != 4:
-        raise ConfigError(
-            f"a study draws sites with the axes (step, B, T, C); {site} has shape {values.shape}"
-        )
+    values, channel_axes = _channels(gram, site)
     real = np.flatnonzero(np.asarray(gram.mask)[0])
     if not real.size:
         raise ConfigError(f"{name} was given no token: the text is empty")
@@ -112,7 +124,7 @@ def record_from_gram(
     ids = tuple(int(i) for i in np.asarray(gram.tokens)[0, real])
     pieces = _pieces(gram, real)
     spans = tuple(character_spans(pieces, text)) if pieces else None
-    prompt_length = int(np.asarray(gram.prompt_lengths)[0])
+    given = int(np.asarray(gram.prompt_lengths)[0]) if prompt_length is None else prompt_length
     return ModelRecord(
         name=name,
         card=card_data(card),
@@ -122,13 +134,32 @@ def record_from_gram(
         token_ids=ids,
         token_texts=pieces,
         spans=spans,
-        prompt_length=prompt_length,
+        prompt_length=given,
         starts_with_bos=bos_token_id is not None and ids[0] == bos_token_id,
         statistics=statistics_by_tokens(values),
         peaks=tuple(largest_channels(values)),
-        reading=_reading(losses, spans, text, prompt_length),
+        reading=_reading(losses, spans, text, given),
         manifest=dict(gram.manifest),
+        channel_axes=channel_axes,
     )
+
+
+def _channels(
+    gram: Any, site: str
+) -> tuple[npt.NDArray[np.float32], tuple[tuple[str, int], ...]]:
+    """Return the site as (step, B, T, C), and what C was flattened from where it was."""
+    axes = tuple(gram.axes(site))
+    own = axes[2:]
+    if axes[:2] != ("B", "T") or not own or "S" in own:
+        raise ConfigError(
+            f"an EEG draws sites whose axes begin with tokens and go on with channels (B T C, "
+            f"B T H D, ...); {site} has the axes {' '.join(axes)}"
+        )
+    values = np.asarray(gram[site], dtype=np.float32)
+    if len(own) == 1:
+        return values, ()
+    sizes = tuple(zip(own, map(int, values.shape[3:]), strict=True))
+    return values.reshape(*values.shape[:3], -1), sizes
 
 
 def _pieces(gram: Any, real: npt.NDArray[np.intp]) -> tuple[str, ...] | None:
@@ -145,7 +176,11 @@ def _rows(gram: Any, count: int) -> tuple[tuple[int, int, str], ...]:
     steps = [int(step) for step in gram.steps]
     if len(steps) != count:
         raise ConfigError(f"the gram names {len(steps)} steps for {count} recorded ones")
-    return tuple((step, int(step_layers[step][0]), str(step_layers[step][1])) for step in steps)
+    whole = (NO_LAYER, "model")
+    layers = [step_layers[step] if step >= 0 else whole for step in steps]
+    return tuple(
+        (step, int(layer), str(part)) for step, (layer, part) in zip(steps, layers, strict=True)
+    )
 
 
 def _reading(

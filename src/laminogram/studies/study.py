@@ -5,14 +5,14 @@ This floor runs the models and measures; `laminogram.report.study` writes the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from laminogram.errors import ConfigError
+from laminogram.errors import ConfigError, PlanError
 from laminogram.studies.lockstep import (
     RULE_ALONE,
     RULE_CHARACTERS,
@@ -25,6 +25,8 @@ from laminogram.studies.lockstep import (
 from laminogram.studies.recording import ModelRecord, record_from_gram
 
 DEFAULT_MODELS = ("tiny-llama", "tiny-rwkv4")
+CONTINUATION = 24
+"""How far a model goes on by itself after the text where no number is asked for."""
 DEFAULT_PROMPT = (
     "What is python? Please tell me in detail what it is, how to use it, how to learn it, "
     "and what advantages and disadvantages it has."
@@ -102,30 +104,56 @@ def study_models(
     site: str = "ffn_out",
     dtype: Any = None,
     device: Any = None,
-    new_tokens: int = 0,
+    new_tokens: int | None = 0,
     progress: bool = True,
+    plan: Any = None,
+    kv: str | None = None,
+    precisions: Sequence[str] = (),
 ) -> Study:
     """Run every model on `text` and return the study; entries are names, paths or views.
 
+    With a `plan` (a `Plan` or its text) every model runs its layers in that order; PlanError names
+    a model that it does not fit, before any model runs. kv: `exact` or `averaged`, see
+    `View.using`.
+
     No model stands for the bundled pair. With `new_tokens`, each model goes on after the text for
-    so many tokens, as `View.generate` does by default, and those are recorded too. The progress
-    bar is silent when the output is no terminal.
+    so many tokens, as `View.generate` does by default, and those are recorded too; None stands for
+    `CONTINUATION`, or fewer where the context ends, none where a model does not generate. With
+    `precisions` every model is read once in each, all of them on the tokens of the first. The
+    progress bar is silent when the output is no terminal.
     """
-    if new_tokens < 0:
+    if new_tokens is not None and new_tokens < 0:
         raise ConfigError(f"new_tokens counts tokens to generate; {new_tokens} is negative")
     chosen = list(models or DEFAULT_MODELS)
+    conditions = {name: given for name, given in (("plan", plan), ("kv", kv)) if given is not None}
+    if conditions and len(chosen) > 1:
+        for entry in chosen:  # opening maps the weights; nothing is held
+            _under(_view(entry, dtype, device), conditions)
+    if precisions and dtype is not None:
+        raise ConfigError("give one dtype, or precisions to compare, not both")
+    kinds: Sequence[str | None] = tuple(dict.fromkeys(precisions)) or (None,)
     records: list[ModelRecord] = []
-    with tqdm(chosen, unit="model", disable=None if progress else True, leave=False) as bar:
-        for entry in bar:
-            view = _view(entry, dtype, device)
-            bar.set_description(f"reading with {view.name}")
-            records.append(_record(view, text, site, new_tokens, records))
+    with tqdm(
+        total=len(chosen) * len(kinds),
+        unit="model",
+        disable=None if progress else True,
+        leave=False,
+    ) as bar:
+        for entry in chosen:
+            first: ModelRecord | None = None
+            for kind in kinds:
+                view = _under(_view(entry, kind or dtype, device), conditions)
+                name = _free_name(view.name if len(kinds) == 1 else f"{view.name} {kind}", records)
+                bar.set_description(f"reading with {name}")
+                records.append(_record(view, name, text, site, new_tokens, first))
+                first = first or records[-1]
+                bar.update()
     return Study.of(records, text)
 
 
 def _view(entry: Any, dtype: Any, device: Any) -> Any:
     if not isinstance(entry, str | Path):
-        return entry
+        return entry if dtype is None else entry.using(precision=dtype)
     # Imported here: it brings torch, which `laminogram --help` and saved grams do without.
     from laminogram import load
 
@@ -133,34 +161,70 @@ def _view(entry: Any, dtype: Any, device: Any) -> Any:
     return load(entry, **{key: value for key, value in options.items() if value is not None})
 
 
+def _under(view: Any, conditions: Mapping[str, Any]) -> Any:
+    """The view under a plan; PlanError names the model."""
+    if not conditions:
+        return view
+    try:
+        return view.using(**conditions)
+    except PlanError as error:
+        raise PlanError(f"{view.name}: {error}") from error
+
+
+def _free_name(name: str, earlier: Sequence[ModelRecord]) -> str:
+    taken = {record.name for record in earlier}
+    free, again = name, 2
+    while free in taken:
+        free, again = f"{name} ({again})", again + 1
+    return free
+
+
 def _record(
-    view: Any, text: str, site: str, new_tokens: int, earlier: Sequence[ModelRecord]
+    view: Any,
+    name: str,
+    text: str,
+    site: str,
+    new_tokens: int | None,
+    leader: ModelRecord | None,
 ) -> ModelRecord:
+    """One model's record; with a `leader`, of the tokens that the leader read and generated."""
     if view.tokenizer is None:
         raise ConfigError(f"{view.name} has no tokenizer, so it cannot read a text")
     card = view.card()
-    length = int(view.tokens(text).lengths[0]) + new_tokens
-    # A recurrent model reads on past the length it was trained at; positions run out, a state not.
-    if card.context is not None and length > card.context and not view.config.recurrent:
-        raise ConfigError(
-            f"the text and {new_tokens} new tokens are {length} tokens for {view.name}, "
-            f"which was made for {card.context}; shorten the text"
-        )
-    gram = view.record(text, sites=(site,), new_tokens=new_tokens)
-    predicted = int(gram.prompt_lengths[0]) > 1
-    taken = {record.name for record in earlier}
-    name, again = view.name, 2
-    while name in taken:
-        name, again = f"{view.name} ({again})", again + 1
+    if leader is None:
+        more = _continuation(view, card, int(view.tokens(text).lengths[0]), new_tokens)
+        gram = view.record(text, sites=(site,), new_tokens=more)
+        prompt_length = int(gram.prompt_lengths[0])
+    else:
+        gram = view.record(list(leader.token_ids), sites=(site,))
+        prompt_length = leader.prompt_length
+        gram.manifest["tokens_of"] = leader.name
     return record_from_gram(
         gram,
         name=name,
         card=card,
         text=text,
         site=site,
-        losses=_losses(view, text) if predicted else None,
+        losses=_losses(view, text) if prompt_length > 1 else None,
         bos_token_id=view.config.bos_token_id,
+        prompt_length=prompt_length,
     )
+
+
+def _continuation(view: Any, card: Any, length: int, new_tokens: int | None) -> int:
+    """How many tokens the model generates after `length` ones; ConfigError past its context."""
+    # A recurrent model reads on past the length it was trained at; positions run out, a state not.
+    limit = None if view.config.recurrent else card.context
+    more = new_tokens
+    if more is None:
+        more = CONTINUATION if view.config.causal else 0
+        more = more if limit is None else max(0, min(more, limit - length))
+    if limit is not None and length + more > limit:
+        raise ConfigError(
+            f"the text and {more} new tokens are {length + more} tokens for {view.name}, "
+            f"which was made for {limit}; shorten the text"
+        )
+    return more
 
 
 def _losses(view: Any, text: str) -> Any:

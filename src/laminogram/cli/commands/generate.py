@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, planning
 
 
 @click.command(name="generate", short_help="Continue a prompt, streaming to the terminal.")
@@ -42,12 +42,13 @@ from laminogram.cli.options import load_view, placement
     help="The same seed gives the same text.",
 )
 @click.option("--stop", multiple=True, metavar="STR", help="Stop before this text; repeatable.")
-@click.option("--plan", help='Order of the layers, such as "0-7, 3x(8), 9-11".')
+@planning
 @placement
 def command(
     model: str,
     prompt: str,
     plan: str | None,
+    kv: str | None,
     dtype: str | None,
     device: str | None,
     **sampling: Any,
@@ -59,8 +60,10 @@ def command(
     if prompt == "-":
         prompt = sys.stdin.read()
     view = load_view(model, dtype, device)
-    if plan is not None:
-        view = view.using(plan=plan)
+    conditions: dict[str, Any] = {"plan": plan, "kv": kv}
+    conditions = {name: value for name, value in conditions.items() if value is not None}
+    if conditions:
+        view = view.using(**conditions)
     if sys.stdout.isatty():
         click.secho(prompt, nl=False, dim=True)
     given = {name: value for name, value in sampling.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import parse_device, parse_dtype, placement
+from laminogram.cli.options import parse_device, parse_dtype, placement, planning
 
 
 @click.command(name="study", short_help="Record every layer on a text and write a report.")
@@ -25,6 +25,7 @@ from laminogram.cli.options import parse_device, parse_dtype, placement
     help="Where the report goes; must not exist. Default: a new name in this directory.",
 )
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@planning
 @placement
 def command(
     models: tuple[str, ...],
@@ -32,12 +33,15 @@ def command(
     text_file: Path | None,
     out: Path | None,
     open_report: bool,
+    plan: str | None,
+    kv: str | None,
     dtype: str | None,
     device: str | None,
 ) -> None:
     """Record what every layer of each MODEL says on a text, and write a report.
 
-    Without a MODEL: the bundled ones, side by side. DIR receives index.html (one file, works
+    Without a MODEL: the bundled ones, side by side. With --plan, every MODEL runs its layers in
+    that order. DIR receives index.html (one file, works
     offline), manifest.json, and the numbers behind every picture.
     """
     if prompt is not None and text_file is not None:
@@ -47,6 +51,8 @@ def command(
     chosen: dict[str, Any] = {
         "prompt": prompt,
         "out": out,
+        "plan": plan,
+        "kv": kv,
         "dtype": parse_dtype(dtype),
         "device": parse_device(device),
     }

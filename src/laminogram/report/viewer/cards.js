@@ -10,6 +10,13 @@ function fact(name, value, note) {
   return h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, " " + note) : null));
 }
 
+// The picture of a plan: SVG that the report's own writer made, parsed as a document of its own.
+function planPicture(plan) {
+  const parsed = new DOMParser().parseFromString(plan.picture, "image/svg+xml");
+  return h("figure", { class: "plan" }, document.importNode(parsed.documentElement, true),
+    h("figcaption", {}, h("code", {}, plan.text), h("small", {}, plan.cost)));
+}
+
 export function modelCard(model, colour) {
   const card = model.card, total = card.parameter_total || 1, parts = Object.entries(card.parameters).filter(([, n]) => n > 0);
   // Precisions of the same size share an entry.
@@ -34,5 +41,6 @@ export function modelCard(model, colour) {
       parts.map(([part, n]) => h("i", { class: "part-" + part, style: { "flex-grow": n / total }, title: `${PARTS[part] || part}: ${count(n)}` }))),
     h("ul", { class: "part-names" }, parts.map(([part, n]) => h("li", {}, h("i", { class: "part-" + part }), PARTS[part] || part,
       h("b", {}, short(n))))),
+    model.plan ? planPicture(model.plan) : null,
     h("dl", {}, facts));
 }

@@ -43,3 +43,6 @@ export function tokenText(text) {
 export function quoted(model, token) {
   return model.texts ? "“" + tokenText(model.texts[token]) + "”" : "id " + model.ids[token];
 }
+
+// A row's name where room is short: "2 (step 5)" is 2@5.
+export function shortLabel(label) { return label.replace(/ \(step (\d+)\)$/, "@$1"); }

@@ -1,7 +1,7 @@
 // The heat map: layers x channels of one moment, Canvas 2D through a colour table.
 
 import { placePlate, plate, prepareCanvas } from "./dom.js";
-import { signed } from "./format.js";
+import { shortLabel, signed } from "./format.js";
 
 export const GUTTER = 44;
 export const EDGE = 10;
@@ -59,7 +59,7 @@ export function drawHeatmap(canvas, panel) {
   c.fillStyle = theme.soft;
   c.textAlign = "right";
   const every = Math.max(1, Math.ceil(13 / heatRow));
-  for (let row = 0; row < rows; row += every) c.fillText(recording.model.labels[row], GUTTER - 8, (row + 0.5) * heatRow);
+  for (let row = 0; row < rows; row += every) c.fillText(shortLabel(recording.model.labels[row]), GUTTER - 8, (row + 0.5) * heatRow);
   c.textAlign = "center";
   const channels = recording.model.channels;
   for (const tick of channelTicks(channels, wide)) {
@@ -75,7 +75,7 @@ export function drawHeatmap(canvas, panel) {
     c.strokeStyle = mark.strong ? theme.accent : theme.ink;
     c.lineWidth = mark.strong ? 1.75 : 1;
     c.strokeRect(x - w / 2, y - hh / 2, w, hh);
-    const text = `${recording.model.labels[mark.row]}·${mark.channel} ${signed(mark.value, 3)}`;
+    const text = `${shortLabel(recording.model.labels[mark.row])}·${mark.channel} ${signed(mark.value, 3)}`;
     const at = placePlate(taken, x, y, c.measureText(text).width + 8, GUTTER, width - 2, -6, tall + 6);
     if (at) plate(c, text, at[0], Math.max(8, Math.min(tall - 8, at[1])), theme, mark.strong);
   }

@@ -1,7 +1,7 @@
 // Small charts of one statistic by layer: a line a model, dashed where the first token counts too.
 
 import { h } from "./dom.js";
-import { number } from "./format.js";
+import { number, shortLabel } from "./format.js";
 
 const W = 300, H = 168, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 24;
 const SHAPES = ["M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0", "M-3-3h6v6h-6z", "M0-4L3.6 3H-3.6z", "M0-4L4 0L0 4L-4 0z"];
@@ -51,7 +51,7 @@ export function lineChart({ title, formula, kind, series, labels, digits = 3 }) 
       h("text", { x: LEFT - 7, y: y(t) + 3.5, "text-anchor": "end" }, number(t, 2)));
   }
   const every = Math.ceil(most / 8);
-  for (let i = 0; i < most; i += every) svg.append(h("text", { x: x(i), y: H - 7, "text-anchor": "middle" }, labels[i]));
+  for (let i = 0; i < most; i += every) svg.append(h("text", { x: x(i), y: H - 7, "text-anchor": "middle" }, shortLabel(labels[i])));
   const guide = h("line", { class: "guide", y1: TOP, y2: H - BOTTOM, visibility: "hidden" });
   svg.append(guide);
   series.forEach((s, which) => {

@@ -1,7 +1,7 @@
 // Stacked traces, like an electroencephalogram: one line a layer over the channels, at one moment.
 
 import { drawCached, placePlate, plate, prepareCanvas } from "./dom.js";
-import { number, signed } from "./format.js";
+import { number, shortLabel, signed } from "./format.js";
 import { EDGE, GUTTER } from "./heatmap.js";
 
 export function traceGeometry(rows, rowHeight) {
@@ -59,7 +59,7 @@ export function drawTraces(canvas, panel) {
     c.arc(x, y, 3, 0, 7);
     c.fill();
     c.stroke();
-    const text = `${recording.model.labels[mark.row]}·${mark.channel} ${signed(mark.value, 3)}`;
+    const text = `${shortLabel(recording.model.labels[mark.row])}·${mark.channel} ${signed(mark.value, 3)}`;
     const at = placePlate(taken, x, y, c.measureText(text).width + 8, GUTTER, width - 2, 0, height);
     if (at) plate(c, text, at[0], at[1], theme, mark.strong);
   }
@@ -84,7 +84,7 @@ function drawGround(c, panel, xOf, base, swing, wide) {
     c.fillStyle = theme.line;
     c.fillRect(GUTTER, base(row) - 0.5, wide, 1);
     c.fillStyle = theme.soft;
-    if (row % Math.ceil(13 / rowHeight) === 0) c.fillText(recording.model.labels[row], GUTTER - 8, base(row));
+    if (row % Math.ceil(13 / rowHeight) === 0) c.fillText(shortLabel(recording.model.labels[row]), GUTTER - 8, base(row));
   }
   c.fillText("layer", GUTTER - 8, 9);
 }

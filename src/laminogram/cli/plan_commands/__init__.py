@@ -1,0 +1,1 @@
+"""The commands of `laminogram plan`: one small file each, found by its file name."""

@@ -1,0 +1,94 @@
+"""What one token costs in each layer of a stack: FLOPs, cache and state, without running anything.
+
+Counted: every weight matrix in a product, 2 x its entries a token; attention, 4 x heads x head size
+for each position in view (scores and weighted sum); the state updates of RWKV. Not counted: norms,
+activations, rotary turns and token shifts, which are small and read memory rather than multiply.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from laminogram.plans.cost import Figures, Half
+from laminogram.plans.plan import Part
+from laminogram.stack.config import AttentionConfig, AttnConfig, TimeMix4Config, TimeMix7Config
+from laminogram.stack.linear import Linear
+from laminogram.stack.stack import Stack
+
+DEFAULT_CONTEXT = 1024
+_RWKV4_OPERATIONS = 23
+"""For each channel, counting every sum, product, maximum, division and exponential as one: 12 for
+the answer from the state with the token's own bonus, 11 for the state after it (numerator,
+denominator, scale)."""
+_RWKV7_OPERATIONS = 9
+"""For each entry of the matrix state S: S a (2), S diag(w) (1), + (S a) b^T (2), + v k^T (2),
+S r (2)."""
+
+
+def figures(
+    stack: Stack, context: int = DEFAULT_CONTEXT, *, v_first_from_embedding: bool = True
+) -> Figures:
+    """What a token costs in every layer, with `context` positions in attention's view.
+
+    The bytes are those of the stack's own caches. v_first_from_embedding: count the value product
+    that provides RWKV-7's side stream before the first step.
+    """
+    size = stack.config.hidden_size
+    layers = tuple(
+        (
+            _half(stack, index, "attn", attention_flops(config.attn, size, context)),
+            _half(stack, index, "ffn", 0),
+        )
+        for index, config in enumerate(stack.config.layers)
+    )
+    ends = _head_flops(stack)
+    if v_first_from_embedding and stack.provider is not None:
+        ends += 2 * size * size
+    return Figures(layers, ends, context)
+
+
+def attention_flops(config: AttnConfig, size: int, context: int) -> int:
+    """What a token mixer of width `size` computes for a token besides its square products."""
+    if isinstance(config, AttentionConfig):
+        seen = context if config.window is None else min(context, config.window)
+        return 4 * config.num_attention_heads * config.head_dim * seen
+    if isinstance(config, TimeMix4Config):
+        return _RWKV4_OPERATIONS * config.attention_size
+    return _low_rank_flops(config, size) + (
+        _RWKV7_OPERATIONS * config.num_attention_heads * config.head_dim**2
+    )
+
+
+def _low_rank_flops(config: TimeMix7Config, size: int) -> int:
+    """Two thin matrices each for decay, rate, gate and, where it takes it, the side stream."""
+    ranks = config.decay_rank + config.a_rank + config.gate_rank
+    if not config.provides_v_first:
+        ranks += config.v_rank
+    return 2 * 2 * size * ranks
+
+
+def _product_flops(module: nn.Module) -> int:
+    products = (part for part in module.modules() if isinstance(part, Linear))
+    return sum(2 * part.weight.shape[0] * part.weight.shape[1] for part in products)
+
+
+def _half(stack: Stack, index: int, part: Part, more_flops: int) -> Half:
+    layer = stack.layer(index)
+    flops = _product_flops(layer.get_submodule(part)) + more_flops
+    if not stack.config.causal:
+        return Half(flops)
+    state, one_token = (_slot_bytes(stack, index, part, capacity) for capacity in (0, 1))
+    return Half(flops, one_token - state, state)
+
+
+def _slot_bytes(stack: Stack, index: int, part: Part, capacity: int) -> int:
+    slot = stack.layer(index).new_slot(1, capacity, part)
+    tensors = (tensor for _, one in slot.parts() for tensor in one.tensors().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _head_flops(stack: Stack) -> int:
+    config = stack.config
+    if not config.head.present:
+        return 0
+    return _product_flops(stack.head) + 2 * config.vocab_size * config.hidden_size
