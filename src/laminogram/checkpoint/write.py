@@ -134,7 +134,7 @@ def export(
     work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
     try:
         work.chmod(0o755)
-        _write_shards(work, infos, make, max_shard_bytes)
+        write_shards(work, infos, make, max_shard_bytes)
         write_text(work / "config.json", json.dumps(_source(config, infos), indent=2) + "\n")
         for file in extra_files:
             shutil.copyfile(file, work / Path(file).name)
@@ -151,12 +151,14 @@ def _source(config: StackConfig, infos: Mapping[str, TensorInfo]) -> dict[str, A
     return source | ({"dtype": dtypes.pop()} if len(dtypes) == 1 else {})
 
 
-def _write_shards(
+def write_shards(
     folder: Path,
     infos: Mapping[str, TensorInfo],
     make: Callable[[str], Tensor],
     max_shard_bytes: int,
 ) -> None:
+    """Write tensors, made one at a time, to safetensors files of at most that size, with an index
+    where there are several."""
     shards: list[dict[str, TensorInfo]] = [{}]
     filled = 0
     for name, info in infos.items():
