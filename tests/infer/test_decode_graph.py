@@ -91,3 +91,14 @@ def test_what_cannot_be_is_refused() -> None:
     graph.start([1, 2, 3])
     with pytest.raises(CacheError, match="used up"):
         graph.step(torch.tensor([1]))
+
+
+def test_a_graph_notices_that_weights_have_moved(monkeypatch):
+    view = view_of("llama")
+    graph = DecodeGraph(view, rows=1, capacity=8, capture=False)
+    graph._moves = view.stack.together.moves  # as a captured one keeps it
+    graph.start([[1, 2]])
+    graph.step(torch.tensor([3]))
+    view.using(plan="mean(0-2)").logits([1, 2])
+    with pytest.raises(CacheError, match="moved"):
+        graph.step(torch.tensor([3]))

@@ -88,7 +88,7 @@ def test_frequencies_equal_transformers(name: str, length: int) -> None:
     config = theirs(name)
     kind = name.partition("-")[0]
     init = ROPE_INIT_FUNCTIONS.get(kind, LlamaRotaryEmbedding.compute_default_rope_parameters)
-    want, want_scale = init(config, device="cpu", seq_len=length)
+    want, want_scale = init(config, seq_len=length)
     got, scale = inverse_frequencies(ours(name), length)
     assert got.dtype == torch.float32
     assert torch.allclose(got, want, rtol=1e-6, atol=0)

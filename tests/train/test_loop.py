@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.stacks import stack_of
 from tests.train.tiny import Tiny, trainer
 
 from laminogram.errors import CheckpointError, ConfigError, LaminogramError
+from laminogram.plans import Plan
 from laminogram.train import OptimiserConfig, TrainConfig, Trainer, build_optimiser
+from laminogram.train.loop import row_losses
 
 PROGRAM = Path(__file__).with_name("tiny.py")
 
@@ -212,3 +215,24 @@ def test_a_compiler_that_fails_is_named_and_done_without(tmp_path, monkeypatch):
     result = trainer(tmp_path, 10, compile=True).run()
     assert result.compiled == "no: RuntimeError: no compiler here"
     assert result.steps == 10
+
+
+@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+def test_a_stack_trains_under_a_plan(tmp_path, kind):
+    stack = stack_of(kind)
+    untouched = [parameter.detach().clone() for parameter in stack.layer(2).parameters()]
+    ids = torch.arange(4 * 9).view(4, 9) % 7
+    plan = Plan.parse("0, 2x(mean(0-1)), 1")
+    expected = row_losses(stack, ids, plan).mean().item()
+    config = TrainConfig(
+        steps=30,
+        plan="0, mean(0-1), mean(0 | 1), 1",  # the same plan, written otherwise
+        optimiser=OptimiserConfig(lr=0.01, weight_decay=0.0),
+        log_every=1,
+        save_every=30,
+    )
+    result = Trainer(stack, lambda step: ids, config, tmp_path).run()
+    assert result.curve[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert result.curve[-1]["loss"] < 0.5 * result.curve[0]["loss"]
+    for before, after in zip(untouched, stack.layer(2).parameters(), strict=True):
+        assert torch.equal(before, after)

@@ -93,6 +93,7 @@ class DecodeGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda" if capture is None else capture:
             self._capture()
+        self._moves = view.stack.together.moves if self._graph is not None else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -126,6 +127,11 @@ class DecodeGraph:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """One more token each (B,): the logits (B, V) after it, yours to keep."""
+        if self._moves not in (None, self.view.stack.together.moves):
+            raise CacheError(
+                "weights were moved since this graph was captured (layers of a parallel group were "
+                "stacked): make a new graph"
+            )
         if max(self.cache.lengths) >= self.capacity:
             raise CacheError(f"the graph's capacity of {self.capacity} tokens a row is used up")
         self.tokens.copy_(tokens.reshape(self.rows, 1))

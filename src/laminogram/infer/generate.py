@@ -201,6 +201,10 @@ def _check(view: Subject, max_new_tokens: int, cache: Past | None, use_cache: bo
         raise FamilyError(f"{view.name} has no language-model head, so it cannot generate")
     if max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if view.kv == "averaged" and not use_cache:
+        raise ConfigError(
+            "kv='averaged' is about what a cache remembers: use_cache=False gives kv='exact'"
+        )
     if cache is None:
         return
     if not use_cache:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from laminogram.plans import Plan
+from laminogram.plans import Group, Plan
+from laminogram.stack.conditions import KeysAndValues
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.stack import Stack
 
@@ -55,7 +56,9 @@ class Card:
         return "\n".join([self.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
 
-def make_card(stack: Stack, plan: Plan, name: str, *, tokenizer: bool) -> Card:
+def make_card(
+    stack: Stack, plan: Plan, name: str, *, tokenizer: bool, kv: KeysAndValues = "exact"
+) -> Card:
     """The card of a stack under a plan; nothing is run."""
     counts = dict.fromkeys(PARTS, 0)
     for path, parameter in stack.named_parameters():
@@ -70,7 +73,7 @@ def make_card(stack: Stack, plan: Plan, name: str, *, tokenizer: bool) -> Card:
         parameters=counts,
         parameter_total=total,
         bytes_by_precision={name: size * total for name, size in _BYTES.items()},
-        cache_bytes_per_token=_cache_bytes(stack, plan),
+        cache_bytes_per_token=_cache_bytes(stack, plan, kv),
         state_bytes=_state_bytes(stack, plan),
         context=stack.config.max_position_embeddings,
         dtype=str(stack.dtype).removeprefix("torch."),
@@ -92,9 +95,11 @@ def _end(path: str) -> str:
     return "embedding" if path.startswith("embed") else "head"
 
 
-def _cache_bytes(stack: Stack, plan: Plan) -> int:
+def _cache_bytes(stack: Stack, plan: Plan, kv: KeysAndValues) -> int:
     if not stack.config.causal:
         return 0
+    if kv == "averaged":  # a group remembers as much as one of its layers
+        plan = Plan(x.branches[0] if isinstance(x, Group) else x for x in plan.items)
     size = torch.empty((), dtype=stack.dtype).element_size()
     heads = (stack.config.layers[step.layer].attn for step in plan if step.part != "ffn")
     return sum(

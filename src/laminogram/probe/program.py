@@ -139,7 +139,8 @@ def site_at(name: str, config: StackConfig, plan: Plan, step: int) -> Site:
     if step == STACK_STEP:
         return sites.find(name, config)
     if not 0 <= step < len(plan):
-        raise SiteError(f"step {step} does not exist: the plan has steps 0-{len(plan) - 1}")
+        there = f"steps 0-{len(plan) - 1}" if len(plan) else "no step"
+        raise SiteError(f"step {step} does not exist: the plan has {there}")
     at = plan.steps[step]
     site = sites.find(name, config, at.layer)
     if not site.in_part(at.part):

@@ -85,7 +85,13 @@ class Subject:
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
-        return make_card(self.stack, self.plan, self.name, tokenizer=self.tokenizer is not None)
+        return make_card(
+            self.stack,
+            self.plan,
+            self.name,
+            tokenizer=self.tokenizer is not None,
+            kv=self.kv,
+        )
 
     def facts(self) -> dict[str, Any]:
         """What a manifest says of the view: model, weights hash, precision, plan, edits."""

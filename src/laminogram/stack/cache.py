@@ -119,22 +119,27 @@ class AveragedSlot(AttentionSlot):
 
     def __init__(self, k: Tensor, v: Tensor) -> None:
         super().__init__(k, v)
+        self._last: tuple[Tensor, Tensor, int | None, Tensor] | None = None
         self._own: list[tuple[Tensor, Tensor]] = []
-        self._place: tuple[int | None, Tensor] | None = None
 
     def extend(self, k: Tensor, v: Tensor, start: int | None, positions: Tensor) -> None:
         """Write one branch's keys and values over those of the branch before."""
         super().extend(k, v, start, positions)
-        self._own.append((k, v))
-        self._place = start, positions
+        # No more than this inside a layer: one that is compiled would be so for each branch.
+        self._last = k, v, start, positions
+
+    def keep(self) -> None:
+        """After each branch: put its keys and values aside."""
+        if self._last is not None:
+            self._own.append(self._last[:2])
 
     def finish(self) -> None:
         """After the last branch: remember the mean of all."""
-        if self._place is None:
+        if self._last is None:
             return
         k, v = (torch.stack(branches).mean(0) for branches in zip(*self._own, strict=True))
-        super().extend(k, v, *self._place)
-        self._own, self._place = [], None
+        super().extend(k, v, *self._last[2:])
+        self._own, self._last = [], None
 
 
 class StateSlot:
@@ -142,7 +147,6 @@ class StateSlot:
 
     def __init__(self, shift: Tensor, state: Tensor | None = None) -> None:
         self.shift, self.state = shift, state
-        self.decoder: Any = None  # working memory of a mixer's shortest path; never saved
 
     def reserve(self, capacity: int) -> None:
         """A state has one size for any length."""
@@ -170,6 +174,7 @@ class StepSlot:
 
     attn: Any = None
     ffn: Any = None
+    decoder: Any = None  # working memory of a layer's shortest path; never saved
 
     def parts(self) -> Iterator[tuple[str, Slot]]:
         for name in ("attn", "ffn"):

@@ -6,7 +6,7 @@ Checked before anything runs, so that a plan is refused with its reason and not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from laminogram.errors import PlanError
 from laminogram.plans import Group, Item, Plan, Step
@@ -24,6 +24,9 @@ def check_plan(
     kv: KeysAndValues = "exact",
 ) -> None:
     """PlanError, naming the place, unless a stack of this configuration can run the plan so."""
+    for name, found, known in (("v_first", v_first, Provision), ("kv", kv, KeysAndValues)):
+        if found not in get_args(known):
+            raise PlanError(f"{name} is {found!r}; there are {', '.join(get_args(known))}")
     plan.check(config.num_layers)
     if v_first == "first-step":
         _check_provider(plan.items, config)

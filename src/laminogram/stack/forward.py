@@ -118,9 +118,15 @@ class Walk:
 
     def over(self, items: Iterable[Item], flow: Flow) -> Flow:
         """Run items one after the other."""
+        x, ctx, number = flow.x, flow.ctx, flow.step
         for item in items:
-            flow = self._step(item, flow) if isinstance(item, Step) else self._group(item, flow)
-        return flow
+            if isinstance(item, Step):
+                x, ctx = self._step(item, x, ctx, number)
+                number += 1
+            else:
+                x = self._group(item, Flow(x, ctx, number))
+                number += sum(len(branch) for branch in item.branches)
+        return Flow(x, ctx, number)
 
     def leave(self, flow: Flow, logits: Logits) -> Tensor:
         """From the flow after the last step to logits, or to what enters the head."""
@@ -131,36 +137,41 @@ class Walk:
         _hand_over(self.observer, STACK_STEP, ends)
         return x if scores is None else scores
 
-    def _step(self, step: Step, flow: Flow) -> Flow:
-        layer = self.stack.layer(step.layer)
-        x, ctx = flow.x, flow.ctx
+    def _step(self, step: Step, x: Tensor, ctx: Context, number: int) -> tuple[Tensor, Context]:
+        stack, cache, observer = self.stack, self.cache, self.observer
+        layer = stack.layer(step.layer)
         if x.device != layer.device:
             x, ctx = x.to(layer.device), ctx.to(layer.device)
-        taps = _taps(self.observer, flow.step)
-        slot = None if self.cache is None else self.cache.slots[flow.step]
-        x = self.stack.run_layer(layer, x, ctx, slot, taps, step.part)
-        _hand_over(self.observer, flow.step, taps)
-        return Flow(x, ctx, flow.step + 1)
+        slot = None if cache is None else cache.slots[number]
+        if observer is None:
+            return stack.run_layer(layer, x, ctx, slot, NO_TAPS, step.part), ctx
+        taps = observer.taps(number)
+        x = stack.run_layer(layer, x, ctx, slot, taps, step.part)
+        _hand_over(observer, number, taps)
+        return x, ctx
 
-    def _group(self, group: Group, flow: Flow) -> Flow:
+    def _group(self, group: Group, flow: Flow) -> Tensor:
         total = self._together(group, flow)
         if total is None:
             total = self._one_by_one(group, flow)
-        end = flow.step + sum(len(branch) for branch in group.branches)
-        return Flow(_joined(group, total, flow.x), flow.ctx, end)
+        return _joined(group, total, flow.x)
 
     def _one_by_one(self, group: Group, flow: Flow) -> Tensor:
         """The sum of the branches' outputs. Side streams of a branch stay in it."""
         total: Tensor | None = None
-        step = flow.step
+        step, shared = flow.step, self._shared_memory(flow.step)
         for branch in group.branches:
             end = self.over(branch.items, Flow(flow.x, flow.ctx.branch(), step))
             step = end.step
+            if shared is not None:
+                shared.keep()
             # A sum of many is kept in fp32 and rounded once.
             x = end.x.to(flow.x.device, _wide(flow.x.dtype))
+            x = x if group.kind == "mean" else x - flow.x
             total = x if total is None else total + x
         assert total is not None
-        self._finish_averages(flow.step, step)
+        if shared is not None:
+            shared.finish()
         return total
 
     def _together(self, group: Group, flow: Flow) -> Tensor | None:
@@ -182,14 +193,15 @@ class Walk:
         rows = flow.x.repeat(len(layers), 1, 1)
         ctx = flow.ctx.repeated(len(layers))
         out = self.stack.run_layer(layer, rows, ctx, slot, NO_TAPS, "both")
-        return out.to(_wide(out.dtype)).view(len(layers), *flow.x.shape).sum(0)
+        out = out.to(_wide(out.dtype)).view(len(layers), *flow.x.shape)
+        return (out if group.kind == "mean" else out - flow.x).sum(0)
 
-    def _finish_averages(self, first: int, end: int) -> None:
-        """Where the branches share a memory, let it take their mean."""
-        if self.cache is not None and first < end:
-            slot = self.cache.slots[first].attn
-            if isinstance(slot, AveragedSlot):
-                slot.finish()
+    def _shared_memory(self, first: int) -> AveragedSlot | None:
+        """The memory that the branches of a group share, if they do."""
+        if self.cache is None or first >= len(self.cache.slots):
+            return None
+        slot = self.cache.slots[first].attn
+        return slot if isinstance(slot, AveragedSlot) else None
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -198,10 +210,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _joined(group: Group, total: Tensor, x: Tensor) -> Tensor:
     """What a group makes of its input `x` and the sum of its branches' outputs."""
-    count = len(group.branches)
     if group.kind == "mean":
-        return (total / count).to(x.dtype)
-    return (total - (count - 1) * x.to(total.dtype)).to(x.dtype)
+        return (total / len(group.branches)).to(x.dtype)
+    return (x + total).to(x.dtype)
 
 
 def _scores(stack: Stack, x: Tensor, ctx: Context, logits: Logits, ends: Taps) -> Tensor | None:

@@ -110,6 +110,7 @@ class Stack(nn.Module):
         Lengths that change make one more graph with free sizes; only RWKV-4's scan is bound to its
         length, so there give texts of one length (a captured decode step is one anyway).
         """
+        self.together.allowed = False  # every number of layers would be a graph of its own
         self.run_layer = torch.compile(run_layer, fullgraph=True, backend=backend)
         return self
 
@@ -147,11 +148,11 @@ class Stack(nn.Module):
                 return self.layer(index)
         return None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, V) of full rows of tokens (B, T): the full plan, nothing tapped."""
+    def forward(self, tokens: Tensor, plan: Plan | None = None) -> Tensor:
+        """Logits (B, T, V) of full rows of tokens (B, T), nothing tapped; None: the full plan."""
         rows, width = tokens.shape
         batch = Batch(tokens, (width,) * rows, (0,) * rows, width)
-        return run(self, batch, self.full_plan())
+        return run(self, batch, self.full_plan() if plan is None else plan)
 
 
 def layer_place(index: int, layers: int, devices: int) -> int:

@@ -41,20 +41,23 @@ class Together:
 
     The parameters of the layers become slices of the stacked tensors, so that nothing is held
     twice; beside the model, one kind of weight of these layers exists a second time while they are
-    stacked. Weights that were mapped from a file lie in memory afterwards.
+    stacked. Weights that were mapped from a file lie in memory afterwards. `allowed` switches it
+    off: every layer of a group then runs by itself.
     """
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._kinds = _kinds(stack.config)
         self._packs: list[_Pack] = []
+        self.allowed = True
+        self.moves = 0  # how often weights have moved: whoever keeps addresses must ask
 
     def layers(self, group: Group) -> range | None:
         """The layers of a group whose weights can be stacked; None where they cannot.
 
         Neighbours in rising order with attention and a feed-forward network of one configuration.
         """
-        if not group.single:
+        if not self.allowed or not group.single:
             return None
         layers = [branch.items[0].layer for branch in group.branches]  # type: ignore[union-attr]
         first, end = layers[0], layers[0] + len(layers)
@@ -67,12 +70,29 @@ class Together:
         for pack in self._packs:
             if pack.covers(layers) and pack.holds(self._stack):
                 return pack.layer(layers)
-        found = [self._stack.layer(index) for index in layers]
-        if len({(layer.device, layer.attn_norm.weight.dtype) for layer in found}) > 1:
+        if len({self._place(index) for index in layers}) > 1:
             return None
-        pack = _Pack.of(found, layers)
+        # All that can be stacked with them: groups that overlap shall not take turns in moving
+        # the weights.
+        around = self._around(layers)
+        pack = _Pack.of([self._stack.layer(index) for index in around], around)
         self._packs = [one for one in self._packs if not pack.overlaps(one)] + [pack]
+        self.moves += 1
         return pack.layer(layers)
+
+    def _around(self, layers: range) -> range:
+        """The longest run of layers alike that holds these."""
+        first, end = layers[0], layers[-1] + 1
+        same = self._kinds[first], self._place(first)
+        while first > 0 and (self._kinds[first - 1], self._place(first - 1)) == same:
+            first -= 1
+        while end < len(self._kinds) and (self._kinds[end], self._place(end)) == same:
+            end += 1
+        return range(first, end)
+
+    def _place(self, index: int) -> tuple[torch.device, torch.dtype]:
+        layer = self._stack.layer(index)
+        return layer.device, layer.attn_norm.weight.dtype
 
     def join_slots(self, slots: list[StepSlot], plan: Plan) -> None:
         """Give the steps of each group whose layers are alike parts of one memory, in place."""
@@ -183,10 +203,10 @@ class StackedWeight:
 
     def __init__(self, stacked: Tensor) -> None:
         self.shape, self.dtype = stacked.shape, stacked.dtype
-        self._transposed = stacked.transpose(1, 2)
+        self.transposed = stacked.transpose(1, 2)
 
     def product(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self._transposed)
+        return torch.bmm(x, self.transposed)
 
 
 class _Linear(nn.Module):
@@ -197,15 +217,22 @@ class _Linear(nn.Module):
         self.weight, self.bias = StackedWeight(weight), None if bias is None else bias[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        out = linear(self._by_layer(x), self.weight, self.bias)
+        out = self._product(self._by_layer(x))
         return out.view(*x.shape[:-1], out.shape[-1])
 
     __call__ = forward
 
     def wide(self, x: Tensor) -> Tensor:
         """The product with an fp32 result where fp16 could overflow."""
-        out = linear_wide(self._by_layer(x), self.weight, self.bias)
+        rows = self._by_layer(x)
+        fp16 = self.weight.dtype == torch.float16
+        out = linear_wide(rows, self.weight, self.bias) if fp16 else self._product(rows)
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if self.bias is None:
+            return linear(rows, self.weight)
+        return torch.baddbmm(self.bias, rows, self.weight.transposed)  # rounded once
 
     def _by_layer(self, x: Tensor) -> Tensor:
         return x.reshape(self.weight.shape[0], -1, x.shape[-1])
@@ -221,10 +248,12 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         plain = F.layer_norm if self.kind == "layer" else F.rms_norm
-        out = plain(x, (self.size,), eps=self.eps)
-        out = out.view(self.weight.shape[0], -1, self.size) * self.weight.to(x.dtype)
+        # In fp32 and rounded once, as `Norm` does inside its one product.
+        wide = x if x.dtype == torch.float64 else x.float()
+        out = plain(wide, (self.size,), eps=self.eps)
+        out = out.view(self.weight.shape[0], -1, self.size) * self.weight.to(wide.dtype)
         if self.bias is not None:
-            out = out + self.bias.to(x.dtype)
+            out = out + self.bias.to(wide.dtype)
         return out.view(x.shape).to(self.weight.dtype)
 
     __call__ = forward

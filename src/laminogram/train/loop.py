@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laminogram.errors import ConfigError, LaminogramError
+from laminogram.plans import Plan
 from laminogram.train.checkpoints import load_checkpoint, save_checkpoint
 from laminogram.train.optimiser import OptimiserConfig, build_optimiser, set_rate
 from laminogram.train.schedule import Schedule
@@ -39,7 +40,8 @@ class TrainConfig:
     """A run: exactly one of `steps` and `minutes` is given.
 
     `save_every` is a multiple of `log_every`, so that a checkpoint never splits a row of the curve.
-    `precision`: `bf16` keeps fp32 weights and computes products in bf16 (autocast).
+    `precision`: `bf16` keeps fp32 weights and computes products in bf16 (autocast). `plan` (text)
+    is the order in which a stack's layers run while it is trained; None is its own.
     """
 
     steps: int | None = None
@@ -48,6 +50,7 @@ class TrainConfig:
     schedule: Schedule = field(default_factory=Schedule)
     clip: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    plan: str | None = None
     compile: bool = False
     log_every: int = 20
     save_every: int = 2000
@@ -74,9 +77,9 @@ class TrainResult:
     compiled: str
 
 
-def row_losses(model: nn.Module, ids: Tensor) -> Tensor:
+def row_losses(model: nn.Module, ids: Tensor, plan: Plan | None = None) -> Tensor:
     """Each row's mean cross-entropy (B,) in nats of ids (B, T + 1): each from those before it."""
-    logits = model(ids[:, :-1])
+    logits = model(ids[:, :-1]) if plan is None else model(ids[:, :-1], plan)
     losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return losses.view(ids.shape[0], -1).mean(dim=1)
 
@@ -102,6 +105,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.report = report
         self.places = dict(places or {})
+        self._plan = None if config.plan is None else Plan.parse(config.plan)
         self.device = next(model.parameters()).device
         self.optimiser = build_optimiser(model, config.optimiser)
         self.compiled = "no"
@@ -161,7 +165,7 @@ class Trainer:
         """The mean loss, and the loss of each row (B,) without a gradient."""
         enabled = self.config.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            losses = row_losses(self.model, ids)
+            losses = row_losses(self.model, ids, self._plan)
         return losses.mean(), losses.detach()
 
     def _compile(self) -> None:
@@ -257,6 +261,7 @@ class Trainer:
     def _fingerprint(self) -> str:
         """The settings that decide the result, as text."""
         settings = asdict(self.config)
+        settings["plan"] = None if self._plan is None else str(self._plan)
         return json.dumps({key: settings[key] for key in sorted(settings) if key != "compile"})
 
     def _save(self) -> None:
