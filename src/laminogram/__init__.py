@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from laminogram import plans as plans
+    from laminogram import studies as studies
     from laminogram.plans import Plan as Plan
     from laminogram.probe import edits as edits
     from laminogram.probe.edits import Edit as Edit
@@ -33,9 +34,13 @@ _HOMES = {
     "View": "laminogram.view",
     "load": "laminogram.view",
 }
-_ROOMS = {"edits": "laminogram.probe.edits", "plans": "laminogram.plans"}
+_ROOMS = {
+    "edits": "laminogram.probe.edits",
+    "plans": "laminogram.plans",
+    "studies": "laminogram.studies",
+}
 
-__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load", "plans"]
+__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load", "plans", "studies"]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,9 +42,11 @@ class View(Subject):
         """Loss of each token given those before it (teacher forced), in nats."""
         return loss(self, self.tokens(text, **how))
 
-    def losses(self, plans: Iterable[Plan | str], text: Text, **how: Any) -> list[Loss]:
+    def losses(
+        self, plans: Iterable[Plan | str], text: Text, *, progress: bool = True, **how: Any
+    ) -> list[Loss]:
         """`loss` under each of many plans, what they share at their beginning run once."""
-        return losses(self, plans, self.tokens(text, **how))
+        return losses(self, plans, self.tokens(text, **how), progress=progress)
 
     def generate(self, prompt: Text, **options: Any) -> Generation | Generations:
         """Continue one prompt or many: see `laminogram.infer.generate.generate`."""

@@ -95,3 +95,36 @@ def test_a_group_is_a_mean_or_a_sum_of_something():
         Plan([Group("median", (Plan([1]), Plan([2])))])
     with pytest.raises(PlanError):
         Plan.mean([])
+
+
+@pytest.mark.parametrize("layers", [[1.5], [True], ["0"], "0-3"])
+def test_what_is_no_layer_is_refused(layers):
+    with pytest.raises(PlanError):
+        Plan(layers)
+
+
+def test_a_plan_of_what_is_given():
+    plan = Plan.parse("0-3")
+    assert Plan.of(plan) is plan and Plan.of("0-3") == plan and Plan.of(range(4)) == plan
+
+
+@pytest.mark.parametrize("text", ["mean(none, 3)", "none, 0", "sum(3, none)"])
+def test_nothing_stands_alone(text):
+    with pytest.raises(PlanError):
+        Plan.parse(text)
+
+
+def test_a_plan_too_deep_for_its_text_is_refused():
+    plan = Plan([0])
+    for _ in range(50):
+        plan = Plan.mean([plan, Plan([1])])
+    assert Plan.parse(str(plan)) == plan
+    with pytest.raises(PlanError, match="deeper"):
+        Plan.mean([plan, Plan([1])])
+
+
+def test_long_plans_print_and_refuse_quickly():
+    long = Plan(i * i % 97 for i in range(9000))
+    assert Plan.parse(str(long)) == long
+    with pytest.raises(PlanError, match="…"):
+        long.check(4)

@@ -1,5 +1,7 @@
 """Layers of a group that run together equal the same layers one by one."""
 
+import copy
+
 import pytest
 import torch
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
@@ -7,6 +9,7 @@ from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 from laminogram.probe import edits
 from laminogram.stack import together
 from laminogram.stack.cache import AttentionBlock, BlockSlot
+from laminogram.view import View
 
 PLANS = ["0, mean(1-4), 5", "sum(0-2), 3-5", "0, 3x(mean(1-4)), 5", "0, mean(mean(1-3) | 4), 5"]
 TRANSFORMERS = ("llama", "gpt_neox", "bert")
@@ -152,3 +155,78 @@ def test_a_joint_layer_compiles_whole():
     plain = view.logits([1, 2, 3])
     view.stack.compile_layers(backend="eager")
     assert relative(view.logits([1, 2, 3]), plain) < 1e-6
+
+
+def _one_by_one(view, plan, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(view.stack.together, "allowed", False)
+        return view.using(plan=plan).logits([1, 2, 3])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", ["activation", "scale", "hook", "inner hook", "module"])
+def test_what_others_put_into_a_layer_runs_as_it_is(change, when, monkeypatch):
+    view = view_of("llama", layers=6)
+    plan = "0, mean(1-4), 5"
+    if when == "after":
+        view.using(plan=plan).logits([1, 2, 3])
+    layer, seen = view.stack.layer(2), []
+    match change:
+        case "activation":
+            layer.ffn.activation = torch.relu
+        case "scale":
+            layer.attn.scale = 1.0
+        case "hook":
+            layer.register_forward_hook(lambda *_: seen.append(1))
+        case "inner hook":
+            layer.ffn.register_forward_pre_hook(lambda *_: seen.append(1))
+        case "module":
+            layer.ffn.up = Doubled(layer.ffn.up)
+    found = view.using(plan=plan).logits([1, 2, 3])
+    assert len(seen) == ("hook" in change)
+    assert relative(found, _one_by_one(view, plan, monkeypatch)) < 1e-6
+
+
+class Doubled(torch.nn.Module):
+    """What an adapter does: a module around a product."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+def test_layers_stacked_without_autograd_can_still_be_trained():
+    view = view_of("llama", layers=6)
+    with torch.inference_mode():
+        view.using(plan="0, mean(1-4), 5").logits([1, 2, 3])
+    view.stack(ids_of(1, 4)).sum().backward()
+    assert view.stack.layer(2).ffn.up.weight.grad is not None
+
+
+def test_a_moved_or_copied_stack_lets_go_of_what_was_stacked(monkeypatch):
+    view = view_of("llama", layers=6)
+    plan = "0, mean(1-4), 5"
+    view.using(plan=plan).logits([1, 2, 3])
+    twin = View(copy.deepcopy(view.stack), None, "twin", view.plan)
+    assert len(view.stack.together._packs) == 1 and not twin.stack.together._packs
+    joint = twin.using(plan=plan).logits([1, 2, 3])
+    assert relative(joint, _one_by_one(twin, plan, monkeypatch)) < 1e-5
+    twin.stack.to(torch.float64)
+    assert not twin.stack.together._packs
+    joint = twin.using(plan=plan).logits([1, 2, 3])
+    assert joint.dtype == torch.float64
+    assert relative(joint, _one_by_one(twin, plan, monkeypatch)) < 1e-12
+
+
+def test_only_what_groups_ask_for_is_stacked_and_overlaps_are_stacked_once():
+    view = view_of("llama", layers=6)
+    view.using(plan="0, mean(1-2), 5").logits([1, 2, 3])
+    (pack,) = view.stack.together._packs
+    assert pack.layers == range(1, 3)
+    for _ in range(3):
+        view.using(plan="mean(1-2), mean(2-4), mean(1-3)").logits([1, 2, 3])
+    assert [pack.layers for pack in view.stack.together._packs] == [range(1, 5)]
+    assert view.stack.together.moves == 2

@@ -100,7 +100,7 @@ def losses(
     """
     _check(view)
     batch = _batch(view, x)
-    tree = PlanTree(Plan.parse(plan) if isinstance(plan, str) else plan for plan in plans)
+    tree = PlanTree(map(Plan.of, [plans] if isinstance(plans, str | Plan) else plans))
     found: list[Loss | None] = [None] * len(tree.plans)
     with tqdm(total=len(found), unit="plan", disable=None if progress else True) as bar:
         if not bar.disable:

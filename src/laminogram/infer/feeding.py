@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from laminogram.errors import ConfigError
 from laminogram.infer.past import Frozen, Past
 from laminogram.probe.subject import Subject
 from laminogram.stack import rope
@@ -144,6 +145,11 @@ class CachedFeeder(Feeder):
 
     def _rebuild(self) -> Tensor:
         """Fill a new cache from the tokens, under the frequencies of the present length."""
+        if self.view.kv == "averaged":
+            raise ConfigError(
+                "kv='averaged' goes on from a cache, and here the rotary frequencies change with "
+                "the length, for which the cache must be made anew: use kv='exact'"
+            )
         old = self.past.cache
         self.past.cache = self.view.new_cache(old.batch, planned=old.planned)
         logits = self._run(self._whole(), self.past)

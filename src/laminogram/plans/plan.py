@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 Part = Literal["both", "attn", "ffn"]
 Kind = Literal["mean", "sum"]
-MOST_STEPS = 100_000
+MOST_STEPS = 10_000
 """Longer plans are refused: they are slips, not experiments."""
+MOST_NESTED = 50
+"""Groups and loops may lie so deep in each other."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,15 @@ class Plan:
     steps: tuple[Step, ...] = field(compare=False, repr=False)
 
     def __init__(self, items: Iterable[Item | Plan | int] = ()) -> None:
+        if isinstance(items, str):
+            raise PlanError(f"Plan takes items; Plan.parse reads text such as {items!r}")
         object.__setattr__(self, "items", tuple(_canonical(items)))
         # Made at once: a compiler that follows a forward cannot look into a cached property.
         object.__setattr__(self, "steps", tuple(_steps(self.items)))
         if len(self.steps) > MOST_STEPS:
             raise PlanError(f"the plan has {len(self.steps)} steps; at most {MOST_STEPS} are run")
+        if _depth(self) > MOST_NESTED:
+            raise PlanError(f"the plan is nested deeper than {MOST_NESTED} times")
 
     @classmethod
     def full(cls, num_layers: int) -> Plan:
@@ -92,6 +98,13 @@ class Plan:
     def sum(cls, branches: Iterable[Plan | int]) -> Plan:
         """Branches that read the same input, what each adds to it added together."""
         return cls([_group("sum", branches)])
+
+    @classmethod
+    def of(cls, plan: Plan | str | Iterable[Item | Plan | int]) -> Plan:
+        """A plan from itself, from text, or from layers in order."""
+        if isinstance(plan, Plan):
+            return plan
+        return cls.parse(plan) if isinstance(plan, str) else cls(plan)
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -120,8 +133,8 @@ class Plan:
         for number, step in enumerate(self.steps):
             if step.layer >= num_layers:
                 raise PlanError(
-                    f"step {number} of the plan {self} runs layer {step.layer}, but this stack has "
-                    f"layers 0-{num_layers - 1}"
+                    f"step {number} of the plan {_clipped(self)} runs layer {step.layer}, but this "
+                    f"stack has layers 0-{num_layers - 1}"
                 )
         return self
 
@@ -145,7 +158,7 @@ class Plan:
         if times < 1:
             raise PlanError(f"a loop runs at least once, not {times} times")
         if len(self) * times > MOST_STEPS:
-            raise PlanError(f"{times}x({self}) has more than {MOST_STEPS} steps")
+            raise PlanError(f"{times}x({_clipped(self)}) has more than {MOST_STEPS} steps")
         return Plan(self.items * times)
 
     def __str__(self) -> str:
@@ -199,7 +212,20 @@ def _spread(items: Iterable[Item | Plan | int]) -> Iterator[Item]:
             yield item if isinstance(item, Step) else Step(item)
 
 
+def _depth(plan: Plan) -> int:
+    """How deep groups lie in each other. Branches were checked when they were made."""
+    inner = (branch for item in plan.items if isinstance(item, Group) for branch in item.branches)
+    return max((1 + _depth(branch) for branch in inner), default=0)
+
+
+def _clipped(plan: Plan) -> str:
+    text = str(plan)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _check(step: Step) -> None:
+    if isinstance(step.layer, bool) or not isinstance(step.layer, int):
+        raise PlanError(f"{step.layer!r} in a plan is no layer: layers are whole numbers from 0")
     if step.layer < 0:
         raise PlanError(f"layer {step.layer} in a plan: layers count from 0")
     if step.part not in get_args(Part):

@@ -6,6 +6,7 @@ becomes a loop, neighbours that count up or down a run.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,9 @@ class Branches:
         return f"{self.kind}({' | '.join(shape_text(branch) for branch in self.branches)})"
 
 
+_LONGEST_LOOP = 200
+"""Items of the longest loop that is looked for: a search through all would be quadratic."""
+
 Shape = Run | Loop | Branches
 _Made = dict[int, Branches]
 """Groups that have been shaped, by identity."""
@@ -72,10 +76,11 @@ def _shapes(items: Sequence[Item], made: _Made) -> Iterator[Shape]:
     """Loops where something repeats, runs between them."""
     numbers: dict[Item, int] = {}
     ids = [numbers.setdefault(item, len(numbers)) for item in items]
+    places = _places(ids)
     single: list[Item] = []  # items since the last loop
     i = 0
     while i < len(items):
-        period, times = _repetition(ids, i)
+        period, times = _repetition(ids, i, places[ids[i]])
         if times == 1:
             single.append(items[i])
             i += 1
@@ -87,12 +92,23 @@ def _shapes(items: Sequence[Item], made: _Made) -> Iterator[Shape]:
     yield from _runs(single, made)
 
 
-def _repetition(ids: Sequence[int], i: int) -> tuple[int, int]:
-    """The period and number of times of the longest repetition that begins at `i`."""
+def _places(ids: Sequence[int]) -> dict[int, list[int]]:
+    """Where each item stands, in rising order."""
+    places: dict[int, list[int]] = {}
+    for place, one in enumerate(ids):
+        places.setdefault(one, []).append(place)
+    return places
+
+
+def _repetition(ids: Sequence[int], i: int, places: Sequence[int]) -> tuple[int, int]:
+    """The period and number of times of the longest repetition that begins at `i`, where the item
+    stands at `places`."""
     best = 1, 1
-    for period in range(1, (len(ids) - i) // 2 + 1):
-        if ids[i] != ids[i + period]:
-            continue
+    limit = min((len(ids) - i) // 2, _LONGEST_LOOP)
+    for place in places[bisect_right(places, i) :]:
+        period = place - i
+        if period > limit:
+            break
         block, times = ids[i : i + period], 1
         while ids[i + times * period : i + (times + 1) * period] == block:
             times += 1

@@ -10,8 +10,8 @@
     0-3, mean(4-6 | 7, 8), 9-31 two branches, each a plan, averaged
     none                        no layer at all
 
-    plan  = item {"," item}
-    item  = layer ["-" layer] | layer "." ("attn" | "ffn") | "none"
+    plan  = "none" | item {"," item}
+    item  = layer ["-" layer] | layer "." ("attn" | "ffn")
           | times "x(" plan ")" | ("mean" | "sum") "(" plan {"|" plan} ")"
 
 Without `|` every item in a group is a branch of its own. Printing is canonical: the longest
@@ -24,11 +24,10 @@ import re
 from typing import NoReturn
 
 from laminogram.errors import PlanError
-from laminogram.plans.plan import MOST_STEPS, Group, Item, Kind, Part, Plan, Step
+from laminogram.plans.plan import MOST_NESTED, MOST_STEPS, Group, Item, Kind, Part, Plan, Step
 from laminogram.plans.shape import shape_of, shape_text
 
 _TOKEN = re.compile(r"\s*(?P<token>\d+|[A-Za-z]+|[-.,|()]|\S)")
-_MOST_NESTED = 50
 _EXPECTED = "a layer (7), a range (0-7), half a layer (7.attn), 3x(...), mean(...) or sum(...)"
 
 
@@ -78,8 +77,10 @@ class _Reader:
 
     def items(self, depth: int) -> list[Item]:
         """Items up to what no comma follows."""
-        if depth > _MOST_NESTED:
-            raise PlanError(f"the plan {self.text!r} is nested deeper than {_MOST_NESTED} times")
+        if depth > MOST_NESTED:
+            raise PlanError(f"the plan {self.text!r} is nested deeper than {MOST_NESTED} times")
+        if self.take("none"):
+            return self._nothing()
         found = self._item(depth)
         while self.take(","):
             found += self._item(depth)
@@ -87,13 +88,19 @@ class _Reader:
                 self._too_long()
         return found
 
+    def _nothing(self) -> list[Item]:
+        if self.token == ",":
+            raise PlanError(
+                f"none stands alone in a plan or a branch, as in mean(none | 7); in {self.text!r} "
+                "more follows it"
+            )
+        return []
+
     def _item(self, depth: int) -> list[Item]:
         if self.take("mean"):
             return [self._group("mean", depth)]
         if self.take("sum"):
             return [self._group("sum", depth)]
-        if self.take("none"):
-            return []
         if not self.token.isdecimal():
             self.fail(_EXPECTED)
         first = self._number()

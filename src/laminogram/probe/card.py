@@ -62,7 +62,7 @@ def make_card(
     """The card of a stack under a plan; nothing is run."""
     counts = dict.fromkeys(PARTS, 0)
     for path, parameter in stack.named_parameters():
-        counts[_part(path)] += parameter.numel()
+        counts[part_of(path)] += parameter.numel()
     total = sum(counts.values())
     return Card(
         name=name,
@@ -82,7 +82,8 @@ def make_card(
     )
 
 
-def _part(path: str) -> str:
+def part_of(path: str) -> str:
+    """The part of a stack (`PARTS`) that a parameter belongs to."""
     if "norm" in path.split("."):
         return "norms" if not path.startswith(("embed", "head")) else _end(path)
     if path.startswith("layers."):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from laminogram.checkpoint.fingerprint import fingerprint
 from laminogram.checkpoint.tokenizer import Tokenizer
-from laminogram.errors import ConfigError, EditError, SiteError, TokenError
+from laminogram.errors import ConfigError, EditError, PlanError, SiteError, TokenError
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.card import Card, make_card
@@ -117,7 +117,7 @@ class Subject:
 
     def using(
         self,
-        plan: Plan | str | None = None,
+        plan: Plan | str | Iterable[int] | None = None,
         edits: Edit | Iterable[Edit] = (),
         precision: str | torch.dtype | None = None,
         v_first: Provision | None = None,
@@ -132,7 +132,7 @@ class Subject:
         "Transformer Layers as Painters"). PlanError, SiteError or EditError say what does not
         exist.
         """
-        wanted = self.plan if plan is None else _as_plan(plan)
+        wanted = self.plan if plan is None else Plan.of(plan)
         v_first, kv = v_first or self.v_first, kv or self.kv
         check_plan(wanted, self.config, v_first, kv)
         added = (edits,) if isinstance(edits, Edit) else tuple(edits)
@@ -240,11 +240,22 @@ class Subject:
 
         Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
         the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
+        PlanError or SiteError name a plan that cannot run so, before anything runs.
         """
-        tree = plans if isinstance(plans, PlanTree) else PlanTree(map(_as_plan, plans))
-        for plan in tree.plans:
-            check_plan(plan, self.config, self.v_first, self.kv)
-        programs = [replace(self, plan=plan).program() for plan in tree.plans] if self.edits else []
+        tree = plans if isinstance(plans, PlanTree) else PlanTree(map(Plan.of, plans))
+        programs = []
+        for number, plan in enumerate(tree.plans):
+            try:
+                check_plan(plan, self.config, self.v_first, self.kv)
+                if self.edits:
+                    programs.append(replace(self, plan=plan).program())
+            except (PlanError, SiteError) as error:
+                raise type(error)(f"plan {number}: {error}") from error
+        return self._swept(tree, batch, programs, logits)
+
+    def _swept(
+        self, tree: PlanTree, batch: Batch, programs: Sequence[Program], logits: Logits
+    ) -> Iterator[tuple[int, Tensor]]:
         yield from sweep.sweep(
             self.stack,
             batch,
@@ -270,10 +281,6 @@ class Subject:
         batch = self.tokens(text, **how)
         with torch.no_grad():
             return batch.restore(self.run(batch))
-
-
-def _as_plan(plan: Plan | str) -> Plan:
-    return Plan.parse(plan) if isinstance(plan, str) else plan
 
 
 def precision_dtype(precision: str | torch.dtype) -> torch.dtype:

@@ -136,6 +136,8 @@ def _from_lists(
 
 def _spans(real: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Length and left padding of each row; TokenError for an empty row or a hole."""
+    if not real.shape[1]:
+        raise TokenError("row 0 holds no real token: a text needs at least one")
     counts = real.sum(1).tolist()
     firsts = real.int().argmax(1).tolist()
     lasts = real.shape[1] - 1 - real.flip(1).int().argmax(1)

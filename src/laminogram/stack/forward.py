@@ -188,12 +188,13 @@ class Walk:
             if slot is None:
                 return None
         layer = self.stack.together.layer(layers)
-        if layer is None or layer.device != flow.x.device:
+        if layer is None:
             return None
-        rows = flow.x.repeat(len(layers), 1, 1)
-        ctx = flow.ctx.repeated(len(layers))
+        device = self.stack.layer(layers[0]).device
+        rows = flow.x.to(device).repeat(len(layers), 1, 1)
+        ctx = flow.ctx.to(device).repeated(len(layers))
         out = self.stack.run_layer(layer, rows, ctx, slot, NO_TAPS, "both")
-        out = out.to(_wide(out.dtype)).view(len(layers), *flow.x.shape)
+        out = out.to(flow.x.device, _wide(out.dtype)).view(len(layers), *flow.x.shape)
         return (out if group.kind == "mean" else out - flow.x).sum(0)
 
     def _shared_memory(self, first: int) -> AveragedSlot | None:

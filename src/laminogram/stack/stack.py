@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from laminogram.plans import Plan
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
-from laminogram.stack.conditions import KeysAndValues, share_averages
+from laminogram.stack.conditions import KeysAndValues, check_plan, share_averages
 from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head
@@ -140,6 +140,12 @@ class Stack(nn.Module):
             cache.streams[V_FIRST] = torch.zeros(batch, size, device=self.device, dtype=self.dtype)
         return cache
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Stack:
+        """What `to`, `cuda`, `half` and their kind do: it moves every weight."""
+        if "together" in self.__dict__:
+            self.together.forget()
+        return super()._apply(fn, recurse)
+
     @property
     def provider(self) -> Layer | None:
         """The layer that provides the side stream `v_first`, where the family has one."""
@@ -149,7 +155,12 @@ class Stack(nn.Module):
         return None
 
     def forward(self, tokens: Tensor, plan: Plan | None = None) -> Tensor:
-        """Logits (B, T, V) of full rows of tokens (B, T), nothing tapped; None: the full plan."""
+        """Logits (B, T, V) of full rows of tokens (B, T), nothing tapped; None: the full plan.
+
+        PlanError for a plan that does not fit.
+        """
+        if plan is not None:
+            check_plan(plan, self.config)
         rows, width = tokens.shape
         batch = Batch(tokens, (width,) * rows, (0,) * rows, width)
         return run(self, batch, self.full_plan() if plan is None else plan)

@@ -10,7 +10,7 @@ Axes: M layers, B rows, T tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,14 @@ from laminogram.stack.cache import AttentionBlock, AttentionSlot, BlockSlot, Ste
 from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig, StackConfig
 from laminogram.stack.layer import Layer
 from laminogram.stack.linear import Linear, linear, linear_wide
+from laminogram.stack.mixers.attention import Attention
+from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.norms import Norm
 
 if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
 
-MOST_TOKENS = {"cpu": 64, "cuda": 256}
+MOST_TOKENS = {"cpu": 64, "cuda": 1024}
 """Rows times tokens up to which a group runs together, by device: see docs/speed.md."""
 
 
@@ -39,10 +41,11 @@ def is_faster(x: Tensor) -> bool:
 class Together:
     """The stacked layers of a stack, made when a group first asks for them.
 
-    The parameters of the layers become slices of the stacked tensors, so that nothing is held
-    twice; beside the model, one kind of weight of these layers exists a second time while they are
-    stacked. Weights that were mapped from a file lie in memory afterwards. `allowed` switches it
-    off: every layer of a group then runs by itself.
+    The parameters of the group's layers become slices of the stacked tensors, so that nothing is
+    held twice; one kind of weight of these layers exists a second time while they are stacked.
+    Weights that were mapped from a file lie in memory afterwards, and slices share a storage, as
+    whoever saves or pickles single ones will see. `allowed` switches it off: every layer of a group
+    then runs by itself, as does one with other people's hooks or modules in it.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -66,33 +69,41 @@ class Together:
         return None if self._kinds[first] is None else range(first, end)
 
     def layer(self, layers: range) -> Layer | None:
-        """One layer that is all of these; None where they lie on different devices."""
+        """One layer that is all of these; None where one of them is not as it was built, or where
+        they lie on different devices."""
         for pack in self._packs:
-            if pack.covers(layers) and pack.holds(self._stack):
-                return pack.layer(layers)
-        if len({self._place(index) for index in layers}) > 1:
+            if pack.covers(layers):
+                made = pack.layer(layers)
+                if pack.holds(layers, self._stack):
+                    return made
+        # What overlaps is stacked anew as one: groups shall not take turns in moving weights.
+        wide = self._with_overlapping(layers)
+        members = [self._stack.layer(index) for index in wide]
+        if not all(map(_is_plain, members)) or len({_kept_at(member) for member in members}) > 1:
             return None
-        # All that can be stacked with them: groups that overlap shall not take turns in moving
-        # the weights.
-        around = self._around(layers)
-        pack = _Pack.of([self._stack.layer(index) for index in around], around)
+        # An inference tensor could never be trained again.
+        with torch.inference_mode(False), torch.no_grad():
+            pack = _Pack.of(members, wide)
         self._packs = [one for one in self._packs if not pack.overlaps(one)] + [pack]
         self.moves += 1
-        return pack.layer(layers)
+        made = pack.layer(layers)
+        return made if pack.holds(layers, self._stack) else None
 
-    def _around(self, layers: range) -> range:
-        """The longest run of layers alike that holds these."""
-        first, end = layers[0], layers[-1] + 1
-        same = self._kinds[first], self._place(first)
-        while first > 0 and (self._kinds[first - 1], self._place(first - 1)) == same:
-            first -= 1
-        while end < len(self._kinds) and (self._kinds[end], self._place(end)) == same:
-            end += 1
-        return range(first, end)
+    def _with_overlapping(self, layers: range) -> range:
+        """The layers, and those of every pack that shares one with them."""
+        for pack in self._packs:
+            if not set(layers).isdisjoint(pack.layers):
+                first, last = min(layers[0], pack.layers[0]), max(layers[-1], pack.layers[-1])
+                layers = range(first, last + 1)
+        return layers
 
-    def _place(self, index: int) -> tuple[torch.device, torch.dtype]:
-        layer = self._stack.layer(index)
-        return layer.device, layer.attn_norm.weight.dtype
+    def forget(self) -> None:
+        """Let go of what was stacked: the weights are about to be moved."""
+        self._packs = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a stack stacks its own layers."""
+        return self.__dict__ | {"_packs": []}
 
     def join_slots(self, slots: list[StepSlot], plan: Plan) -> None:
         """Give the steps of each group whose layers are alike parts of one memory, in place."""
@@ -127,15 +138,36 @@ def _kinds(config: StackConfig) -> list[int | None]:
     return kinds
 
 
+_PLAIN = (Layer, Attention, MLP, Linear, Norm)
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether a layer is made of the modules it was built of, and no hook waits in it."""
+    return all(type(module) in _PLAIN and not _is_hooked(module) for module in layer.modules())
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _kept_at(layer: Layer) -> tuple[torch.device, torch.dtype]:
+    return layer.device, layer.attn_norm.weight.dtype
+
+
+def _settings(layer: Layer) -> tuple[object, ...]:
+    """What a layer computes with beside its parameters."""
+    attn, ffn = cast(Attention, layer.attn), cast(MLP, layer.ffn)
+    return attn.scale, attn.rope_index, ffn.activation, layer.attn_norm.eps, layer.ffn_norm.eps
+
+
 class _Pack:
     """Stacked parameters (M, ...) of neighbouring layers, by name."""
 
-    def __init__(self, layers: range, stacked: dict[str, Tensor], like: Layer) -> None:
-        self.layers, self.stacked, self.like = layers, stacked, like
-        self._slices = [
-            (place, name.split("."), x[place].data_ptr())
-            for place in range(len(layers))
-            for name, x in stacked.items()
+    def __init__(self, layers: range, stacked: dict[str, Tensor], members: Sequence[Layer]) -> None:
+        self.layers, self.stacked, self.like = layers, stacked, members[0]
+        self._parts = [
+            _Parts(member, {name: x[place].data_ptr() for name, x in stacked.items()})
+            for place, member in enumerate(members)
         ]
         self._made: dict[range, Layer] = {}
 
@@ -149,7 +181,7 @@ class _Pack:
             stacked[name] = torch.stack([parameter.detach() for parameter in own])
             for parameter, part in zip(own, stacked[name], strict=True):
                 parameter.data = part
-        return cls(layers, stacked, members[0])
+        return cls(layers, stacked, members)
 
     def covers(self, layers: range) -> bool:
         return layers[0] in self.layers and layers[-1] in self.layers
@@ -157,12 +189,12 @@ class _Pack:
     def overlaps(self, other: _Pack) -> bool:
         return not set(self.layers).isdisjoint(other.layers)
 
-    def holds(self, stack: Stack) -> bool:
-        """Whether the layers' parameters are still the slices that they were made."""
-        layers = [stack.layer(index) for index in self.layers]
+    def holds(self, layers: range, stack: Stack) -> bool:
+        """Whether these layers are still as they were when they were stacked."""
+        settings = _settings(self._made[layers])
         return all(
-            _parameter(layers[place], path).data_ptr() == address
-            for place, path, address in self._slices
+            self._parts[index - self.layers[0]].stand(stack.layer(index), settings)
+            for index in layers
         )
 
     def layer(self, layers: range) -> Layer:
@@ -174,11 +206,37 @@ class _Pack:
         return self._made[layers]
 
 
-def _parameter(module: nn.Module, path: Sequence[str]) -> Tensor:
-    """A parameter by its path, without the cost of a module's attributes."""
-    for name in path[:-1]:
-        module = module._modules[name]  # type: ignore[assignment]
-    return module._parameters[path[-1]]  # type: ignore[return-value]
+class _Parts:
+    """The modules and parameters of one layer as they were when it was stacked. Kept as entries of
+    their owners' tables: looking is cheap, and it is done at every run."""
+
+    def __init__(self, layer: Layer, addresses: dict[str, int]) -> None:
+        self._layer = layer
+        self._modules = [
+            (owner._modules, name, module)
+            for owner in layer.modules()
+            for name, module in owner._modules.items()
+        ]
+        self._weights = [
+            (layer.get_submodule(path.rpartition(".")[0])._parameters, path.split(".")[-1], address)
+            for path, address in addresses.items()
+        ]
+
+    def stand(self, layer: Layer, settings: tuple[object, ...]) -> bool:
+        """Whether the layer is that one still, with these settings and nobody's hook in it."""
+        return (
+            layer is self._layer
+            and not _is_hooked(layer)
+            and _settings(layer) == settings
+            and all(
+                table.get(name) is module and not (module and _is_hooked(module))
+                for table, name, module in self._modules
+            )
+            and all(
+                name in table and cast(Tensor, table[name]).data_ptr() == address
+                for table, name, address in self._weights
+            )
+        )
 
 
 def _stacked_layer(like: Layer, parts: dict[str, Tensor]) -> Layer:

@@ -105,7 +105,7 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.report = report
         self.places = dict(places or {})
-        self._plan = None if config.plan is None else Plan.parse(config.plan)
+        self._plan = None if config.plan is None else Plan.of(config.plan)
         self.device = next(model.parameters()).device
         self.optimiser = build_optimiser(model, config.optimiser)
         self.compiled = "no"

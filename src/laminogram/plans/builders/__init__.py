@@ -82,7 +82,8 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Builder:
-    """The builder of that name; PlanError names those that exist."""
+    """The builder of that name, `-` for `_` if one likes; PlanError names those that exist."""
+    name = name.replace("-", "_")
     if name not in _known():
         raise PlanError(f"no plan builder is named {name!r}; there are {', '.join(names())}")
     return _known()[name]

@@ -4,8 +4,9 @@ the products.
 On a CPU each product with a weight sweeps the caches. What comes after it starts cold and costs
 several times what it does in a loop of its own, a look-up in a module as much as an operation. So
 the memory of a step keeps a decoder of its layer, with views and working memory, that reads the
-parameters from the tables of their modules. Parameters written to or replaced are seen; none is
-copied but the decay and the bonus (`Wkv4Decoder`).
+parameters from the tables of their modules. Parameters written to or replaced are seen. None is
+copied but the decay and the bonus (`Wkv4Decoder`): a write to those two past autograd's eyes
+(`.data`, a numpy view) is seen by a new cache only.
 
 Axes: C channels, A width, F ffn width.
 """
