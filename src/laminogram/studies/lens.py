@@ -10,12 +10,36 @@ Axes: R rows (embedding, steps), T tokens, K candidates, C channels, V vocabular
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from laminogram.errors import TokenError
+from laminogram.errors import ConfigError, FamilyError, TokenError
+from laminogram.plans import Step
+from laminogram.probe.subject import Subject, Text
+from laminogram.stack.batch import Batch
+from laminogram.stack.sites import STACK_STEP
+from laminogram.studies.reading import (
+    Tables,
+    about,
+    ids_of,
+    names_of,
+    read_one,
+    step_labels,
+    told_apart,
+    walk,
+    wide,
+)
+
+_CHUNK = 2**22
+"""Logits of one row that exist at one time: 16 MiB in fp32, of which a few tables are held."""
+
+_NEVER = -1e30
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +151,7 @@ def _places(labels: Sequence[str], tokens: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def lens(
-    view: Subject, text: Text, top: int = 10, *, follow: Sequence[int | str] = ()
-) -> Lens:
+def lens(view: Subject, text: Text, top: int = 10, *, follow: Sequence[int | str] = ()) -> Lens:
     """Read a text and let every state speak.
 
     top: how many candidates of each; follow: tokens, by id or by their text, whose rank and
@@ -141,15 +163,15 @@ def lens(
         raise FamilyError(f"{view.name} has no language-model head, so it says no token")
     vocabulary = view.config.vocab_size
     if not 1 <= top <= vocabulary:
-        raise ConfigError(f"top is {top}; it must be between 1 and the {vocabulary} tokens there are")
+        raise ConfigError(
+            f"top is {top}; it must be between 1 and the {vocabulary} tokens there are"
+        )
     batch = read_one(view, text)
     followed = [_token_id(view, one) for one in follow]
-    labels, states, given = _states(view, batch)
-    ids = ids_of(batch)
-    parts = [
-        _read_out(view, states, given, start, stop, ids, top, followed)
-        for start, stop in _chunks(len(ids), vocabulary)
-    ]
+    labels, voices = _voices(view, batch)
+    ids, chunk = ids_of(batch), max(1, _CHUNK // vocabulary)
+    spans = [(start, min(start + chunk, len(ids))) for start in range(0, len(ids), chunk)]
+    parts = [_read_out(voices, ids, span, top, followed) for span in spans]
     joined = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
     predicted = len(ids) - 1 if view.config.causal else 0
     return Lens(
@@ -164,11 +186,11 @@ def lens(
         kl=joined["kl"],
         rank=joined["rank"],
         probability=joined["probability"],
-        final_ids=joined["top_ids"][-1, :, 0],
-        next_rank=joined["next_rank"][:, :predicted],
-        next_probability=joined["next_probability"][:, :predicted],
+        final_ids=joined["final_ids"][0],
+        next_rank=joined["next rank"][:, :predicted],
+        next_probability=joined["next probability"][:, :predicted],
         vocabulary=vocabulary,
-        chosen={one: (joined[f"rank {one}"], joined[f"p {one}"]) for one in followed},
+        chosen={one: (joined[f"{one} rank"], joined[f"{one} probability"]) for one in followed},
         chosen_texts=dict(zip(followed, names_of(view, followed), strict=True)),
         manifest=about(view, "lens", [batch], top=top, follow=list(follow)),
     )
@@ -190,18 +212,97 @@ def _token_id(view: Subject, token: int | str) -> int:
     return int(ids[0])
 
 
-def _states(view: Subject, batch: Batch) -> tuple[tuple[str, ...], list[Tensor], Tensor | None]:
-    """Labels, the states (T, C) that are read out, and the model's own logits (T, V) where no state
-    gives them, because an edit acts on them."""
-    own = any(edit.site == "logits" for edit in view.edits)
+@dataclass(frozen=True)
+class _Voice:
+    """What one row has to say: from a state before the final norm, from one after it, or scores."""
+
+    view: Subject
+    x: Tensor
+    stage: str = "state"
+
+    def log_probabilities(self, start: int, stop: int) -> Tensor:
+        """(c, V), fp32 at least; `_NEVER` where the probability is 0, so that products exist."""
+        stack, x = self.view.stack, self.x[start:stop].to(self.view.stack.head_device)
+        if self.stage == "state" and self.view.config.final_norm:
+            x = stack.final_norm(x)
+        scores = x if self.stage == "scores" else stack.head(x, stack.tied_table)
+        return wide(scores).log_softmax(-1).clamp_(min=_NEVER)
+
+
+def _voices(view: Subject, batch: Batch) -> tuple[tuple[str, ...], list[_Voice]]:
+    """The rows' labels and voices; the last is the model's own answer."""
+    last = next((one for one in ("logits", "final") if _is_edited(view, one)), "")
     steps = range(len(view.plan))
     kept: dict[int, Tensor] = {}
 
     def keep(site: str, step: int, x: Tensor) -> None:
         kept[step] = x[0].clone()
 
-    reads = {STACK_STEP: ("embed",), **{step: ("resid_post",) for step in steps}}
-    end, out = walk(view, batch, reads, keep, logits="all" if own else "none")
-    labels = ("embed", *step_labels(view.plan, steps))
-    states = [kept[STACK_STEP], *(kept[step] for step in steps)]
-    ...
+    reads = {STACK_STEP: ("embed",), **dict.fromkeys(steps, ("resid_post",))}
+    end, out = walk(view, batch, reads, keep, "all" if last == "logits" else "none")
+    labels = ["embed", *step_labels(view.plan, steps)]
+    voices = [_Voice(view, kept[STACK_STEP]), *(_Voice(view, kept[step]) for step in steps)]
+    if last or not isinstance(view.plan.items[-1], Step):
+        labels.append("output")
+        own = {"logits": _Voice(view, out[0], "scores"), "final": _Voice(view, out[0], "final")}
+        voices.append(own.get(last) or _Voice(view, end[0]))
+    return tuple(labels), voices
+
+
+def _is_edited(view: Subject, site: str) -> bool:
+    return any(edit.site == site for edit in view.edits)
+
+
+@torch.no_grad()
+def _read_out(
+    voices: Sequence[_Voice],
+    ids: Sequence[int],
+    span: tuple[int, int],
+    top: int,
+    followed: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Every array of the tokens `span`, (R, c, ...)."""
+    start, stop = span
+    answer = voices[-1].log_probabilities(start, stop)
+    final = answer.topk(top).indices[:, 0]
+    following = torch.tensor([*ids[1:], 0], device=answer.device)[start:stop]
+    weights = answer.exp()
+    known = torch.linalg.vecdot(weights, answer)
+    wanted = {"": final, "next ": following}
+    wanted |= {f"{one} ": torch.full_like(final, one) for one in followed}
+    rows: list[dict[str, Tensor]] = []
+    for voice in voices:
+        log_p = answer if voice is voices[-1] else voice.log_probabilities(start, stop)
+        likely = log_p.topk(top)
+        kl = known - torch.linalg.vecdot(weights, log_p)
+        found = {
+            "top_ids": likely.indices,
+            "top_probability": likely.values.exp(),
+            "entropy": -torch.linalg.vecdot(log_p.exp(), log_p),
+            # 0 but for rounding where it is the same row; infinite where it rules out what may be.
+            "kl": torch.where(kl > -_NEVER / 1e8, torch.inf, kl.clamp(min=0)),
+        }
+        for name, tokens in wanted.items():
+            value = log_p.gather(-1, tokens[:, None])
+            found[f"{name}rank"] = (log_p > value).sum(-1) + 1
+            found[f"{name}probability"] = value[:, 0].exp()
+        rows.append(found)
+    found = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    found["final_ids"] = final[None]
+    return {name: _array(x) for name, x in found.items()}
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return (x.float() if x.is_floating_point() else x).cpu().numpy()
+
+
+def _texts(view: Subject, ids: np.ndarray) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """The candidates' texts; with the id where several of the shown tokens read the same."""
+    shown = np.unique(ids).tolist()
+    texts = names_of(view, shown)
+    times = Counter(texts)
+    names = {
+        one: text if times[text] == 1 else f"{text} #{one}"
+        for one, text in zip(shown, texts, strict=True)
+    }
+    return tuple(tuple(tuple(names[one] for one in at) for at in row) for row in ids.tolist())
