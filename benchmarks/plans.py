@@ -30,7 +30,7 @@ from laminogram.stack import together
 from laminogram.stack.stack import Stack
 from laminogram.view import View
 
-SIZES = {"tiny": (64, 4), "cpu": (512, 8), "cuda": (2048, 32)}
+SIZES = {"tiny": (64, 4), "cpu": (256, 8), "cuda": (2048, 32)}
 """Channels and heads by `--size`."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -130,7 +130,7 @@ def _tree(view: View, layers: int, rounds: int) -> Row:
     """All variants over one batch. Some plans are equal, and are run once both ways."""
     every = [variant.plan for variant in builders.variants(layers)]
     plans = list(dict.fromkeys(every))
-    batch = view.tokens(_ids(view, 2, 128))
+    batch = view.tokens(_ids(view, 1, 128))
     views = [view.using(plan=plan) for plan in plans]
     tree = PlanTree(plans)
 
@@ -144,7 +144,7 @@ def _tree(view: View, layers: int, rounds: int) -> Row:
     apart = max(_apart(new[i], old[i]) for i in old)
     times = interleave({"tree": at_once, "apart": one_by_one}, rounds=rounds, warmup=0)
     note = f"{tree}. With equal plans counted: {PlanTree(every)}"
-    return Row(f"tree, {layers} layers, 2 x 128 tokens", times, apart, note)
+    return Row(f"tree, {layers} layers, 128 tokens", times, apart, note)
 
 
 def _mean(view: View, tokens: int, rounds: int) -> Row:

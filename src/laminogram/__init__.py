@@ -11,6 +11,7 @@ help need no torch.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,3 +54,30 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+# What a notebook shows as a picture, by module: registered by name, which imports nothing.
+_SHOWN = {
+    "laminogram.studies.lens": "Lens",
+    "laminogram.studies.attention": "AttentionMaps",
+    "laminogram.studies.similarity": "Similarity",
+    "laminogram.studies.massive": "Massive",
+    "laminogram.studies.model_map": "ModelMap",
+    "laminogram.studies.next_token": "NextToken",
+    "laminogram.report.picture": "Picture",
+}
+
+
+def _show_in_notebooks() -> None:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    formatters = getattr(getattr(shell, "display_formatter", None), "formatters", {})
+    if "text/html" in formatters:
+        for module, name in _SHOWN.items():
+            formatters["text/html"].for_type_by_name(module, name, _fragment)
+
+
+def _fragment(result: Any) -> str:
+    return str(importlib.import_module("laminogram.report.notebook").fragment(result))
+
+
+_show_in_notebooks()

@@ -12,10 +12,20 @@ from click.testing import CliRunner
 
 from laminogram.cli.main import cli
 
+PICTURE = {
+    *("model", "--prompt", "--text-file", "--with", "--out", "--force", "--text-only", "--open"),
+    *("--plan", "--kv", "--dtype", "--device"),
+}
 # A new command or option is a promise: it is added here on purpose or not at all.
 SURFACE = {
     "": {"--version", "--debug"},
+    "attention": PICTURE | {"--layers"},
     "doctor": {"model", "--dtype", "--device"},
+    "eeg": {
+        *("models", "--prompt", "--text-file", "--site", "--new-tokens", "--precision", "--out"),
+        *("--force", "--full", "--frame", "--token", "--fps", "--theme", "--scale", "--plan"),
+        *("--kv", "--dtype", "--device"),
+    },
     "generate": {
         "model",
         "--prompt",
@@ -31,9 +41,13 @@ SURFACE = {
         "--dtype",
         "--device",
     },
+    "lens": PICTURE | {"--top", "--follow"},
     "ls": set(),
     "ls models": set(),
     "ls sites": {"model"},
+    "map": PICTURE,
+    "massive": PICTURE | {"--site"},
+    "next": PICTURE | {"--top", "--temperature"},
     "plan": set(),
     "plan apply": {"model", "plan", "dst", "--copy"},
     "plan build": {
@@ -43,8 +57,9 @@ SURFACE = {
     "plan from-mergekit": {"file", "--layers"},
     "plan show": {"plan", "--layers", "--model", "--context", "--html"},
     "plan variants": {"--layers", "--model", "--context", "--start", "--affected"},
+    "similarity": PICTURE,
     "study": {
-        *("models", "--prompt", "--text-file", "--out", "--open", "--plan", "--kv"),
+        *("models", "--prompt", "--text-file", "--out", "--open", "--plan", "--kv", "--text-only"),
         *("--dtype", "--device"),
     },
 }
@@ -74,7 +89,9 @@ def surface(command: click.Command, path: str = "") -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["study", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["study", "--help"], ["lens", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(arguments)],

@@ -167,7 +167,7 @@ class FakeView:
         return SimpleNamespace(lengths=np.array([len(words(text))]))
 
     def record(self, text: str, sites: Any, new_tokens: int = 0) -> FakeGram:
-        return fake_gram(text, made=(" and",) * new_tokens)
+        return fake_gram(text, made=(" and",) * (new_tokens - 1))  # the last is not read
 
     def loss(self, text: str) -> Any:
         import torch

@@ -19,6 +19,7 @@ from laminogram.report.payload import decode_array
 from laminogram.report.study import write_study
 from laminogram.studies.study import Study
 
+PAGES = {"main.js": ["style.css"], "pictures.js": ["style.css", "pictures.css"]}
 NASTY = "</script><script>alert(1)</script><!-- {{payload}} &amp; \"' \u2028 \ud800 \u202e é 🐍"
 
 
@@ -85,20 +86,22 @@ def test_every_slot_is_filled_and_a_missing_one_is_named():
 
 
 def test_the_modules_are_joined_without_a_ring_and_stay_small(tmp_path):
-    script = page.inline_modules()
-    assert not re.search(r"^(import|export)\b", script, re.M)
-    total = sum(path.stat().st_size for path in page.VIEWER.iterdir())
-    assert total < 100_000
-    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) ([A-Za-z_]\w*)", script, re.M)
-    assert len(names) == len(set(names))
+    for entry, styles in PAGES.items():
+        script = page.inline_modules(entry)
+        assert not re.search(r"^(import|export)\b", script, re.M)
+        style = sum((page.VIEWER / name).stat().st_size for name in styles)
+        assert len(script.encode()) + style < 100_000
+        pattern = r"^(?:async )?(?:function\*?|class|const|let) ([A-Za-z_]\w*)"
+        names = re.findall(pattern, script, re.M)
+        assert len(names) == len(set(names))
     (tmp_path / "a.js").write_text('import { b } from "./b.js";\nexport const a = 1;\n')
     (tmp_path / "b.js").write_text('import { a } from "./a.js";\nexport const b = 1;\n')
     with pytest.raises(ValueError, match="ring"):
         page.inline_modules("a.js", tmp_path)
 
 
-def test_every_module_of_the_folder_is_used_by_the_page():
-    script = page.inline_modules()
+def test_every_module_of_the_folder_is_used_by_a_page():
+    script = "".join(map(page.inline_modules, PAGES))
     for path in Path(page.VIEWER).glob("*.js"):
         assert f"// {path.name}\n" in script
 

@@ -16,6 +16,9 @@ EXAMPLES = """\b
 Examples:
   laminogram study                       the bundled models side by side, as a report
   laminogram study MODEL --open          your own model; the report opens in a browser
+  laminogram eeg MODEL --out x.gif       every layer, token by token: a page, GIF, PNG or MP4
+  laminogram map MODEL --with all        every picture of a model on one page
+  laminogram lens MODEL --text-only      what it would say at each layer, in the terminal
   laminogram generate tiny-rwkv4 --prompt "The sea was"
   laminogram ls models                   the models that come with the package
   laminogram ls sites tiny-llama         what can be recorded and edited in a model

@@ -9,6 +9,7 @@ OKLab: B. Ottosson, "A perceptual color space for image processing" (2020).
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 SIZE = 256
+NOT_A_NUMBER = (208, 79, 154)
+"""The violet of values that are no numbers, as in viewer/colour.js."""
+_STYLE = Path(__file__).parent / "viewer" / "style.css"
 _FILE = Path(__file__).parent / "viewer" / "colours.json"
 Array = npt.NDArray[np.float64]
 
@@ -119,6 +123,29 @@ def table(name: str) -> npt.NDArray[np.uint8]:
     if name not in tables:
         raise KeyError(f"no colour table {name!r}; there are {', '.join(sorted(tables))}")
     return np.frombuffer(bytes.fromhex(tables[name]), dtype=np.uint8).reshape(SIZE, 3)
+
+
+def heat_table(theme: str) -> npt.NDArray[np.uint8]:
+    """Return the heat map's colours of a theme, (257, 3): the table, then that of no number."""
+    return np.concatenate([table(f"diverging-{theme}"), np.array([NOT_A_NUMBER], np.uint8)])
+
+
+def table_index(place: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.intp]:
+    """Return the entry of `heat_table` for places between -1 and 1, 256 for NaN. As heatmap.js."""
+    known = np.floor((np.nan_to_num(place) + 1) * 127.5 + 0.5).astype(np.intp)
+    return np.where(np.isnan(place), SIZE, known)
+
+
+@cache
+def inks(theme: str) -> dict[str, str]:
+    """Return the colours of lines and words of a theme, "#rrggbb" by name, from the page's style.
+
+    `theme` is `light` or `dark`; the dark theme keeps what it does not name anew.
+    """
+    style = _STYLE.read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    found = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", block)) for block in blocks[:2]]
+    return found[0] if theme == "light" else found[0] | found[1]
 
 
 def write_palette(path: Path = _FILE) -> None:

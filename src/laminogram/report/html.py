@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,28 @@ def fill_template(template: str, slots: Mapping[str, str]) -> str:
     return _SLOT.sub(lambda found: slots[found.group(1)], template)
 
 
-def build_page(slots: Mapping[str, str], payload: Any) -> str:
-    """Return the page. `slots` are HTML already (see `text_html`); `payload` is plain data."""
-    script = inline_modules()
-    style = (VIEWER / "style.css").read_text(encoding="utf-8")
+def build_page(
+    slots: Mapping[str, str],
+    payload: Any,
+    *,
+    entry: str = STUDY_MODULE,
+    template: str = "page.html",
+    styles: Sequence[str] = ("style.css",),
+) -> str:
+    """Return the page. `slots` are HTML already (see `text_html`); `payload` is plain data.
+
+    `entry`, `template` and `styles` are files of `viewer/`: the module that draws, the page around
+    it, and the style sheets, joined in this order.
+    """
+    script = inline_modules(entry)
+    style = "".join((VIEWER / name).read_text(encoding="utf-8") for name in styles)
     policy = (
         "default-src 'none'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
         f"script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     )
-    template = (VIEWER / "page.html").read_text(encoding="utf-8")
+    page = (VIEWER / template).read_text(encoding="utf-8")
     own = {"policy": policy, "style": style, "script": script, "payload": script_json(payload)}
-    return fill_template(template, {**slots, **own})
+    return fill_template(page, {**slots, **own})
 
 
 def _hash(text: str) -> str:

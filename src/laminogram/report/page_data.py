@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from laminogram.plans import Plan
 from laminogram.plans.svg import svg
 from laminogram.report.colour import palette
 from laminogram.report.payload import EXACT_VALUES, encode_array
-from laminogram.report.pooling import MAX_COLUMNS, Pooled, pool_channels
+from laminogram.report.pooling import MAX_COLUMNS, Pooled, pool_channels, quantile_bands
 from laminogram.report.scale import shared_scale
 from laminogram.studies.layer_statistics import FORMULAS
 from laminogram.studies.recording import ModelRecord
@@ -32,24 +33,44 @@ def plain_number(value: float | None) -> float | str | None:
     return float(value)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What pages and stills draw of a study: its first tokens, pooled, on one scale for all."""
+
+    study: Study
+    pooled: tuple[Pooled, ...]
+    scale: dict[str, dict[str, float]]
+    frames: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, study: Study, columns: int = MAX_COLUMNS) -> Shown:
+        """Pool wide models to `columns` by signed abs-max; the scale is of the unpooled values."""
+        values = [record.values[:, :FRAME_TOKENS] for record in study.records]
+        pooled = tuple(pool_channels(one, columns) for one in values)
+        frames = tuple(frame for frame in study.frames if max(frame) < FRAME_TOKENS)
+        return cls(study, pooled, shared_scale(values), frames)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a page keeps the values as float32: there are few enough of them."""
+        return sum(pooled.values.size for pooled in self.pooled) <= EXACT_VALUES
+
+
 def study_payload(study: Study, columns: int = MAX_COLUMNS) -> dict[str, Any]:
     """Return everything the page draws. Wide models are pooled to `columns` by signed abs-max."""
-    shown = [record.values[:, :FRAME_TOKENS] for record in study.records]
-    pooled = [pool_channels(values, columns) for values in shown]
-    exact = sum(p.values.size for p in pooled) <= EXACT_VALUES
-    frames = [frame for frame in study.frames if max(frame) < FRAME_TOKENS]
+    shown = Shown.of(study, columns)
     return {
         "kind": "study",
         "site": study.site,
         "palette": palette(),
-        "scale": shared_scale(shown),
-        "frames": frames,
+        "scale": shown.scale,
+        "frames": list(shown.frames),
         "sameTokens": study.same_tokens,
         "formulas": FORMULAS,
-        "exact": exact,
+        "exact": shown.exact,
         "models": [
-            _model(record, one, "f4" if exact else "f2")
-            for record, one in zip(study.records, pooled, strict=True)
+            _model(record, one, "f4" if shown.exact else "f2")
+            for record, one in zip(study.records, shown.pooled, strict=True)
         ],
     }
 
@@ -65,6 +86,7 @@ def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
         "width": pooled.width,
         "values": encode_array(pooled.values, kind),
         "offsets": None if pooled.offsets is None else encode_array(pooled.offsets, "u2"),
+        "bands": encode_array(quantile_bands(pooled.values), "f2"),
         "ids": list(record.token_ids[:tokens]),
         "texts": list(record.token_texts[:tokens]) if record.token_texts else None,
         "promptLength": record.prompt_length,

@@ -43,3 +43,21 @@ def pool_channels(x: npt.NDArray[Any], columns: int = MAX_COLUMNS) -> Pooled:
     where = np.abs(blocks).argmax(axis=-1)
     values = np.take_along_axis(blocks, where[..., None], axis=-1)[..., 0]
     return Pooled(values, where.astype(np.uint16), width)
+
+
+QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)
+
+
+def quantile_bands(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the `QUANTILES` over tokens of (L, T, columns), as (quantile, L, columns) float32.
+
+    Values that are not finite are left out; a column without a finite value gives zeros.
+    """
+    finite = np.isfinite(values)
+    if finite.all():
+        return np.quantile(values, QUANTILES, axis=1).astype(np.float32)
+    bands = np.quantile(np.where(finite, values, 0), QUANTILES, axis=1).astype(np.float32)
+    for row, column in np.argwhere(~finite.all(axis=1)):
+        known = values[row, finite[row, :, column], column]
+        bands[:, row, column] = np.quantile(known, QUANTILES) if known.size else 0.0
+    return bands

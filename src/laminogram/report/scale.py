@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,33 @@ def nice_above(value: float) -> float:
         if step * power >= value * (1 - 1e-12):
             return float(f"{step * power:.12g}")
     return float(f"{20 * power:.12g}")
+
+
+def place(
+    values: npt.NDArray[Any], kind: str, scale: Mapping[str, Mapping[str, float]]
+) -> npt.NDArray[np.float64]:
+    """Return where values stand on a scale, from -1 to 1; NaN stays NaN. As viewer/scale.js."""
+    x = np.asarray(values, dtype=np.float64)
+    limit = scale[kind]["limit"]
+    if kind == "linear":
+        return np.clip(x / limit, -1.0, 1.0)
+    threshold = scale[kind]["threshold"]
+    size = np.log1p(np.abs(x) / threshold) / np.log1p(limit / threshold)
+    return np.asarray(np.sign(x) * np.minimum(1.0, size))
+
+
+def ticks(kind: str, scale: Mapping[str, Mapping[str, float]]) -> list[float]:
+    """Return the values that a legend names, the limit and zero first. As viewer/scale.js."""
+    limit = scale[kind]["limit"]
+    if kind == "linear":
+        return [-limit, 0.0, limit, -limit / 2, limit / 2]
+    positive: list[float] = []
+    value = 10.0 ** math.floor(math.log10(limit))
+    while len(positive) < 4 and (at := float(place(np.array(value), kind, scale))) > 0.15:
+        if at < 0.86:
+            positive.append(value)
+        value /= 10
+    return [-limit, 0.0, limit, *(-value for value in positive), *positive]
 
 
 def shared_scale(arrays: Sequence[npt.NDArray[Any]]) -> dict[str, dict[str, float]]:

@@ -5,9 +5,11 @@ The models run on the floor below (`laminogram.studies.study`); this one draws a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from laminogram.report.folder import free_folder, new_folder, refuse_existing
 from laminogram.report.html import build_page, text_html
@@ -82,15 +84,21 @@ def study_page(
     payload: Mapping[str, Any],
     files: Mapping[str, list[str]],
     manifest: Mapping[str, Any],
+    data: str = "data",
+    manifest_file: str = "manifest.json",
 ) -> str:
-    """Return the page of a study as HTML text."""
-    slots = study_slots(study, payload, files, manifest["versions"]["laminogram"])
-    return build_page({**slots, "provenance": _provenance(manifest)}, payload)
+    """Return the page of a study as HTML text.
+
+    `data` and `manifest_file` are where the tables and the manifest lie, seen from the page.
+    """
+    beside = {picture: [f"{data}/{name}" for name in names] for picture, names in files.items()}
+    slots = study_slots(study, payload, beside, manifest["versions"]["laminogram"])
+    return build_page({**slots, "provenance": _provenance(manifest, manifest_file)}, payload)
 
 
-def _provenance(manifest: Mapping[str, Any]) -> str:
+def _provenance(manifest: Mapping[str, Any], manifest_file: str) -> str:
     facts = {
-        "command": " ".join(manifest["command"]),
+        "command": shlex.join(manifest["command"]),
         "text": f"SHA-256 {manifest['text_sha256']}",
         "versions": ", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     }
@@ -101,5 +109,6 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
         if known:
             facts[model["name"]] = ", ".join(known)
     lines = [f"<dt>{text_html(k)}</dt><dd>{text_html(v)}</dd>" for k, v in facts.items()]
-    lines.append('<dt>all of it</dt><dd><a href="manifest.json">manifest.json</a></dd>')
+    link = f'<a href="{text_html(quote(manifest_file))}">{text_html(manifest_file)}</a>'
+    lines.append(f"<dt>all of it</dt><dd>{link}</dd>")
     return "".join(lines)

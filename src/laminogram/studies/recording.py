@@ -109,9 +109,10 @@ def record_from_gram(
 ) -> ModelRecord:
     """Build a `ModelRecord` from the first row of a gram.
 
-    `gram` needs `[site]` of shape (step, 1, T, ...), `axes(site)`, `tokens`, `mask`, `token_texts`, `steps`,
-    `step_layers`, `prompt_lengths` and `manifest`. `losses` are nats per predicted token of the
-    prompt, (prompt length - 1,), or None where the model does not predict the next token.
+    `gram` needs `[site]` of shape (step, 1, T, ...), `axes(site)`, `tokens`, `mask`,
+    `token_texts`, `steps`, `step_layers`, `prompt_lengths` and
+    `manifest`. `losses` are nats per predicted token of the prompt, (prompt length - 1,), or None
+    where the model does not predict the next token.
     `prompt_length` replaces the gram's own where the tokens after it were given too.
     Raises `ConfigError` when the gram holds no real token, and for a site that is not of the form
     (token, channels...).
@@ -144,9 +145,7 @@ def record_from_gram(
     )
 
 
-def _channels(
-    gram: Any, site: str
-) -> tuple[npt.NDArray[np.float32], tuple[tuple[str, int], ...]]:
+def _channels(gram: Any, site: str) -> tuple[npt.NDArray[np.float32], tuple[tuple[str, int], ...]]:
     """Return the site as (step, B, T, C), and what C was flattened from where it was."""
     axes = tuple(gram.axes(site))
     own = axes[2:]

@@ -193,7 +193,8 @@ def _record(
     card = view.card()
     if leader is None:
         more = _continuation(view, card, int(view.tokens(text).lengths[0]), new_tokens)
-        gram = view.record(text, sites=(site,), new_tokens=more)
+        # The last token that a model generates is never read by it: one more is asked for.
+        gram = view.record(text, sites=(site,), new_tokens=more + 1 if more else 0)
         prompt_length = int(gram.prompt_lengths[0])
     else:
         gram = view.record(list(leader.token_ids), sites=(site,))

@@ -25,6 +25,11 @@ from laminogram.cli.options import parse_device, parse_dtype, placement, plannin
     help="Where the report goes; must not exist. Default: a new name in this directory.",
 )
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@click.option(
+    "--text-only",
+    is_flag=True,
+    help="Print the findings as tables and sparklines; write nothing.",
+)
 @planning
 @placement
 def command(
@@ -33,6 +38,7 @@ def command(
     text_file: Path | None,
     out: Path | None,
     open_report: bool,
+    text_only: bool,
     plan: str | None,
     kv: str | None,
     dtype: str | None,
@@ -41,11 +47,13 @@ def command(
     """Record what every layer of each MODEL says on a text, and write a report.
 
     Without a MODEL: the bundled ones, side by side. With --plan, every MODEL runs its layers in
-    that order. DIR receives index.html (one file, works
-    offline), manifest.json, and the numbers behind every picture.
+    that order. DIR receives index.html (one file, works offline), manifest.json, and the numbers
+    behind every picture.
     """
     if prompt is not None and text_file is not None:
         raise click.UsageError("--prompt and --text-file exclude each other: give one of them.")
+    if text_only and (out is not None or open_report):
+        raise click.UsageError("--text-only writes no report: leave out --out and --open.")
     if text_file is not None:
         prompt = _read_text(text_file)
     chosen: dict[str, Any] = {
@@ -56,13 +64,24 @@ def command(
         "dtype": parse_dtype(dtype),
         "device": parse_device(device),
     }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if text_only:
+        _print_findings(list(models), given)
+        return
     from laminogram.report.study import run_study
 
-    given = {name: value for name, value in chosen.items() if value is not None}
     index = Path(run_study(list(models), **given)).resolve()
     click.echo(str(index))
     if open_report:
         click.launch(index.as_uri())
+
+
+def _print_findings(models: list[str], given: dict[str, Any]) -> None:
+    from laminogram.report.terminal import print_study
+    from laminogram.studies.study import read_text, study_models
+
+    text = read_text(given.pop("prompt", None), None)
+    print_study(study_models(models, text=text, **given))
 
 
 def _read_text(path: Path) -> str:

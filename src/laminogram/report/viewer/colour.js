@@ -23,7 +23,7 @@ export function readTheme(palette) {
     table: packTable(hex),
     models: palette.models[name],
     ink: ink("ink"), soft: ink("soft"), faint: ink("faint"), paper: ink("paper"), line: ink("line"),
-    accent: ink("accent"), band: ink("band"), trace: ink("trace"),
+    accent: ink("accent"), band: ink("band"), middle: ink("middle"), trace: ink("trace"),
     font: "11px " + ink("sans"),
   };
 }

@@ -14,9 +14,15 @@ function halfTable() {
   return halves;
 }
 
-export async function decodeArray(payload) {
-  const text = atob(payload.data), bytes = new Uint8Array(text.length);
+function fromBase64(data) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(data);
+  const text = atob(data), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+export async function decodeArray(payload) {
+  const bytes = fromBase64(payload.data);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const raw = await new Response(stream).arrayBuffer();
   if (payload.kind === "f4") return new Float32Array(raw);

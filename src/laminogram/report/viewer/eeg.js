@@ -1,10 +1,12 @@
 // The EEG: for each model its traces, heat map and pinned channel; one clock and one scale for all.
 
+import { Address } from "./address.js";
 import { hexAt } from "./colour.js";
 import { h, prepareCanvas } from "./dom.js";
 import { drawFollow, FOLLOW_HEIGHT } from "./follow.js";
 import { count, number, quoted, signed } from "./format.js";
 import { drawHeatmap, EDGE, GUTTER } from "./heatmap.js";
+import { saveCsv, savePng } from "./save.js";
 import { makeScale } from "./scale.js";
 import { tokenStrip } from "./strip.js";
 import { listenToKeys, Transport, transportBar } from "./transport.js";
@@ -26,7 +28,7 @@ class Panel {
     this.followName = h("span", { class: "follow-name" });
     this.strip = eeg.shared ? null : tokenStrip(model, (token) => eeg.seekToken(this, token));
     this.node = h("article", { class: "panel", "data-model": model.name, "aria-label": model.name },
-      this.strip && this.strip.node,
+      h("h3", { class: "panel-name" }, model.name), this.strip && this.strip.node,
       h("div", { class: "readline" }, this.readout, this.clips),
       this.traces, this.heat, h("p", { class: "axis" }, "channel →"),
       h("p", { class: "follow-title" }, this.followName), this.follow);
@@ -39,6 +41,7 @@ class Panel {
         this.pin = same ? null : this.hover && { ...this.hover };
         eeg.active = this;
         this.draw();
+        eeg.address.change();
       });
     }
     this.follow.addEventListener("click", (event) => {
@@ -112,15 +115,74 @@ export class Eeg {
     }
     this.legend = h("canvas", { class: "legend", role: "img", "aria-label": "Colour scale" });
     this.legendText = h("p", { class: "legend-text" });
-    const bar = transportBar(this.transport, ["symlog", "linear"], (kind) => {
+    this.bar = transportBar(this.transport, ["symlog", "linear"], (kind) => {
       this.scale = makeScale(kind, page.scale);
       this.draw();
+      this.address.change();
     });
-    this.node = h("div", { class: "eeg" }, h("div", { class: "sticky" }, bar, this.strip && this.strip.node),
-      h("div", { class: "scale" }, this.legend, this.legendText),
+    this.bar.append(this.tools());
+    this.picture = h("div", {}, h("div", { class: "scale" }, this.legend, this.legendText),
       h("div", { class: "panels" }, this.panels.map((panel) => panel.node)));
+    this.node = h("div", { class: "eeg" }, h("div", { class: "sticky" }, this.bar, this.strip && this.strip.node), this.picture);
     this.transport.listen(() => this.show());
+    this.address = new Address(() => this.state());
+    window.addEventListener("hashchange", () => { this.restore(this.address.read()); this.transport.tell(); });
     listenToKeys(this.transport, (down, right) => this.movePin(down, right));
+  }
+
+  tools() {
+    const tool = (id, text, label, onclick) => h("button", { type: "button", id, class: "tool", "aria-label": label, title: label, onclick }, text);
+    const name = () => `${this.panels.map((p) => p.recording.model.name.replace(/[^\w.-]+/g, "-")).join("-").slice(0, 80)}-`
+      + `${this.page.site}-${this.transport.index}`;
+    const copy = tool("copy-link", "Link", "Copy a link to this token, pin and scale", () => this.address.copy()
+      .then(() => "Copied", () => "In the address bar").then((done) => {
+        copy.textContent = done;
+        setTimeout(() => { copy.textContent = "Link"; }, 1500);
+      }));
+    return h("div", { class: "tools" },
+      tool("save-png", "PNG", "Save this moment as a PNG picture", () => savePng(this.picture, this.theme, name() + ".png", () => this.draw())),
+      tool("save-csv", "CSV", "Save the values of this moment as CSV", () => saveCsv(this.rows(), name() + ".csv")), copy);
+  }
+
+  // The values of this moment, as shown: of a pooled block the channel and value largest in size.
+  rows() {
+    const found = [["model", "layer", "channel", "token", "text", this.page.site]];
+    for (const { recording, token } of this.panels) {
+      const { model, rows, columns } = recording, text = model.texts ? model.texts[token] : "";
+      for (let row = 0; row < rows; row++) {
+        for (let k = 0; k < columns; k++) {
+          found.push([model.name, model.labels[row], recording.channel(row, token, k), token, text, recording.at(row, token, k)]);
+        }
+      }
+    }
+    return found;
+  }
+
+  state() {
+    const pins = this.panels.map((panel) => panel.pin && panel.mark(panel.pin));
+    return { token: this.transport.index, scale: this.scale.kind,
+      layer: pins.map((pin, i) => (pin ? this.panels[i].recording.model.labels[pin.row] : "")),
+      channel: pins.map((pin) => (pin ? pin.channel : "")) };
+  }
+
+  // What an address says; what it does not say, or says of nothing that is there, stays.
+  restore({ token, scale, layer, channel }) {
+    if (/^\d+$/.test(token)) this.transport.index = Math.min(this.transport.length - 1, +token);
+    const choice = [...this.bar.querySelectorAll("input[name=scale]")].find((input) => input.value === scale);
+    if (choice) {
+      choice.checked = true;
+      this.scale = makeScale(scale, this.page.scale);
+      this.drawLegend();
+    }
+    if (layer === undefined || channel === undefined) return;
+    const layers = layer.split(","), channels = channel.split(",");
+    this.panels.forEach((panel, i) => {
+      const { model } = panel.recording, row = model.labels.indexOf(layers[i]);
+      if (layers[i] === "") panel.pin = null;
+      else if (row >= 0 && /^\d+$/.test(channels[i]) && +channels[i] < model.channels) {
+        panel.pin = { row, column: panel.recording.column(+channels[i]) };
+      }
+    });
   }
 
   seekToken(panel, token) {
@@ -134,12 +196,14 @@ export class Eeg {
     this.active.pin = { row: Math.max(0, Math.min(recording.rows - 1, old.row + down)),
       column: Math.max(0, Math.min(recording.columns - 1, old.column + right)) };
     this.active.draw();
+    this.address.change();
   }
 
   show() {
     const frame = this.page.frames[this.transport.index];
     if (this.strip) this.strip.show(frame[0]);
     this.panels.forEach((panel, i) => panel.show(frame[i]));
+    if (!this.transport.playing) this.address.change();
   }
 
   draw() {
@@ -149,7 +213,9 @@ export class Eeg {
 
   start() {
     this.drawLegend();
+    this.restore(this.address.read());
     this.transport.tell();
+    this.address.rest();
     let width = this.node.clientWidth;
     new ResizeObserver(() => {
       if (width === this.node.clientWidth) return;

@@ -8,23 +8,28 @@ export const EDGE = 10;
 
 const sheet = document.createElement("canvas");
 
-// Narrower than its columns, the picture keeps the value largest in size of each pixel.
-function pixelRow(recording, start, wide, out) {
-  const { values, columns } = recording;
-  if (wide >= columns) {
-    for (let k = 0; k < columns; k++) out[k] = values[start + k];
-    return columns;
-  }
-  for (let x = 0; x < wide; x++) {
-    let best = values[start + Math.floor(x * columns / wide)];
-    const end = Math.floor((x + 1) * columns / wide);
-    for (let k = Math.floor(x * columns / wide) + 1; k < end; k++) {
-      if (Math.abs(values[start + k]) > Math.abs(best)) best = values[start + k];
+// A moment as places on the scale, (rows, room). Narrower than its columns, a picture keeps the value
+// largest in size of each pixel. Kept until another moment, width or scale is asked for.
+export function placedFrame(panel, most) {
+  const { recording, token, scale, store } = panel, { rows, columns, values } = recording, room = Math.min(columns, most);
+  const key = [token, scale.kind, room].join();
+  if (store.placed && store.placed.key === key) return store.placed;
+  const places = new Float32Array(rows * room), wide = columns / room;
+  for (let row = 0; row < rows; row++) {
+    const start = recording.start(row, token);
+    for (let x = 0; x < room; x++) {
+      const first = start + Math.floor(x * wide), end = start + Math.floor((x + 1) * wide);
+      let best = values[first];
+      for (let k = first + 1; k < end; k++) if (Math.abs(values[k]) > Math.abs(best) || values[k] !== values[k]) best = values[k];
+      places[row * room + x] = scale.place(best);
     }
-    out[x] = best;
   }
-  return wide;
+  store.placed = { key, room, places };
+  return store.placed;
 }
+
+// How many columns a canvas of this width can show apart from each other.
+export function roomOf(width, ratio) { return Math.floor((width - GUTTER - EDGE) * ratio); }
 
 export function channelTicks(channels, width) {
   const step = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192].find((s) => channels / s <= width / 56) || 16384;
@@ -37,17 +42,14 @@ export function drawHeatmap(canvas, panel) {
   const { recording, token, scale, theme, peaks, marks, heatRow } = panel, { rows, columns } = recording;
   const bottom = 20, tall = rows * heatRow;
   const { context: c, width, ratio } = prepareCanvas(canvas, tall + bottom);
-  const wide = width - GUTTER - EDGE, room = Math.min(columns, Math.floor(wide * ratio));
+  const wide = width - GUTTER - EDGE, { room, places } = placedFrame(panel, roomOf(width, ratio));
   sheet.width = room;
   sheet.height = rows;
   const ink = sheet.getContext("2d", { willReadFrequently: true }), image = ink.createImageData(room, rows);
-  const pixels = new Uint32Array(image.data.buffer), line = new Float32Array(room);
-  for (let row = 0; row < rows; row++) {
-    pixelRow(recording, recording.start(row, token), room, line);
-    for (let x = 0; x < room; x++) {
-      const v = line[x];
-      pixels[row * room + x] = theme.table[v !== v ? 256 : Math.round((scale.place(v) + 1) * 127.5)];
-    }
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) {
+    const at = places[i];
+    pixels[i] = theme.table[at !== at ? 256 : Math.round((at + 1) * 127.5)];
   }
   ink.putImageData(image, 0, 0);
   c.imageSmoothingEnabled = false;
@@ -85,17 +87,17 @@ function drawClips(c, panel, cell) {
   const { recording, token, scale, theme, heatRow } = panel;
   if (!panel.clipsNow) return;
   c.fillStyle = theme.paper;
+  c.beginPath();
   for (let row = 0; row < recording.rows; row++) {
     const start = recording.start(row, token);
     for (let k = 0; k < recording.columns; k++) {
       const v = recording.values[start + k];
       if (!(Math.abs(v) > scale.limit)) continue;
       const x = GUTTER + (k + 0.5) * cell, y = (row + 0.5) * heatRow, d = v > 0 ? -2.5 : 2.5;
-      c.beginPath();
       c.moveTo(x, y + d);
       c.lineTo(x - 2.5, y - d);
       c.lineTo(x + 2.5, y - d);
-      c.fill();
     }
   }
+  c.fill();
 }

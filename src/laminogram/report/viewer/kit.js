@@ -4,7 +4,7 @@ import { darkTheme, hexAt, readTheme } from "./colour.js";
 import { h, prepareCanvas } from "./dom.js";
 import { tokenText } from "./format.js";
 
-const LINKED = ["layer", "token", "key", "channel", "head"];
+const LINKED = ["layer", "token", "key", "channel", "head", "state"];
 const NOT_A_NUMBER = "#d04f9a";
 
 // The selection holds a layer's label and whole numbers; it lives in the URL's fragment.
@@ -95,7 +95,7 @@ export function fitted(context, text, width) {
 // A list of names with bars; `part` is the bar's length between 0 and 1.
 export function barList(rows, label) {
   return h("ol", { class: "bars", "aria-label": label }, rows.map((row) =>
-    h("li", { class: row.strong ? "strong" : null, title: row.title || null },
+    h("li", { class: [row.strong && "strong", row.sign > 0 && "plus", row.sign < 0 && "minus"].filter(Boolean).join(" "), title: row.title || null },
       h("bdi", {}, row.name), h("span", { class: "bar" }, h("i", { style: { width: 100 * Math.max(0, Math.min(1, row.part || 0)) + "%" } })),
       h("b", {}, row.text))));
 }
@@ -118,7 +118,7 @@ export function cellCanvas(label, { at, hover, pick, move }) {
   const cell = (event) => at(event.offsetX, event.offsetY);
   canvas.addEventListener("pointermove", (event) => hover(cell(event)));
   canvas.addEventListener("pointerleave", () => hover(null));
-  canvas.addEventListener("click", (event) => { const found = cell(event); if (found) pick(found); });
+  canvas.addEventListener("click", (event) => { const found = cell(event); if (found !== null) pick(found); });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!step || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -4,7 +4,7 @@ import { h, prepareCanvas } from "./dom.js";
 import { number, shortLabel } from "./format.js";
 import { cellCanvas, within } from "./kit.js";
 
-const LINE_LEFT = 46, LINE_RIGHT = 12, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]];
+const LINE_LEFT = 46, LINE_RIGHT = 18, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]];
 
 // kind: "probability" (0 to 1), "rank" (1 at the top, a step a decade) or "log" (magnitudes).
 function lineScale(kind, series, tall) {
@@ -29,8 +29,6 @@ export function layerLines(page, { title, kind, labels, tall = 168, axis = "laye
   const canvas = cellCanvas(title, { at: (x) => nearest(x), hover: (i) => { hovered = i ?? -1; draw(); },
     pick: (i) => page.select({ layer: labels[i] }),
     move: (dx) => page.select({ layer: labels[within(page.row(labels, labels.length - 1) + dx, labels.length)] }) });
-  // A click on the first place is a click too.
-  canvas.addEventListener("click", (event) => { if (nearest(event.offsetX) === 0) page.select({ layer: labels[0] }); });
   const readout = h("p", { class: "chart-values", "aria-live": "polite" });
 
   function draw() {

@@ -3,23 +3,12 @@
 import { decodeArray } from "./decode.js";
 
 export class Recording {
-  constructor(model, values, offsets) {
+  constructor(model, values, offsets, bands) {
     Object.assign(this, { model, values, offsets });
     [this.rows, this.tokens, this.columns] = model.values.shape;
-    this.low = new Float32Array(this.rows * this.columns);
-    this.high = new Float32Array(this.rows * this.columns);
-    for (let row = 0; row < this.rows; row++) {
-      for (let k = 0; k < this.columns; k++) {
-        let low = Infinity, high = -Infinity;
-        for (let t = 0; t < this.tokens; t++) {
-          const v = values[(row * this.tokens + t) * this.columns + k];
-          if (v < low) low = v;
-          if (v > high) high = v;
-        }
-        this.low[row * this.columns + k] = low;
-        this.high[row * this.columns + k] = high;
-      }
-    }
+    // Quantiles over the tokens, from the lowest to the highest, each (rows, columns).
+    const size = this.rows * this.columns;
+    this.bands = Array.from({ length: model.bands.shape[0] }, (_, i) => bands.subarray(i * size, (i + 1) * size));
   }
 
   start(row, token) { return (row * this.tokens + token) * this.columns; }
@@ -64,6 +53,6 @@ export class Recording {
 }
 
 export async function openRecording(model) {
-  const values = await decodeArray(model.values);
-  return new Recording(model, values, model.offsets ? await decodeArray(model.offsets) : null);
+  const packed = [model.values, model.offsets, model.bands].map((array) => (array ? decodeArray(array) : null));
+  return new Recording(model, ...await Promise.all(packed));
 }

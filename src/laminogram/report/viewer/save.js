@@ -61,10 +61,14 @@ function paintNode(c, node, origin) {
   c.restore();
 }
 
-// What stands in `node` now, on the page's ground, in twice the size of the screen's pixels.
-export function savePng(node, theme, name) {
-  const box = node.getBoundingClientRect(), margin = 20, canvas = document.createElement("canvas");
-  const ratio = Math.min(2, 16_000 / (Math.max(box.width, box.height) + 2 * margin));
+// What stands in `node` now, on the page's ground, two pixels or more for each of the page's;
+// `redraw` makes the canvases as fine.
+export function savePng(node, theme, name, redraw) {
+  node.classList.add("saving");
+  const box = node.getBoundingClientRect(), margin = 20, canvas = document.createElement("canvas"), own = window.devicePixelRatio || 1;
+  const ratio = Math.min(Math.max(2, own), 16_000 / (Math.max(box.width, box.height) + 2 * margin));
+  window.devicePixelRatio = ratio;
+  redraw();
   canvas.width = Math.round((box.width + 2 * margin) * ratio);
   canvas.height = Math.round((box.height + 2 * margin) * ratio);
   const c = canvas.getContext("2d");
@@ -73,5 +77,8 @@ export function savePng(node, theme, name) {
   c.fillRect(0, 0, canvas.width, canvas.height);
   c.translate(margin, margin);
   paintNode(c, node, box);
+  window.devicePixelRatio = own;
+  node.classList.remove("saving");
+  redraw();
   canvas.toBlob((blob) => download(blob, name), "image/png");
 }

@@ -2,7 +2,10 @@
 
 import { drawCached, placePlate, plate, prepareCanvas } from "./dom.js";
 import { number, shortLabel, signed } from "./format.js";
-import { EDGE, GUTTER } from "./heatmap.js";
+import { EDGE, GUTTER, placedFrame, roomOf } from "./heatmap.js";
+
+// How dark the bands are, from the widest (all tokens) to the narrowest (the middle half).
+const BANDS = [0.45, 0.99, 1];
 
 export function traceGeometry(rows, rowHeight) {
   const swing = Math.max(rowHeight * 1.15, 26);
@@ -13,7 +16,7 @@ export function traceGeometry(rows, rowHeight) {
 export function drawTraces(canvas, panel) {
   const { recording, token, scale, theme, peaks, marks, rowHeight } = panel, { rows, columns } = recording;
   const { swing, top, height } = traceGeometry(rows, rowHeight);
-  const frame = prepareCanvas(canvas, height), { context: c, width } = frame;
+  const frame = prepareCanvas(canvas, height), { context: c, width, ratio } = frame;
   const wide = width - GUTTER - EDGE, cell = wide / columns;
   const xOf = (k) => GUTTER + (k + 0.5) * cell, base = (row) => top + row * rowHeight;
   drawCached(panel.store, "ground", scale.kind + theme.name, frame, (ground) => drawGround(ground, panel, xOf, base, swing, wide));
@@ -28,21 +31,22 @@ export function drawTraces(canvas, panel) {
   c.globalAlpha = 1;
   c.strokeStyle = theme.trace;
   c.lineWidth = rows > 16 ? 1 : 1.1;
+  const { room, places } = placedFrame(panel, roomOf(width, ratio)), step = wide / room;
   for (let row = 0; row < rows; row++) {
-    const y = base(row), start = recording.start(row, token);
+    const y = base(row);
     let drawing = false;
     c.beginPath();
-    for (let k = 0; k < columns; k++) {
-      const v = recording.values[start + k];
+    for (let k = 0; k < room; k++) {
+      const v = places[row * room + k];
       if (v !== v) { drawing = false; continue; }
-      const at = y - swing * scale.place(v);
-      if (drawing) c.lineTo(xOf(k), at); else c.moveTo(xOf(k), at);
+      const x = GUTTER + (k + 0.5) * step, at = y - swing * v;
+      if (drawing) c.lineTo(x, at); else c.moveTo(x, at);
       drawing = true;
       // Short paths are stroked several times faster than one long one.
       if (k % 48 === 47) {
         c.stroke();
         c.beginPath();
-        c.moveTo(xOf(k), at);
+        c.moveTo(x, at);
       }
     }
     c.stroke();
@@ -74,11 +78,15 @@ function drawGround(c, panel, xOf, base, swing, wide) {
   c.textAlign = "right";
   for (let row = 0; row < rows; row++) {
     const y = base(row), first = row * columns;
-    c.fillStyle = theme.band;
-    c.beginPath();
-    for (let k = 0; k < columns; k++) c.lineTo(xOf(k), y - swing * scale.place(recording.high[first + k]));
-    for (let k = columns - 1; k >= 0; k--) c.lineTo(xOf(k), y - swing * scale.place(recording.low[first + k]));
-    c.fill();
+    const { bands } = recording;
+    for (let i = 0; i < bands.length / 2; i++) {
+      [c.fillStyle, c.globalAlpha] = BANDS[i] < 1 ? [theme.band, BANDS[i]] : [theme.middle, 1];
+      c.beginPath();
+      for (let k = 0; k < columns; k++) c.lineTo(xOf(k), y - swing * scale.place(bands[bands.length - 1 - i][first + k]));
+      for (let k = columns - 1; k >= 0; k--) c.lineTo(xOf(k), y - swing * scale.place(bands[i][first + k]));
+      c.fill();
+    }
+    c.globalAlpha = 1;
   }
   for (let row = 0; row < rows; row++) {
     c.fillStyle = theme.line;
@@ -92,19 +100,19 @@ function drawGround(c, panel, xOf, base, swing, wide) {
 function drawBeyond(c, panel, xOf, base, swing) {
   const { recording, token, scale, theme } = panel;
   c.fillStyle = theme.accent;
+  c.beginPath();
   for (let row = 0; row < recording.rows; row++) {
     const start = recording.start(row, token);
     for (let k = 0; k < recording.columns; k++) {
       const v = recording.values[start + k];
       if (!(Math.abs(v) > scale.limit)) continue;
       const s = v > 0 ? 1 : -1, x = xOf(k), y = base(row) - s * swing;
-      c.beginPath();
       c.moveTo(x, y - s * 4);
       c.lineTo(x - 3, y + s);
       c.lineTo(x + 3, y + s);
-      c.fill();
     }
   }
+  c.fill();
 }
 
 // The bar an electroencephalogram has in its corner: how high the full scale stands.
