@@ -32,6 +32,7 @@ from laminogram.view import View
 
 SIZES = {"tiny": (64, 4), "cpu": (256, 8), "cuda": (2048, 32)}
 """Channels and heads by `--size`."""
+ROWS = ("tree-12", "tree-32", "mean")
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
@@ -79,13 +80,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=tuple(SIZES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="which of them")
     parser.add_argument("--out", type=Path, help="a JSON file for the raw numbers")
     return parser.parse_args()
 
 
 def _rows(asked: argparse.Namespace, size: tuple[int, int]) -> Iterator[Row]:
     for layers in (12, 32):
-        yield _tree(_view(layers, size, asked.device), layers, asked.rounds)
+        if f"tree-{layers}" in asked.rows:
+            yield _tree(_view(layers, size, asked.device), layers, asked.rounds)
+    if "mean" not in asked.rows:
+        return
     view = _view(18, size, asked.device)
     for tokens in (1, 16, 64, 256, 1024):
         yield _mean(view, tokens, 4 * asked.rounds)
