@@ -16,12 +16,13 @@ from laminogram.errors import ConfigError, LaminogramError
 from laminogram.report import files as file_rules
 from laminogram.report.colour import heat_table, inks, palette, table_index
 from laminogram.report.eeg import Look, run_eeg, write_eeg
+from laminogram.report.lettering import drawable
 from laminogram.report.movie import Quantiser, gif_colours
 from laminogram.report.page_data import Shown
 from laminogram.report.payload import decode_array
 from laminogram.report.pooling import QUANTILES, quantile_bands
 from laminogram.report.scale import place, ticks
-from laminogram.report.still import Stills, drawable, reduced
+from laminogram.report.still import Stills, reduced
 from laminogram.studies.study import Study
 
 TEXT = "One word after another, and so on to the end."

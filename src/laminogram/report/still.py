@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from laminogram.errors import ConfigError
 from laminogram.report.colour import heat_table, inks, table_index
+from laminogram.report.lettering import drawable, fitted, font, number
 from laminogram.report.page_data import Shown
 from laminogram.report.pooling import Pooled, quantile_bands
 from laminogram.report.scale import place, ticks
@@ -31,32 +31,6 @@ _FINE = 2  # lines are drawn so many times larger and scaled down, which smooths
 
 Floats = npt.NDArray[np.floating[Any]]
 Box = tuple[float, float, float, float]
-
-
-@cache
-def font(size: int) -> Any:
-    """Return Pillow's own font; it needs no file of the system."""
-    return ImageFont.load_default(size)
-
-
-@cache
-def drawable(text: str) -> str:
-    """Return `text` with every character that Pillow's font lacks written as its code."""
-    missing = bytes(font(20).getmask("\uffff"))
-    plain = text.translate({0x2212: "-", 0x2192: "->", 10: "\\n", 9: "\\t", 13: "\\r"})
-    return "".join(
-        one
-        if one == " " or (one.isprintable() and bytes(font(20).getmask(one)) != missing)
-        else one.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for one in plain
-    )
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number as a picture names it, with its sign where it is positive."""
-    if not np.isfinite(value):
-        return "n/a" if np.isnan(value) else "inf" if value > 0 else "-inf"
-    return "0" if value == 0 else f"{value:+.{digits}g}".replace("e+0", "e").replace("e-0", "e-")
 
 
 @dataclass(frozen=True)
@@ -269,7 +243,7 @@ class Stills:
         right = self.width - MARGIN
         draw.text((right, y), at, self.ink["soft"], font(14), anchor="rm")
         room = right - draw.textlength(at, font(14)) - 16 - x
-        draw.text((x, y), _fitted(title, 18, room), self.ink["ink"], font(18), anchor="lm")
+        draw.text((x, y), fitted(title, 18, room), self.ink["ink"], font(18), anchor="lm")
         if study.same_tokens:
             token = self.shown.frames[moment][0]
             top = MARGIN // 2 + HEAD
@@ -315,7 +289,7 @@ class Stills:
             draw.text((x, y), name, self.ink["ink"], font(15), anchor="lm")
             x += draw.textlength(name, font(15)) + 12
         room = panel.left + GUTTER + panel.wide - x
-        draw.text((x, y), _fitted(said, 14, room), soft, font(14), anchor="lm")
+        draw.text((x, y), fitted(said, 14, room), soft, font(14), anchor="lm")
         if panel.own_strip:
             top, left = panel.top + NAME, panel.left
             self._strip(draw, panel.record, token, left, top, GUTTER + panel.wide)
@@ -412,7 +386,7 @@ class Stills:
         x = left + wide + 36
         for index, line in enumerate(self._sentences()):
             room = self.width - MARGIN - x
-            draw.text((x, top - 2 + 16 * index), _fitted(line, 12, room), soft, small)
+            draw.text((x, top - 2 + 16 * index), fitted(line, 12, room), soft, small)
 
     def _sentences(self) -> list[str]:
         one = self.shown.scale[self.kind]
@@ -436,15 +410,6 @@ def _piece(record: ModelRecord, index: int) -> str:
     if record.token_texts is None:
         return f"{record.token_ids[index]} "
     return drawable(record.token_texts[index])
-
-
-def _fitted(text: str, size: int, room: float) -> str:
-    text = drawable(text)
-    if font(size).getlength(text) <= room:
-        return text
-    while text and font(size).getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..." if text else ""
 
 
 def _mixed(ground: str, over: str, part: float) -> str:
