@@ -18,6 +18,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "dynamic": ("factor",),
+    "dynamic_log2": (_TRAINED,),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", _TRAINED),
     "yarn": ("factor", _TRAINED, *_YARN),
     "longrope": ("factor", "attention_factor", "short_factor", "long_factor", _TRAINED),

@@ -1,115 +1,26 @@
 """How the tensors of a published checkpoint become a stack's, and back: reversible data.
 
-A rule names tensors on both sides by templates (`{i}` stands for a layer) and can produce any one
-tensor of either side from the few it comes from on the other, so that converting streams. An
-operation changes the form of a single tensor. New rules subclass `Rule`; new operations have
-`forward` (theirs to ours) and `inverse`.
+A rule names tensors on both sides by templates (`{i}` stands for a layer, `{e}` for an expert) and
+can produce any one tensor of either side from the few it comes from on the other, so that
+converting streams. New rules subclass `Rule`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from laminogram.errors import CheckpointError
-from laminogram.stack.config import LayerConfig, StackConfig
+from laminogram.families._operations import Binding, Operation, read_through, write_through
+from laminogram.stack.config import AttentionConfig, StackConfig
 
 Fetch = Callable[[str], Tensor]
-
-
-@dataclass(frozen=True)
-class Binding:
-    """What a rule may look at besides its tensors: the model, its layer, the options."""
-
-    config: StackConfig
-    index: Mapping[str, int] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def layer(self) -> LayerConfig:
-        """The configuration of the layer that `{i}` stands for."""
-        return self.config.layers[self.index["i"]]
-
-
-class Operation(Protocol):
-    """A reversible change of one tensor's form."""
-
-    def forward(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """From the checkpoint's form to ours."""
-        ...
-
-    def inverse(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """From our form to the checkpoint's."""
-        ...
-
-
-@dataclass(frozen=True)
-class Transpose:
-    """(a, b) <-> (b, a)."""
-
-    def forward(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """The transposed view."""
-        return tensor.t() if tensor.dim() == 2 else tensor
-
-    inverse = forward
-
-
-@dataclass(frozen=True)
-class Squeeze:
-    """(1, ..., 1, C) <-> (C,). `leading` axes of size one are written; any number is read."""
-
-    leading: int = 2
-
-    def forward(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """Without its axes of size one; a tensor with another axis is left for the shape check."""
-        return tensor.reshape(-1) if tensor.numel() == tensor.shape[-1:].numel() else tensor
-
-    def inverse(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """With `leading` axes of size one before it."""
-        return tensor.reshape(*[1] * self.leading, *tensor.shape)
-
-
-@dataclass(frozen=True)
-class Halved:
-    """Weights of layer i that were stored divided by 2 ** (i // every) against fp16 overflow.
-
-    `every` is the value of the named option; absent or 0, nothing was divided.
-    """
-
-    option: str
-
-    def forward(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """The true weights; exact but for what the division lost to fp16 subnormals."""
-        power = self._power(binding)
-        return tensor if power == 0 or tensor.is_meta else tensor * 2.0**power
-
-    def inverse(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """The divided weights."""
-        power = self._power(binding)
-        return tensor if power == 0 or tensor.is_meta else tensor / 2.0**power
-
-    def _power(self, binding: Binding) -> int:
-        every = int(binding.options.get(self.option) or 0)
-        return binding.index["i"] // every if every > 0 else 0
-
-
-@dataclass(frozen=True)
-class NegativeExponential:
-    """Theirs is -exp(ours), in fp32: a decay that was stored ready for use."""
-
-    def forward(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """log(-theirs)."""
-        return tensor if tensor.is_meta else (-tensor.float()).log()
-
-    def inverse(self, tensor: Tensor, binding: Binding) -> Tensor:
-        """-exp(ours)."""
-        return tensor if tensor.is_meta else -tensor.float().exp()
 
 
 class Rule:
@@ -135,17 +46,11 @@ class Rename(Rule):
 
     def read(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
         """Theirs through the operations."""
-        tensor = fetch(self.theirs[0])
-        for operation in self.operations:
-            tensor = operation.forward(tensor, binding)
-        return tensor
+        return read_through(self.operations, fetch(self.theirs[0]), binding)
 
     def write(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
         """Ours through the operations' inverses."""
-        tensor = fetch(self.ours[0])
-        for operation in reversed(self.operations):
-            tensor = operation.inverse(tensor, binding)
-        return tensor
+        return write_through(self.operations, fetch(self.ours[0]), binding)
 
 
 class SplitHeads(Rule):
@@ -177,25 +82,82 @@ class SplitHeads(Rule):
         return int(getattr(binding.layer.attn, "num_attention_heads", 1))
 
 
+class SplitGroups(Rule):
+    """Rows of keys' groups, each with its queries, its key and its value: (K * (G + 2) * D, ...)
+    <-> q (K * G * D, ...), k and v (K * D, ...)."""
+
+    def __init__(self, theirs: str, q: str, k: str, v: str) -> None:
+        self.theirs, self.ours = (theirs,), (q, k, v)
+
+    def read(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
+        """The rows of one part, in the order of the groups."""
+        tensor, (groups, queries) = fetch(self.theirs[0]), self._groups(binding)
+        if tensor.dim() == 0 or tensor.shape[0] % (groups * (queries + 2)):
+            return tensor  # the shape check names it
+        grouped = tensor.reshape(groups, queries + 2, -1, *tensor.shape[1:])
+        part = (slice(0, queries), slice(queries, queries + 1), slice(queries + 1, None))[which]
+        return grouped[:, part].reshape(-1, *tensor.shape[1:])
+
+    def write(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
+        """Group by group: its queries, its key, its value."""
+        groups, _ = self._groups(binding)
+        parts = [fetch(name) for name in self.ours]
+        rows = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+        return torch.cat(rows, dim=1).reshape(-1, *parts[0].shape[1:])
+
+    @staticmethod
+    def _groups(binding: Binding) -> tuple[int, int]:
+        attention = binding.layer.attn
+        assert isinstance(attention, AttentionConfig)
+        keys = attention.num_key_value_heads
+        return keys, attention.num_attention_heads // keys
+
+
 class SplitRows(Rule):
     """Rows stacked part after part: (sum of rows, ...) <-> one tensor for each part.
 
-    `rows` gives each part's number of rows for a layer.
+    `rows` gives each part's number of rows for a layer. `whole` are operations on the fused tensor,
+    before it is split; `each` those on single parts, by our template.
     """
 
-    def __init__(self, theirs: str, *ours: str, rows: Callable[[Binding], tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        theirs: str,
+        *ours: str,
+        rows: Callable[[Binding], tuple[int, ...]],
+        whole: tuple[Operation, ...] = (),
+        each: Mapping[str, tuple[Operation, ...]] | None = None,
+    ) -> None:
         self.theirs, self.ours, self.rows = (theirs,), ours, rows
+        self.whole, self.each = whole, dict(each or {})
 
     def read(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
-        """The rows of one part, as a view."""
-        tensor, sizes = fetch(self.theirs[0]), self.rows(binding)
+        """The rows of one part, as a view where no operation makes another tensor of them."""
+        tensor = read_through(self.whole, fetch(self.theirs[0]), binding)
+        sizes = self.rows(binding)
         if tensor.dim() == 0 or tensor.shape[0] != sum(sizes):
             return tensor  # the shape check names it
-        return tensor[sum(sizes[:which]) : sum(sizes[: which + 1])]
+        part = tensor[sum(sizes[:which]) : sum(sizes[: which + 1])]
+        return read_through(self.each.get(self.ours[which], ()), part, binding)
 
     def write(self, which: int, fetch: Fetch, binding: Binding) -> Tensor:
         """The parts, one below the other."""
-        return torch.cat([fetch(name) for name in self.ours])
+        parts = [write_through(self.each.get(name, ()), fetch(name), binding) for name in self.ours]
+        return write_through(self.whole, torch.cat(parts), binding)
+
+
+def query_key_value(binding: Binding) -> tuple[int, int, int]:
+    """How many rows q, k and v of a layer's attention have."""
+    attention = binding.layer.attn
+    assert isinstance(attention, AttentionConfig)
+    keys = attention.num_key_value_heads * attention.head_dim
+    return attention.num_attention_heads * attention.head_dim, keys, keys
+
+
+def halves(binding: Binding) -> tuple[int, int]:
+    """How many rows gate and up of a layer's feed-forward have."""
+    size = int(getattr(binding.layer.ffn, "intermediate_size", 0))
+    return size, size
 
 
 @lru_cache(maxsize=4096)

@@ -12,26 +12,33 @@ from typing import Any
 
 from laminogram.errors import CheckpointError, ConfigError
 from laminogram.families._fields import Fields, heads
-from laminogram.families._rope import read_rope
-from laminogram.families._rules import (
+from laminogram.families._operations import (
     Binding,
-    Bound,
+    Deinterleave,
     Halved,
     NegativeExponential,
+    Squeeze,
+    Transpose,
+)
+from laminogram.families._rope import read_rope
+from laminogram.families._rules import (
+    Bound,
     Rename,
     Rule,
+    SplitGroups,
     SplitHeads,
     SplitRows,
-    Squeeze,
     TensorMap,
-    Transpose,
+    halves,
     match,
+    query_key_value,
 )
 from laminogram.stack.config import StackConfig
 
 __all__ = [
     "Binding",
     "Bound",
+    "Deinterleave",
     "Family",
     "Fields",
     "Halved",
@@ -40,14 +47,17 @@ __all__ = [
     "Rename",
     "Rule",
     "Shapes",
+    "SplitGroups",
     "SplitHeads",
     "SplitRows",
     "Squeeze",
     "TensorMap",
     "Transpose",
+    "halves",
     "heads",
     "match",
     "named",
+    "query_key_value",
     "read_rope",
 ]
 

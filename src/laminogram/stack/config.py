@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from laminogram.errors import ConfigError
 
-RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional"]
-Block = Literal["pre", "post", "parallel"]
+RopeKind = Literal[
+    "default", "linear", "dynamic", "dynamic_log2", "llama3", "yarn", "longrope", "proportional"
+]
+Block = Literal["pre", "post", "sandwich", "parallel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +36,25 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NormConfig:
-    """A normalisation: `rms` (no mean) or `layer` (mean and variance), over the last axis."""
+    """A normalisation: `rms` (no mean) or `layer` (mean and variance), over the last axis.
+
+    `offset` is added to the stored weight: 1.0 where a model learned its distance from one.
+    """
 
     kind: Literal["rms", "layer"]
     eps: float = 1e-5
     bias: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Softmax attention with grouped keys: `num_key_value_heads` heads of `k` and `v`."""
+    """Softmax attention with grouped keys: `num_key_value_heads` heads of `k` and `v`.
+
+    `qk_norm` acts on each head of q and k before the rotary turn. `alibi` lowers a score by the
+    head's slope for each position between query and key. `log_n` multiplies a query beyond that
+    many tokens by the logarithm of its place to that base. `scale` None is 1 / sqrt(head_dim).
+    """
 
     num_attention_heads: int
     num_key_value_heads: int
@@ -54,7 +65,42 @@ class AttentionConfig:
     causal: bool = True
     window: int | None = None
     scale: float | None = None
+    qk_norm: NormConfig | None = None
+    alibi: bool = False
+    log_n: int | None = None
     kind: Literal["attention"] = "attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttentionConfig:
+    """Multi-head latent attention: the keys and values of all heads from one narrow latent.
+
+    A head's key is `qk_nope_head_dim` channels of its own from the latent and `qk_rope_head_dim`
+    turned ones that all heads share. Queries pass through a latent of their own where
+    `q_lora_rank` is given. `norm` is that of both latents; `scale` None is
+    1 / sqrt(qk_nope_head_dim + qk_rope_head_dim).
+    """
+
+    num_attention_heads: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    rope: RopeConfig
+    norm: NormConfig
+    q_lora_rank: int | None = None
+    bias: bool = False
+    scale: float | None = None
+    kind: Literal["latent"] = "latent"
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def latent_size(self) -> int:
+        """What the cache keeps of a token, for all heads together."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +138,36 @@ class MLPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """A mixture of gated feed-forward networks, of which each token meets a few.
+
+    `scoring` makes scores of the router's product, in fp32; `router_fp32` forms the product itself
+    there. The `num_experts_per_tok` best are chosen: with `correction_bias` by score + bias, and
+    with more than one group (`n_group` neighbouring runs of experts) among the `topk_group` best
+    groups, a group counting by its best expert or the sum of its `best_of_group` best. What weighs
+    is the score, without the bias, divided by the sum of the chosen (`norm_topk_prob`), times
+    `routed_scaling_factor`. `shared_intermediate_size` is the width of a network that every token
+    meets besides, `shared_gate` its sigmoid gate.
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+    intermediate_size: int
+    activation: str
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    router_fp32: bool = False
+    norm_topk_prob: bool = False
+    routed_scaling_factor: float = 1.0
+    correction_bias: bool = False
+    n_group: int = 1
+    topk_group: int = 1
+    best_of_group: int = 1
+    shared_intermediate_size: int | None = None
+    shared_gate: bool = False
+    kind: Literal["moe"] = "moe"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelMix4Config:
     """RWKV-4 channel mixing: squared ReLU behind a token shift, with a sigmoid receptance."""
 
@@ -107,8 +183,8 @@ class ChannelMix7Config:
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
 
 
-AttnConfig = AttentionConfig | TimeMix4Config | TimeMix7Config
-FfnConfig = MLPConfig | ChannelMix4Config | ChannelMix7Config
+AttnConfig = AttentionConfig | LatentAttentionConfig | TimeMix4Config | TimeMix7Config
+FfnConfig = MLPConfig | MoEConfig | ChannelMix4Config | ChannelMix7Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +193,7 @@ class LayerConfig:
 
     `pre`       x += attn(norm(x)); x += ffn(norm(x))
     `post`      x = norm(x + attn(x)); x = norm(x + ffn(x))
+    `sandwich`  x += norm(attn(norm(x))); x += norm(ffn(norm(x)))
     `parallel`  x += attn(norm_a(x)) + ffn(norm_f(x))
     """
 
@@ -128,23 +205,48 @@ class LayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingConfig:
-    """Token embedding, with learned absolute positions, token types and a norm where given."""
+    """Token embedding, with learned absolute positions, token types and a norm where given.
+
+    `positions` rows are for texts: the table holds `position_offset` more before them. `scale`
+    multiplies the token's vector, in the precision of the table.
+    """
 
     positions: int | None = None
+    position_offset: int = 0
+    scale: float = 1.0
     types: int | None = None
     norm: NormConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """From the last residual to logits; `transform` is BERT's dense + activation + norm."""
+    """From the last residual to logits; `transform` is BERT's dense + activation + norm.
+
+    `normalised` brings every row of the head's weight to length one.
+    """
 
     tied: bool = False
     bias: bool = False
+    normalised: bool = False
     transform: str | None = None
     norm: NormConfig | None = None
     pooler: bool = False
     present: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """A reward or classifier head: `labels` numbers for each text, from one of its tokens.
+
+    `token` is the one that is read: the first, or the last real one. `activation` is that of a
+    square product before (its own `dense`, or the stack's `pooler`); None without one.
+    """
+
+    labels: int = 1
+    token: Literal["first", "last"] = "last"
+    activation: str | None = None
+    pooled: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +260,7 @@ class StackConfig:
     embedding: EmbeddingConfig = EmbeddingConfig()
     final_norm: NormConfig | None = None
     head: HeadConfig = HeadConfig()
+    score: ScoreConfig | None = None
     max_position_embeddings: int | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
@@ -175,7 +278,7 @@ class StackConfig:
     @property
     def recurrent(self) -> bool:
         """True where no layer keeps keys and values: the state has one size for any length."""
-        return all(layer.attn.kind != "attention" for layer in self.layers)
+        return all(layer.attn.kind not in ("attention", "latent") for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that `from_dict` reads back, fit for JSON."""
@@ -193,15 +296,19 @@ class StackConfig:
         head["norm"] = _norm(head.get("norm"))
         fields["head"] = HeadConfig(**head)
         fields["final_norm"] = _norm(data.get("final_norm"))
+        score = data.get("score")
+        fields["score"] = None if score is None else ScoreConfig(**score)
         fields["eos_token_ids"] = tuple(data.get("eos_token_ids", ()))
         return cls(**fields)
 
 
 _MIXERS: dict[str, type] = {
     "attention": AttentionConfig,
+    "latent": LatentAttentionConfig,
     "rwkv4_time": TimeMix4Config,
     "rwkv7_time": TimeMix7Config,
     "mlp": MLPConfig,
+    "moe": MoEConfig,
     "rwkv4_channel": ChannelMix4Config,
     "rwkv7_channel": ChannelMix7Config,
 }
@@ -218,6 +325,9 @@ def _mixer(data: Mapping[str, Any]) -> Any:
     fields = dict(data)
     if fields.get("rope") is not None:
         fields["rope"] = RopeConfig(**fields["rope"])
+    for name in ("qk_norm", "norm"):
+        if name in fields:
+            fields[name] = _norm(fields[name])
     return _MIXERS[kind](**fields)
 
 

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from laminogram.stack import alibi
 from laminogram.stack import rope as rotary
-from laminogram.stack.config import AttentionConfig, RopeConfig, StackConfig
+from laminogram.stack.config import (
+    AttentionConfig,
+    LatentAttentionConfig,
+    RopeConfig,
+    StackConfig,
+)
 
-MaskKey = tuple[bool, int | None]
-"""(causal, window): layers that share it share a mask."""
+
+class MaskKey(NamedTuple):
+    """Layers that share these share a mask. `alibi` is the number of heads with a slope, or 0."""
+
+    causal: bool
+    window: int | None
+    alibi: int = 0
 
 
 @dataclass
@@ -26,8 +38,9 @@ class Context:
 
     positions (B, T): place of each column in its row; lengths (B,): real tokens of each row in this
     forward, None where all columns are real; start: tokens before them, where equal in all rows;
-    columns: S, how much of a cache to look at; masks: by (causal, window) the allowed
-    (1|B, 1, T, S) or None, and whether the product's own causal mask serves; rope: (cos, sin),
+    columns: S, how much of a cache to look at; masks: by kind the allowed (1|B, 1, T, S) or, with
+    slopes, what is added to the scores (1|B, H, T, S), or None, and whether the product's own
+    causal mask serves; rope: (cos, sin),
     each (1|B, T, 1, R) as `rope.turn` wants them, by index; streams: values that pass between
     layers outside the residual.
     """
@@ -47,13 +60,13 @@ class Context:
         index = (self.lengths - 1).reshape(-1, 1, *([1] * (h.dim() - 2)))
         return h.gather(1, index.expand(-1, 1, *h.shape[2:]))[:, 0]
 
-    def allowed(self, causal: bool, window: int | None) -> Tensor:
+    def allowed(self, key: MaskKey) -> Tensor:
         """The mask (1|B, 1, T, S) of a layer, made explicit."""
-        mask, own_causal = self.masks[causal, window]
+        mask, own_causal = self.masks[key]
         if mask is not None:
-            return mask
+            return mask[:, :1].isfinite() if key.alibi else mask
         if own_causal:
-            return _mask(self.positions[:1], self.columns, causal=True, window=None)
+            return _mask(self.positions[:1], self.columns, window=None)
         rows = self.positions.shape[1]
         return torch.ones(1, 1, rows, self.columns, dtype=torch.bool, device=self.positions.device)
 
@@ -160,20 +173,29 @@ class Rotary:
 
 def _ropes(config: StackConfig) -> Iterable[RopeConfig]:
     for layer in config.layers:
-        if isinstance(layer.attn, AttentionConfig) and layer.attn.rope is not None:
-            yield layer.attn.rope
+        attn = layer.attn
+        if isinstance(attn, AttentionConfig | LatentAttentionConfig) and attn.rope is not None:
+            yield attn.rope
 
 
 def mask_keys(config: StackConfig) -> set[MaskKey]:
     """The kinds of attention mask that the layers of a stack need."""
     return {
-        (layer.attn.causal, layer.attn.window)
+        mask_key(layer.attn)
         for layer in config.layers
-        if isinstance(layer.attn, AttentionConfig)
+        if isinstance(layer.attn, AttentionConfig | LatentAttentionConfig)
     }
 
 
-def _mask(positions: Tensor, columns: int, *, causal: bool, window: int | None) -> Tensor:
+def mask_key(attention: AttentionConfig | LatentAttentionConfig) -> MaskKey:
+    """The kind of mask that one attention layer needs."""
+    if isinstance(attention, LatentAttentionConfig):
+        return MaskKey(causal=True, window=None)
+    heads = attention.num_attention_heads if attention.alibi else 0
+    return MaskKey(attention.causal, attention.window, heads)
+
+
+def _mask(positions: Tensor, columns: int, *, window: int | None) -> Tensor:
     """Allowed (B, 1, T, S): keys at most at the query's place and inside its window."""
     keys = torch.arange(columns, device=positions.device)
     queries = positions[:, None, :, None]
@@ -181,6 +203,12 @@ def _mask(positions: Tensor, columns: int, *, causal: bool, window: int | None) 
     if window is not None:
         allowed = allowed & (keys > queries - window)
     return allowed
+
+
+def _sloped(allowed: Tensor, positions: Tensor, columns: int, heads: int) -> Tensor:
+    """What is added to the scores (B, H, T, S): the heads' penalties, -inf where not allowed."""
+    penalties = alibi.penalty(positions, columns, heads)
+    return penalties.masked_fill(~allowed, float("-inf"))
 
 
 def build(
@@ -204,8 +232,8 @@ def build(
     uniform = all(length == width for length in lengths)
     real = None if uniform else torch.tensor(lengths, device=device)
     masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
-    for causal, window in keys:
-        masks[causal, window] = _plan_mask(positions, columns, width, start, real, causal, window)
+    for key in keys:
+        masks[key] = _plan_mask(positions, columns, width, start, real, key)
     tables = rotary_tables.tables(positions, columns, planned)
     every = positions.expand(len(lengths), -1)
     return Context(every, real, start, columns, masks, tables)
@@ -217,21 +245,23 @@ def _plan_mask(
     width: int,
     start: int | None,
     lengths: Tensor | None,
-    causal: bool,
-    window: int | None,
+    key: MaskKey,
 ) -> tuple[Tensor | None, bool]:
     """The cheapest correct mask: none, the product's own causal one, or an explicit one."""
-    if not causal:
+    if key.alibi:
+        allowed = _mask(positions, columns, window=key.window)
+        return _sloped(allowed, positions, columns, key.alibi), False
+    if not key.causal:
         if lengths is None:
             return None, False
         keys = torch.arange(columns, device=positions.device)
         return (keys < lengths[:, None])[:, None, None], False
-    wide = window is None or columns <= window
+    wide = key.window is None or columns <= key.window
     if start is not None and wide and width == 1:
         return None, False
     if start == 0 and wide:
         return None, True
-    return _mask(positions, columns, causal=True, window=window), False
+    return _mask(positions, columns, window=key.window), False
 
 
 def build_static(
@@ -242,9 +272,10 @@ def build_static(
     planned: int,
 ) -> Context:
     """The context of one decode step at `positions` (B, 1) held on the device: no host number."""
-    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {
-        (causal, window): (_mask(positions, capacity, causal=True, window=window), False)
-        for causal, window in keys
-    }
+    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
+    for key in keys:
+        allowed = _mask(positions, capacity, window=key.window)
+        mask = _sloped(allowed, positions, capacity, key.alibi) if key.alibi else allowed
+        masks[key] = mask, False
     tables = rotary_tables.tables(positions, capacity, (planned,))
     return Context(positions, None, None, capacity, masks, tables)

@@ -30,7 +30,8 @@ class Embedding(nn.Module):
         self.config = config.embedding
         self.tokens = Table(config.vocab_size, config.hidden_size)
         if self.config.positions is not None:
-            self.positions = Table(self.config.positions, config.hidden_size)
+            rows = self.config.positions + self.config.position_offset
+            self.positions = Table(rows, config.hidden_size)
         if self.config.types is not None:
             self.types = Table(self.config.types, config.hidden_size)
         if self.config.norm is not None:
@@ -38,11 +39,14 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
         x = self.tokens(tokens)
+        if self.config.scale != 1:
+            x = x * torch.tensor(self.config.scale, dtype=x.dtype)
         if self.config.types is not None:
             x = x + self.types(torch.zeros_like(tokens) if types is None else types)
         if self.config.positions is not None:
             # A pad may stand beyond the last learned position; what it looks up plays no part.
-            x = x + self.positions(positions.clamp(max=self.config.positions - 1))
+            places = positions.clamp(max=self.config.positions - 1) + self.config.position_offset
+            x = x + self.positions(places)
         return x if self.config.norm is None else self.norm(x)
 
     def check_length(self, length: int) -> None:
@@ -78,4 +82,13 @@ class Head(nn.Module):
             x = self.activation(self.transform(x))
         if self.config.norm is not None:
             x = self.norm(x)
-        return linear(x, tied if self.weight is None else self.weight, self.bias)
+        weight = tied if self.weight is None else self.weight
+        out = linear(x, weight, None if self.config.normalised else self.bias)
+        return self._by_length(out, weight) if self.config.normalised else out
+
+    def _by_length(self, out: Tensor, weight: Tensor) -> Tensor:
+        """What rows of length one would have given, in fp32 and rounded once."""
+        wide = torch.promote_types(out.dtype, torch.float32)
+        lengths = weight.to(wide).norm(dim=-1).clamp(min=1e-12)
+        out = out.to(wide) / lengths
+        return (out if self.bias is None else out + self.bias).to(weight.dtype)

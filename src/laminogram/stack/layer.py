@@ -30,6 +30,9 @@ class Layer(nn.Module):
         super().__init__()
         self.config, self._size, self._rotary = config, size, rotary
         self.attn_norm, self.ffn_norm = Norm(config.norm, size), Norm(config.norm, size)
+        if config.block == "sandwich":
+            self.attn_post_norm = Norm(config.norm, size)
+            self.ffn_post_norm = Norm(config.norm, size)
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
         self._row_decoder = row_decoder(config)
@@ -67,16 +70,19 @@ class Layer(nn.Module):
 def _in_turn(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps, part: Part
 ) -> Tensor:
-    """Pre-norm: x += f(norm(x)); post-norm: x = norm(x + f(x)); token mixer first."""
-    post = layer.config.block == "post"
+    """Pre-norm: x += f(norm(x)); post-norm: x = norm(x + f(x)); sandwich: x += norm(f(norm(x)));
+    token mixer first."""
+    post, sandwich = layer.config.block == "post", layer.config.block == "sandwich"
     if part != "ffn":
         h = taps("attn_in", _as_input(layer, x) if post else layer.attn_norm(x))
-        x = x + taps("attn_out", layer.attn(h, ctx, slot.attn, taps))
+        out = layer.attn(h, ctx, slot.attn, taps)
+        x = x + taps("attn_out", layer.attn_post_norm(out) if sandwich else out)
         x = layer.attn_norm(x) if post else x
         x = taps("resid_mid", x)
     if part != "attn":
         h = taps("ffn_in", _as_input(layer, x) if post else layer.ffn_norm(x))
-        x = x + taps("ffn_out", layer.ffn(h, ctx, slot.ffn, taps))
+        out = layer.ffn(h, ctx, slot.ffn, taps)
+        x = x + taps("ffn_out", layer.ffn_post_norm(out) if sandwich else out)
         x = layer.ffn_norm(x) if post else x
     return x
 

@@ -24,6 +24,7 @@ class Norm(nn.Module):
     def __init__(self, config: NormConfig, size: int) -> None:
         super().__init__()
         self.kind, self.eps, self.size = config.kind, config.eps, size
+        self.offset = config.offset
         self.weight = nn.Parameter(torch.empty(size))
         if config.bias:
             self.bias = nn.Parameter(torch.empty(size))
@@ -32,12 +33,21 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
+        if self.offset:
+            return self._offset(x)
         if x.dtype == weight.dtype:
             return self._normalised(x, weight, bias)
         wide = None if bias is None else bias.to(x.dtype)
         return self._normalised(x, weight.to(x.dtype), wide).to(weight.dtype)
 
     __call__ = forward  # as in `Linear`: a plain function
+
+    def _offset(self, x: Tensor) -> Tensor:
+        """With `weight + offset`, which bf16 could not hold: in fp32, and rounded once."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(wide)
+        out = self._normalised(x.to(wide), self.weight.to(wide) + self.offset, bias)
+        return out.to(self.weight.dtype)
 
     def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.kind == "layer":

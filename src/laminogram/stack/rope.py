@@ -7,8 +7,8 @@ order that published models were trained and served with: at position 30,000 ano
 the frequency already moves the angle by thousandths of a radian.
 
 Sources: linear (Chen et al., arXiv 2306.15595), dynamic NTK and YaRN (Peng et al., 2309.00071),
-LongRoPE (Ding et al., 2402.13753), llama3 (Llama 3.1 release); parameter names as in Hugging Face
-configurations.
+LongRoPE (Ding et al., 2402.13753), llama3 (Llama 3.1 release), dynamic_log2 (Qwen release);
+parameter names as in Hugging Face configurations.
 
 Axes: B batch, T tokens, H heads, D head size, R turned channels (`rotary_dims`).
 """
@@ -46,8 +46,12 @@ def regime(rope: RopeConfig, length: int) -> Hashable:
     """A value equal for two lengths exactly where their frequencies are equal; a cache carries it.
 
     None for the kinds that do not depend on the length, and for `dynamic` within its trained
-    maximum; beyond it the length itself. "short" or "long" for `longrope`.
+    maximum; beyond it the length itself, for `dynamic_log2` the power of two that it is in. "short"
+    or "long" for `longrope`.
     """
+    if rope.kind == "dynamic_log2":
+        stretch = _log2_stretch(rope, length)
+        return None if stretch == 1 else stretch
     if rope.kind == "dynamic":
         return length if length > rope.max_position_embeddings else None
     if rope.kind == "longrope":
@@ -57,7 +61,7 @@ def regime(rope: RopeConfig, length: int) -> Hashable:
 
 def depends_on_length(rope: RopeConfig) -> bool:
     """True where a longer context turns earlier tokens anew, so that keys are cached unrotated."""
-    return rope.kind in ("dynamic", "longrope")
+    return rope.kind in ("dynamic", "dynamic_log2", "longrope")
 
 
 def tables(
@@ -138,6 +142,19 @@ def _dynamic(rope: RopeConfig, length: int) -> Frequencies:
     return _plain(rope.theta * stretch ** (dims / (dims - 2)), dims), 1.0
 
 
+def _dynamic_log2(rope: RopeConfig, length: int) -> Frequencies:
+    # As `dynamic`, in steps: the base changes where the length passes a doubling of the trained.
+    dims, stretch = rope.rotary_dims, _log2_stretch(rope, length)
+    if dims == 2:
+        raise ConfigError("rope kind 'dynamic_log2' needs rotary_dims of at least 4, found 2")
+    return _plain(rope.theta * stretch ** (dims / (dims - 2)), dims), 1.0
+
+
+def _log2_stretch(rope: RopeConfig, length: int) -> int:
+    doublings = math.log2(max(length, 1) / _original_length(rope)) + 1
+    return max(2 ** math.ceil(doublings) - 1, 1)
+
+
 def _proportional(rope: RopeConfig, length: int) -> Frequencies:
     # Exponents are spread over the whole head; the pairs beyond the proportion stand still.
     head = rope.rotary_dims
@@ -215,6 +232,7 @@ _KINDS: dict[str, Callable[[RopeConfig, int], Frequencies]] = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,
+    "dynamic_log2": _dynamic_log2,
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,

@@ -38,7 +38,7 @@ class Site:
     meaning: str
     access: Access = "read, edit"
     mixers: tuple[str, ...] = ANY
-    blocks: tuple[str, ...] = ("pre", "post", "parallel")
+    blocks: tuple[str, ...] = ("pre", "post", "sandwich", "parallel")
     split: str | None = None
     of_stack: bool = False
 
@@ -107,7 +107,7 @@ _TABLE = (
          mixers=ATTENTION + RWKV7, split="H"),
     Site("attn_out", _axes("B T C"), "what the token mixer adds to the residual"),
     Site("resid_mid", _axes("B T C"), "the residual between the two mixers",
-         blocks=("pre", "post")),
+         blocks=("pre", "post", "sandwich")),
     Site("ffn_in", _axes("B T C"), "what enters the channel mixer: after its norm, before a token "
          "shift"),
     Site("ffn_act", _axes("B T F"), "what enters the down projection: activated, gated",

@@ -157,7 +157,8 @@ def _kept_at(layer: Layer) -> tuple[torch.device, torch.dtype]:
 def _settings(layer: Layer) -> tuple[object, ...]:
     """What a layer computes with beside its parameters."""
     attn, ffn = cast(Attention, layer.attn), cast(MLP, layer.ffn)
-    return attn.scale, attn.rope_index, ffn.activation, layer.attn_norm.eps, layer.ffn_norm.eps
+    norms = (part.eps for part in layer.modules() if isinstance(part, Norm | _Norm))
+    return attn.scale, attn.rope_index, ffn.activation, *norms
 
 
 class _Pack:
@@ -302,6 +303,7 @@ class _Norm(nn.Module):
     def __init__(self, like: Norm, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.kind, self.eps, self.size = like.kind, like.eps, like.size
+        self.offset = like.offset
         self.weight, self.bias = weight[:, None], None if bias is None else bias[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -309,7 +311,9 @@ class _Norm(nn.Module):
         # In fp32 and rounded once, as `Norm` does inside its one product.
         wide = x if x.dtype == torch.float64 else x.float()
         out = plain(wide, (self.size,), eps=self.eps)
-        out = out.view(self.weight.shape[0], -1, self.size) * self.weight.to(wide.dtype)
+        weight = self.weight.to(wide.dtype)
+        weight = weight + self.offset if self.offset else weight
+        out = out.view(self.weight.shape[0], -1, self.size) * weight
         if self.bias is not None:
             out = out + self.bias.to(wide.dtype)
         return out.view(x.shape).to(self.weight.dtype)

@@ -5,6 +5,8 @@ Axes: B batch, T tokens, C channels, H heads, K key heads, D head size, S key po
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 from laminogram.errors import ConfigError
 from laminogram.stack.cache import AttentionSlot
 from laminogram.stack.config import AttentionConfig
-from laminogram.stack.context import Context
+from laminogram.stack.context import Context, mask_key
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.heads import add_heads
+from laminogram.stack.norms import Norm
 from laminogram.stack.rope import turn
 from laminogram.stack.taps import Taps
 
@@ -33,6 +36,10 @@ class Attention(nn.Module):
         self.k = Linear(size, narrow, bias=config.qkv_bias)
         self.v = Linear(size, narrow, bias=config.qkv_bias)
         self.o = Linear(width, size, bias=config.o_bias)
+        if config.qk_norm is not None:
+            self.q_norm = Norm(config.qk_norm, config.head_dim)
+            self.k_norm = Norm(config.qk_norm, config.head_dim)
+        self.mask_key = mask_key(config)
         self.scale = config.head_dim**-0.5 if config.scale is None else config.scale
 
     def new_slot(
@@ -48,9 +55,13 @@ class Attention(nn.Module):
         """`h (B, T, C) -> (B, T, C)`; keys and values join the slot."""
         split = (*h.shape[:2], -1, self.config.head_dim)
         q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
+        if self.config.qk_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.rope_index >= 0:
             cos, sin = ctx.rope[self.rope_index]
             q, k = turn(q, cos, sin), turn(k, cos, sin)
+        if self.config.log_n is not None:
+            q = q * _log_n(ctx.positions, self.config.log_n).to(q.dtype)
         q, k, v = taps("q", q), taps("k", k), taps("v", v)
         if slot is None:
             keys, values = k.transpose(1, 2), v.transpose(1, 2)
@@ -67,9 +78,11 @@ class Attention(nn.Module):
         return self.o.wide(z.flatten(2))
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
-        mask, causal = ctx.masks[self.config.causal, self.config.window]
+        mask, causal = ctx.masks[self.mask_key]
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(q.dtype)
         batch, tokens, heads, size = q.shape
-        if tokens == 1 and not causal:
+        if tokens == 1 and not causal and not self.config.alibi:
             # The heads that share a key are the rows of one product: nothing is repeated.
             grouped = q.view(batch, keys.shape[1], -1, size)
             z = F.scaled_dot_product_attention(
@@ -94,8 +107,16 @@ class Attention(nn.Module):
         groups = q.shape[2] // keys.shape[1]
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
         scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * self.scale
-        allowed = ctx.allowed(self.config.causal, self.config.window)
+        allowed = ctx.allowed(self.mask_key)
         wide = scores if scores.dtype == torch.float64 else scores.float()
+        if self.config.alibi:
+            wide = wide + ctx.masks[self.mask_key][0]
         pattern = wide.masked_fill(~allowed, float("-inf")).softmax(-1)
         pattern = taps("pattern", pattern, allowed)
         return (pattern.to(values.dtype) @ values).transpose(1, 2)
+
+
+def _log_n(positions: Tensor, trained: int) -> Tensor:
+    """The factor (B, T, 1, 1) of a query: log of its place to the base `trained`, at least 1."""
+    factor = (positions + 1).float().log() / math.log(trained)
+    return factor.clamp(min=1)[:, :, None, None]
