@@ -6,14 +6,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from laminogram import bundled
 from laminogram.errors import CheckpointError
 
 # Weights and tables only: no code, no pickles.
-HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt", "*.tiktoken")
+HUB_FILES = (
+    "*.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "rwkv_vocab_v*.txt",
+    "chat_template.jinja",
+)
+_NOT_THERE = (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -32,24 +42,40 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolve
     CheckpointError says what was tried; the hub is asked only for `owner/name`.
     """
     text = str(path_or_name)
-    ours = [*bundled.names(), *bundled.zoo()]
-    if text in ours:
+    if text in (*bundled.names(), *bundled.zoo()):
         return Resolved(bundled.path(text), text)
     path = Path(text).expanduser()
     if path.exists():
         return Resolved(path, path.stem if path.is_file() else path.resolve().name)
+    _check_hub_id(text)
+    try:
+        folder = snapshot_download(text, revision=revision, allow_patterns=list(HUB_FILES))
+    except _NOT_THERE as error:
+        raise _unreachable(text, error) from error
+    return Resolved(Path(folder), text)
+
+
+def fetch_configuration(text: str, *, revision: str | None = None) -> Path:
+    """The config.json of a hub id, from the user's cache or downloaded; nothing else of it."""
+    _check_hub_id(text)
+    try:
+        return Path(hf_hub_download(text, "config.json", revision=revision))
+    except _NOT_THERE as error:
+        raise _unreachable(text, error) from error
+
+
+def _check_hub_id(text: str) -> None:
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
-        known = ", ".join(ours) or "none"
+        known = ", ".join([*bundled.names(), *bundled.zoo()]) or "none"
         raise CheckpointError(
             f"{text!r} is no file or directory here, no bundled model (there are: {known}) and no "
             "hub id of the form owner/name"
         )
-    try:
-        folder = snapshot_download(text, revision=revision, allow_patterns=list(HUB_FILES))
-    except (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        raise CheckpointError(
-            f"{text!r} is no file or directory here, and as a hub id it is neither in the local "
-            f"cache nor could it be downloaded ({type(error).__name__}: {reason})"
-        ) from error
-    return Resolved(Path(folder), text)
+
+
+def _unreachable(text: str, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    return CheckpointError(
+        f"{text!r} is no file or directory here, and as a hub id it is neither in the local "
+        f"cache nor could it be downloaded ({type(error).__name__}: {reason})"
+    )

@@ -1,4 +1,4 @@
-"""`laminogram ls`: which models come with the package, and which sites a model has."""
+"""`laminogram ls`: bundled models, families that load, and the sites of a model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from laminogram.cli.options import load_view
 from laminogram.cli.tables import print_table
 
 
-@click.group(name="ls", short_help="List the bundled models, or the sites of a model.")
+@click.group(name="ls", short_help="List bundled models, families, or the sites of a model.")
 def command() -> None:
-    """List what there is: the bundled models, or the sites of a model."""
+    """List what there is: bundled models, families that load, or the sites of a model."""
 
 
 @command.command(name="models")
@@ -21,6 +21,32 @@ def models() -> None:
     rows = [(name, "package", line) for name, line in names().items()]
     rows += [(name, "zoo", line) for name, line in zoo().items()]
     print_table(("model", "from", "what it is"), rows, title="bundled models")
+
+
+@command.command(name="families")
+def families() -> None:
+    """List the families that load natively, each one small file.
+
+    "answers to" are the values of `model_type` in a config.json, "layouts" the published forms of
+    its tensors that are read and written, "told from tensors" whether a file without a
+    configuration is recognised, "lines" those of code in the family's file. Every family has
+    probes, edits, plans and generation (an encoder: no generation).
+    """
+    from laminogram.families import known, lines_of_code
+
+    rows = [
+        (
+            family.name,
+            ", ".join(family.model_types),
+            ", ".join(layout.name for layout in family.layouts),
+            "yes" if family.recognise is not None else "no",
+            str(lines_of_code(family)),
+            family.summary,
+        )
+        for family in known().values()
+    ]
+    columns = ("family", "answers to", "layouts", "told from tensors", "lines", "what it is")
+    print_table(columns, rows, title="families")
 
 
 @command.command(name="sites")
