@@ -19,7 +19,7 @@ TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=fal
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-all lint format types wheel clean distclean
+.PHONY: help study gallery test test-all lint format types wheel clean distclean
 
 help: ## show this list
 	@echo "laminogram: see, measure and rewire the layers of language models"; echo
@@ -27,6 +27,9 @@ help: ## show this list
 
 study: $(VENV)/.stamp-base ## run the main job on the bundled models (ARGS="--open ..." for options)
 	$(BIN)/laminogram study $(ARGS)
+
+gallery: $(VENV)/.stamp-dev ## make the images of docs/gallery.md (needs a Chromium)
+	$(BIN)/python docs/gallery.py
 
 test: lint types ## lint, types and all quick tests
 	$(PYTEST) -m "not slow" $(ARGS)

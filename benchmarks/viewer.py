@@ -40,6 +40,17 @@ SCRUB = """async (count) => {
   }
   return [times, work];
 }"""
+SELECT = """async (count) => {
+  const times = [], frame = () => new Promise((then) => requestAnimationFrame(then));
+  let last = await frame();
+  for (let i = 1; i <= count; i++) {
+    location.hash = "#token=" + i % 16 + "&layer=" + i % 4;
+    const now = await frame();
+    times.push(now - last);
+    last = now;
+  }
+  return [times, times];
+}"""
 READY = """new MutationObserver(() => {
   if (document.documentElement.dataset.ready) window.readyAt = window.readyAt || performance.now();
 }).observe(document, { attributes: true, subtree: true, childList: true });"""
@@ -75,6 +86,31 @@ def visit(browser: Any, path: Path, frames: int, linear: bool) -> tuple[float, l
     times, work = page.evaluate(SCRUB, frames)
     context.close()
     return ready, times, work
+
+
+def pictures_row(browser: Any, folder: Path, visits: int, frames: int) -> str:
+    """The page of all pictures, made up too; a frame draws every picture for another selection."""
+    from tests.report.synthetic_pictures import everything
+
+    from laminogram.report.gallery import write_pictures
+
+    begin = time.perf_counter()
+    index = write_pictures(everything(), folder / "pictures")
+    seconds, found = time.perf_counter() - begin, []
+    for _ in range(visits):
+        context = browser.new_context(offline=True, viewport={"width": 1400, "height": 1000})
+        context.add_init_script(READY)
+        page = context.new_page()
+        page.goto(index.as_uri())
+        page.wait_for_selector("html[data-ready]", timeout=120_000)
+        found.append((page.evaluate("() => window.readyAt"), page.evaluate(SELECT, frames)[0]))
+        context.close()
+    times = sorted(t for _, one in found for t in one)
+    cells = ["all pictures", "-", f"{index.stat().st_size / 1e6:.1f}", f"{seconds:.1f}"]
+    cells += [f"{statistics.median(ready for ready, _ in found) / 1000:.2f}"]
+    cells += [f"{statistics.median(times):.0f}", f"{times[int(0.95 * len(times))]:.0f}", "-"]
+    cells += [f"{1000 * len(times) / sum(times):.0f}"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -115,6 +151,7 @@ def main() -> None:
                 cells += [f"{times[int(0.95 * len(times))]:.0f}", f"{work:.0f}"]
                 cells += [f"{1000 * len(times) / sum(times):.0f}"]
                 print("| " + " | ".join(cells) + " |", flush=True)
+        print(pictures_row(browser, Path(folder), given.visits, given.frames), flush=True)
         browser.close()
 
 

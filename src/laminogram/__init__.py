@@ -65,6 +65,8 @@ _SHOWN = {
     "laminogram.studies.model_map": "ModelMap",
     "laminogram.studies.next_token": "NextToken",
     "laminogram.report.picture": "Picture",
+    "laminogram.probe.gram": "Gram",
+    "laminogram.studies.study": "Study",
 }
 
 

@@ -11,7 +11,7 @@ is a value that is never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from laminogram.checkpoint.load import open_model
 from laminogram.errors import ConfigError
 from laminogram.evaluate.loss import Loss, loss, losses
+from laminogram.evaluate.score import Pooling, embeddings, scores
 from laminogram.infer.generate import Generation, Generations, generate
 from laminogram.infer.recording import record_generation
 from laminogram.plans import Plan
@@ -48,9 +49,39 @@ class View(Subject):
         """`loss` under each of many plans, what they share at their beginning run once."""
         return losses(self, plans, self.tokens(text, **how), progress=progress)
 
+    def scores(self, text: Text, **how: Any) -> Tensor:
+        """What a reward or classifier head says of each text (B, labels), without gradients (the
+        function `laminogram.evaluate.score.scores` keeps them)."""
+        with torch.no_grad():
+            return scores(self, self.tokens(text, **how))
+
+    def embeddings(
+        self, text: Text, pooling: Pooling = "mean", *, unit_length: bool = False, **how: Any
+    ) -> Tensor:
+        """One vector for each text (B, C): see `laminogram.evaluate.score.embeddings`."""
+        with torch.no_grad():
+            return embeddings(self, self.tokens(text, **how), pooling, unit_length=unit_length)
+
     def generate(self, prompt: Text, **options: Any) -> Generation | Generations:
         """Continue one prompt or many: see `laminogram.infer.generate.generate`."""
         return generate(self, prompt, **options)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """The token ids of a chat (`{"role": "user", "content": ...}`, ...) by the model's own
+        template, for every method that takes a text: `view.generate(view.chat(messages))`.
+
+        `view.tokenizer.chat` takes the same and gives the text. TokenError where the model has no
+        tokenizer or no template, or where the template refuses the messages.
+        """
+        return self.needed_tokenizer().chat_ids(
+            messages, add_generation_prompt=add_generation_prompt, **variables
+        )
 
     # Looking
 

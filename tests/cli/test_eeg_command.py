@@ -153,3 +153,13 @@ def test_the_default_name_is_new(tmp_path, monkeypatch):
         done = run("tiny-rwkv4", "--prompt", "a", "--new-tokens", 0)
         assert done.output.strip() == str(tmp_path / name)
         assert (tmp_path / name).is_file()
+
+
+def test_text_only_prints_bands_and_channels_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("tiny-llama", "--prompt", TEXT, "--new-tokens", 0, "--text-only")
+    assert done.exit_code == 0, done.output
+    assert "95%" in done.output and "Largest channels:" in done.output
+    assert list(tmp_path.iterdir()) == []
+    both = run("tiny-llama", "--prompt", "a", "--text-only", "--out", tmp_path / "x.html")
+    assert both.exit_code == 2 and "leave out --out" in both.output

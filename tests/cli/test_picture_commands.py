@@ -111,3 +111,18 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 def test_layers_are_read():
     assert parse_layers(None) is None
     assert parse_layers("0-3, 7") == [0, 1, 2, 3, 7]
+
+
+def test_similarity_pools_several_files(tmp_path):
+    files_given = []
+    for name in ("one", "two", "three"):
+        path = tmp_path / f"{name}.txt"
+        path.write_text(f"This is text {name} of the river and the sea.", "utf-8")
+        files_given.append(str(path))
+    first, *more = files_given
+    also = [part for name in more for part in ("--also", name)]
+    out = tmp_path / "page"
+    done = run("similarity", "tiny-llama", "--text-file", first, *also, "--out", str(out))
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    assert manifest["pictures"][0]["study"]["asked"]["texts"] == 3

@@ -1,4 +1,5 @@
-"""The transformers models that parity is held against: one tiny random model for each case."""
+"""The transformers models that parity is held against, one tiny random model for each case, and
+how a stack is compared with one."""
 
 from __future__ import annotations
 
@@ -21,6 +22,10 @@ from transformers import (
     RwkvForCausalLM,
 )
 
+from laminogram.checkpoint.load import describe
+from laminogram.checkpoint.loading import bind
+
+GRADIENT_TOLERANCE = 1e-3  # sharp attention multiplies the rounding of the forward
 SIZES: dict[str, Any] = {
     "vocab_size": ref.VOCAB,
     "hidden_size": ref.HIDDEN,
@@ -128,3 +133,53 @@ def build(case: Case, folder: Path) -> nn.Module:
             head.decoder.bias.copy_(head.bias)
     model.save_pretrained(folder)
     return model
+
+
+class Pair:
+    """A case's model, its folder, its tokens and its logits; made once."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.folder, self.model = folder, build(case, folder)
+        self.x = ref.tokens(2, case.length)
+        with torch.no_grad():
+            out = self.model(self.x, output_hidden_states=True)
+        self.logits, self.hidden = out.logits, out.hidden_states
+
+
+def check_logits_and_layers(pair: Pair) -> None:
+    """Logits, and what every layer but the last leaves in the residual stream."""
+    with torch.no_grad():
+        states, logits = ref.hidden_states(ref.load(pair.folder), pair.x)
+    assert ref.error(logits, pair.logits) <= ref.TOLERANCE
+    # transformers puts the embedding first, but for RWKV, and the final norm into the last entry.
+    first = 0 if isinstance(pair.model, RwkvForCausalLM) else 1
+    for mine, want in zip(states, pair.hidden[first:-1], strict=False):
+        assert ref.error(mine, want) <= ref.TOLERANCE
+
+
+def check_gradients(pair: Pair) -> None:
+    """Every parameter's gradient, theirs brought into our layout by the family's own mapping."""
+    described = describe(pair.folder)
+    stack = ref.fill(described, described.config)
+    weights = torch.randn(pair.logits.shape, generator=torch.Generator().manual_seed(3))
+    (stack(pair.x) * weights).sum().backward()
+    pair.model.train()  # RWKV scales its weights back; no dropout is on
+    for module in pair.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    pair.model.zero_grad()
+    (pair.model(pair.x).logits * weights).sum().backward()
+    pair.model.eval()
+    grads = {key: p.grad for key, p in pair.model.named_parameters()}
+    if "embed_out.weight" in described.checkpoint.tensors:  # called otherwise in memory
+        grads["embed_out.weight"] = pair.model.get_output_embeddings().weight.grad
+    mapping = bind(described.checkpoint, described.layout, described.config)
+    # A key bias without rotary has no gradient but rounding: judged on the scale of the others.
+    floor = 1e-3 * max(float(grad.abs().max()) for grad in grads.values() if grad is not None)
+    for key, p in stack.named_parameters():
+        bound = mapping.ours(key)
+        assert bound is not None
+        assert p.grad is not None, key
+        want = bound.read(lambda theirs: grads[theirs])
+        scale = max(float(want.abs().max()), floor)
+        assert float((p.grad - want).abs().max()) <= GRADIENT_TOLERANCE * scale, key

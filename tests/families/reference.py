@@ -171,22 +171,35 @@ def run_rwkv(
     every: int = 0,
 ) -> Tensor | None:
     """Logits (B, T, V) of the `rwkv` package in a process of its own, or a file it converted."""
-    environment = os.environ | {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", "OMP_NUM_THREADS": "1"}
-    environment |= {"RWKV_V7_ON": "1" if generation == 7 else "0"}
+    options = {"RWKV_V7_ON": "1" if generation == 7 else "0"}
     if every:
-        environment["RWKV_RESCALE_LAYER"] = str(every)
+        options["RWKV_RESCALE_LAYER"] = str(every)
+    _rwkv_process([model], ids, out, options, convert)
+    return None if convert else torch.load(out, weights_only=True)[0]
+
+
+def run_rwkv_each(models: list[Path], ids: Tensor, out: Path) -> list[Tensor]:
+    """Logits of several models before version 7, all in one process."""
+    _rwkv_process(models, ids, out, {"RWKV_V7_ON": "0"}, None)
+    found: list[Tensor] = torch.load(out, weights_only=True)
+    return found
+
+
+def _rwkv_process(
+    models: list[Path], ids: Tensor, out: Path, options: dict[str, str], convert: Path | None
+) -> None:
+    environment = os.environ | {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", "OMP_NUM_THREADS": "1"}
     torch.save(ids, out.with_suffix(".ids"))
     command = [
         sys.executable,
         str(_HERE / "run_rwkv.py"),
-        str(model.with_suffix("")),
         str(out.with_suffix(".ids")),
         str(out),
         str(convert or ""),
+        *(str(model.with_suffix("")) for model in models),
     ]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, env=environment | options, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode:
         raise RuntimeError(f"the rwkv package failed: {done.stderr[-2000:]}")
-    return None if convert else torch.load(out, weights_only=True)

@@ -9,29 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from tests.families import reference as ref
-from tests.families.hf_models import Case, bert_base, build, cases
+from tests.families.hf_models import (
+    Case,
+    Pair,
+    bert_base,
+    cases,
+    check_gradients,
+    check_logits_and_layers,
+)
 from torch import Tensor, nn
 
 from laminogram.checkpoint.load import describe
-from laminogram.checkpoint.loading import bind
 from laminogram.stack import forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import StackConfig
 from laminogram.stack.stack import Stack
 
 CASES = cases()
-GRADIENT_TOLERANCE = 1e-3  # sharp attention multiplies the rounding of the forward
-
-
-class Pair:
-    """A case's model, its folder, its tokens and its logits; made once."""
-
-    def __init__(self, case: Case, folder: Path) -> None:
-        self.folder, self.model = folder, build(case, folder)
-        self.x = ref.tokens(2, case.length)
-        with torch.no_grad():
-            out = self.model(self.x, output_hidden_states=True)
-        self.logits, self.hidden = out.logits, out.hidden_states
 
 
 @pytest.fixture(scope="module")
@@ -48,46 +42,14 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_every_layer(pairs: Callable[[str], Pair], name: str) -> None:
-    pair = pairs(name)
-    with torch.no_grad():
-        states, logits = ref.hidden_states(ref.load(pair.folder), pair.x)
-    assert ref.error(logits, pair.logits) <= ref.TOLERANCE
-    # transformers puts the embedding first, but for RWKV, and the final norm into the last entry.
-    theirs = pair.hidden[:-1] if name.startswith("rwkv") else pair.hidden[1:-1]
-    for mine, want in zip(states, theirs, strict=False):
-        assert ref.error(mine, want) <= ref.TOLERANCE
+    check_logits_and_layers(pairs(name))
 
 
 @pytest.mark.parametrize(
     "name", ["llama-gqa", "llama-biases", "llama-tied", "neox", "neox-sequential", "bert", "rwkv"]
 )
 def test_gradients(pairs: Callable[[str], Pair], name: str) -> None:
-    """Every parameter's gradient, theirs brought into our layout by the family's own mapping."""
-    pair = pairs(name)
-    described = describe(pair.folder)
-    stack = ref.fill(described, described.config)
-    weights = torch.randn(pair.logits.shape, generator=torch.Generator().manual_seed(3))
-    (stack(pair.x) * weights).sum().backward()
-    pair.model.train()  # RWKV scales its weights back; no dropout is on
-    for module in pair.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    pair.model.zero_grad()
-    (pair.model(pair.x).logits * weights).sum().backward()
-    pair.model.eval()
-    grads = {key: p.grad for key, p in pair.model.named_parameters()}
-    if "embed_out.weight" in described.checkpoint.tensors:  # called otherwise in memory
-        grads["embed_out.weight"] = pair.model.get_output_embeddings().weight.grad
-    mapping = bind(described.checkpoint, described.layout, described.config)
-    # A key bias without rotary has no gradient but rounding: judged on the scale of the others.
-    floor = 1e-3 * max(float(grad.abs().max()) for grad in grads.values() if grad is not None)
-    for key, p in stack.named_parameters():
-        bound = mapping.ours(key)
-        assert bound is not None
-        assert p.grad is not None, key
-        want = bound.read(lambda theirs: grads[theirs])
-        scale = max(float(want.abs().max()), floor)
-        assert float((p.grad - want).abs().max()) <= GRADIENT_TOLERANCE * scale, key
+    check_gradients(pairs(name))
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "rope-dynamic", "neox", "rwkv"])

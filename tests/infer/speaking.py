@@ -10,9 +10,9 @@ from tests.stacks import config_of, stack_of
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from laminogram.checkpoint.tokenizer import Tokenizer
 from laminogram.stack.config import StackConfig
 from laminogram.stack.stack import Stack
+from laminogram.tokenizers import FastTokenizer, Tokenizer
 from laminogram.view import View
 
 
@@ -24,7 +24,7 @@ def byte_tokenizer(merges: list[tuple[str, str]] | None = None) -> Tokenizer:
     inner = Inner(models.BPE({text: i for i, text in enumerate(vocabulary)}, merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    return Tokenizer(inner)
+    return FastTokenizer(inner)
 
 
 def speaking_view(kind: str, seed: int = 0, eos: tuple[int, ...] = ()) -> View:

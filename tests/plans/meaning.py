@@ -36,6 +36,7 @@ class Meaning:
         self.ctx = context.build(
             stack.rotary, stack.mask_keys, batch.lengths, width, (0,) * rows, batch.lengths,
             device=stack.device,
+            dtype=stack.dtype,
         )  # fmt: skip
         x = stack.embed(batch.tokens, self.ctx.positions, batch.types)
         streams: Streams = {}
@@ -67,6 +68,12 @@ class Meaning:
             "attn": (layer.attn_norm, lambda h: layer.attn(h, ctx, None, NO_TAPS)),
             "ffn": (layer.ffn_norm, lambda h: layer.ffn(h, ctx, None, NO_TAPS)),
         }
+        if layer.config.block == "sandwich":
+            after = {"attn": layer.attn_post_norm, "ffn": layer.ffn_post_norm}
+            halves = {
+                name: (norm, lambda h, mixer=mixer, post=after[name]: post(mixer(h)))
+                for name, (norm, mixer) in halves.items()
+            }
         chosen = halves.values() if step.part == "both" else [halves[step.part]]
         if layer.config.block == "parallel":
             return x + sum(mixer(norm(x)) for norm, mixer in chosen)

@@ -122,7 +122,7 @@ def test_removing_every_head_leaves_the_bias(kind):
     assert torch.tensor(found["attn_out", 1]).allclose(expected.expand(1, 4, 32))
 
 
-@pytest.mark.parametrize("kind", ("rwkv4", "rwkv7"))
+@pytest.mark.parametrize("kind", ("rwkv4", "rwkv5", "rwkv6", "rwkv7"))
 def test_an_edited_state_acts_on_what_follows_and_on_nothing_before(kind):
     view, ids = view_of(kind), ids_of(1, 6)
     changed = view.using(edits=edits.scale("state", 0.5, layers=1, positions=[2])).logits(ids)

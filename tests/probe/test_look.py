@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.infer.speaking import speaking_view
-from tests.stacks import CAUSAL, KINDS, config_of, ids_of, view_of
+from tests.stacks import CAUSAL, KINDS, SIGNED, config_of, ids_of, view_of
 
 from laminogram.errors import FamilyError, SiteError, TokenError
 from laminogram.stack.config import HeadConfig
@@ -59,7 +59,7 @@ def test_attention_looks_back(kind: str) -> None:
     swapped = view.show_attention(1, -1, 1, ids)
     np.testing.assert_array_equal(swapped.weights, found.weights)
     assert ("effective attention" in str(found)) == kind.startswith("rwkv")
-    assert ("not normalised" in str(found)) == (kind == "rwkv7")
+    assert ("not normalised" in str(found)) == (kind in SIGNED)
 
 
 def test_an_encoder_attends_both_ways() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.stacks import ids_of, view_of
 
-from laminogram.errors import ConfigError
+from laminogram.errors import ConfigError, SiteError
+from laminogram.probe.measuring import measure
 
 ROWS = [ids_of(1, n, seed=n)[0].tolist() for n in (3, 9, 1, 6, 5)]
 STATISTICS = ("moments", "thresholds", "histogram", "topk", "tokens")
@@ -45,3 +46,24 @@ def test_tables_name_the_layers_and_other_plans_do_not_merge() -> None:
     other = view_of("llama").measure(ROWS, sites="attn_out")
     with pytest.raises(ConfigError, match="different plans"):
         measured.merge(other)
+
+
+def test_sites_may_want_different_statistics() -> None:
+    wanted = {"ffn_out": ["moments"], "pattern": ["sinks"], "resid_post": ["histogram"]}
+    measured = measure(view_of("gpt_neox"), ROWS, wanted, layers=1, progress=False)
+    expected = [("histogram", "resid_post", 1), ("moments", "ffn_out", 1), ("sinks", "pattern", 1)]
+    assert list(measured) == expected
+
+
+def test_a_pattern_is_read_query_by_query() -> None:
+    view = view_of("llama")
+    measured = view.measure(ROWS, "sinks", sites="pattern", batch_size=3)["sinks", "pattern", 1]
+    importance = measured.result()["importance"]
+    assert importance.shape == (5, 4, 4)
+    for row, ids in enumerate(ROWS):
+        pattern = view.record(ids, sites="pattern", layers=1)["pattern", 1][0]
+        np.testing.assert_allclose(importance[row, :, 0], pattern[:, :, 0].mean(1), rtol=1e-4)
+    with pytest.raises(SiteError, match="no channels for 'moments'"):
+        view.measure(ROWS, "moments", sites="pattern")
+    with pytest.raises(SiteError, match="reads the site 'pattern' alone"):
+        view.measure(ROWS, "sinks", sites="ffn_out")

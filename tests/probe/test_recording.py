@@ -60,8 +60,9 @@ def test_a_pattern_is_what_the_mixer_does(kind):
         np.testing.assert_allclose(heads, gram["attn_out", step], rtol=1e-4, atol=1e-5)
 
 
-def test_the_effective_attention_of_rwkv7_is_exact():
-    gram = view_of("rwkv7").record(ids_of(2, 9), sites=["pattern", "v", "wkv"])
+@pytest.mark.parametrize("kind", ("rwkv6", "rwkv7"))
+def test_the_effective_attention_of_a_matrix_state_is_exact(kind):
+    gram = view_of(kind).record(ids_of(2, 9), sites=["pattern", "v", "wkv"])
     for step in gram.steps:
         pattern, v = torch.tensor(gram["pattern", step]), torch.tensor(gram["v", step])
         wkv = torch.einsum("bhts,bshd->bthd", pattern, v)

@@ -87,7 +87,7 @@ def download(page: Any, button: str) -> tuple[str, bytes]:
 
 def test_the_csv_holds_the_values_of_the_moment(page, study):
     page.locator("#scrub").fill("6")
-    name, raw = download(page, "#save-csv")
+    name, raw = download(page, ".save-csv")
     assert name == "tiny-llama-tiny-rwkv4-ffn_out-6.csv"
     rows = list(csv.DictReader(io.StringIO(raw.decode("utf-8"), newline="")))
     for record, token in zip(study.records, study.frames[6], strict=True):
@@ -102,7 +102,7 @@ def test_the_csv_holds_the_values_of_the_moment(page, study):
 
 def test_the_png_shows_the_moment_in_the_theme(page, theme):
     page.locator("#scrub").fill("4")
-    name, raw = download(page, "#save-png")
+    name, raw = download(page, ".save-png")
     assert name.endswith("-4.png")
     with Image.open(io.BytesIO(raw)) as picture:
         assert picture.format == "PNG"
@@ -158,9 +158,9 @@ def test_the_state_is_in_the_address_and_a_link_brings_it_back(page, context, st
     x = GUTTER + 40.5 / channels * (width - GUTTER - EDGE)
     canvas.click(position={"x": x, "y": 3.5 * 20})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator("#copy-link").click()
+    page.locator(".copy-link").click()
     page.wait_for_timeout(50)
-    assert page.locator("#copy-link").text_content() == "Copied"
+    assert page.locator(".copy-link").text_content() == "Copied"
     link = page.evaluate("() => navigator.clipboard.readText()")
     assert link == page.url
     first = study.records[0].peaks[0]

@@ -115,3 +115,7 @@ def test_the_payload_of_a_wide_model_is_pooled_and_names_channels(synthetic):
     assert model["width"] == 3
     channel = 100 * 3 + offsets[1, 2, 100]
     assert values[1, 2, 100] == record.values[1, 2, channel]
+
+
+def test_the_modules_of_the_viewer_together_stay_below_100_kB():
+    assert sum(path.stat().st_size for path in page.VIEWER.glob("*.js")) < 100_000

@@ -183,8 +183,8 @@ def test_similarity_switches_and_reads_pairs(shown, results):
     before = shown.pixels("similarity")
     for kind, name in [
         ("cka", "cka"),
-        ("perToken", "per_token"),
-        ("withoutFirst", "without_first"),
+        ("per_token", "per_token"),
+        ("without_first", "without_first"),
     ]:
         shown.section("similarity").locator(f"input[value={kind}]").check()
         matrix.hover(position=spot)
@@ -281,7 +281,7 @@ def test_pictures_are_saved_as_png_and_csv(shown, results):
             assert np.array_equal(entropy, results[0].entropy.ravel())
             assert table[3]["token_text"] == "\n"
         if kind == "similarity":
-            column = rows[0].index("per_token" if "per_token" in rows[0] else "perToken")
+            column = rows[0].index("per_token")
             value = np.float32(rows[12][column])
             assert value == np.float32(results[2].per_token.ravel()[11])
 
@@ -448,5 +448,39 @@ def test_a_notebook_shows_every_kind_of_result():
         patch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
         laminogram._show_in_notebooks()
     kinds = {kind.__module__.rpartition(".")[2] for kind, _ in registered}
-    assert set(KINDS) <= kinds
+    assert {*KINDS, "gram", "study"} <= kinds
     assert all(function is laminogram._fragment for _, function in registered)
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [(5, 12), (700, 3000)])
+def test_a_gram_in_a_notebook_is_an_eeg_of_bounded_size(browser, tmp_path, tokens, channels):
+    import torch
+
+    from laminogram.probe.gram import Gram
+
+    values = torch.randn(1, tokens, channels, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(tokens)[None]
+    gram = Gram(
+        {("resid_post", step): values for step in range(2)},
+        {"resid_post": ("B", "T", "C")},
+        {0: (0, None), 1: (1, None)},
+        ids,
+        torch.ones_like(ids, dtype=torch.bool),
+    )
+    held = fragment(gram)
+    assert len(held) < 1_000_000
+    outer = tmp_path / "notebook.html"
+    outer.write_text(f"<!doctype html><meta charset=utf-8>{held}", "utf-8")
+    page = browser.new_page()
+    page.goto(outer.as_uri())
+    inner = page.frame_locator("iframe")
+    inner.locator("html[data-ready] canvas.heat").wait_for(timeout=30_000)
+    assert inner.locator("#problem").text_content() == ""
+    page.close()
+
+
+def test_the_loss_over_position_selects_a_token(shown):
+    course = shown.canvas("next_token", 0)
+    course.press("End")
+    course.press("ArrowLeft")
+    assert "token" in shown.selection

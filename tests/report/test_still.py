@@ -294,3 +294,26 @@ def test_the_page_holds_the_bands(study):
     packed = study_payload(study)["models"][1]
     bands = decode_array(packed["bands"])
     assert np.allclose(bands, quantile_bands(study.records[1].values), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("x.html", "pathlib.Path.write_text"),
+        ("x.png", "PIL.Image.Image.save"),
+        ("x.gif", "PIL.Image.Image.save"),
+        ("x.html", "numpy.savez_compressed"),
+        ("x.html", "pyarrow.parquet.write_table"),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_nothing(synthetic, tmp_path, monkeypatch, name, call):
+    import errno
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    study = Study.of([synthetic.fake_record("a", "llama", "a b", layers=2, channels=8)], "a b")
+    monkeypatch.setattr(call, full)
+    with pytest.raises(LaminogramError, match="No space left on device"):
+        write_eeg(study, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

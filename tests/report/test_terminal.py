@@ -169,6 +169,8 @@ def test_long_texts_are_cut_and_say_so(view: Any) -> None:
 
 def test_brackets_are_no_markup() -> None:
     class Brackets:
+        prefix = ()
+
         def token_texts(self, ids: list[int]) -> list[str]:
             return [f"[bold]{one}" for one in ids]
 

@@ -93,10 +93,10 @@ def opened(request, browser, index) -> Iterator[Opened]:
 def test_it_plays_and_pauses(opened):
     before = opened.pixels(), opened.pixels("heat"), opened.pixels("heat", 1)
     opened.page.locator("#speed").select_option("16")
-    opened.page.locator("#play").click()
+    opened.page.locator(".play").click()
     opened.wait_for(lambda index: index >= 4)
-    assert opened.page.locator("#play").get_attribute("aria-label") == "Pause"
-    opened.page.locator("#play").click()
+    assert opened.page.locator(".play").get_attribute("aria-label") == "Pause"
+    opened.page.locator(".play").click()
     stopped = opened.index
     after = opened.pixels(), opened.pixels("heat"), opened.pixels("heat", 1)
     assert all(a != b for a, b in zip(before, after, strict=True))
@@ -114,7 +114,7 @@ def test_frames_whose_clock_lags_do_not_step_back(browser, index):
     )
     page = Opened(context, index)
     page.page.locator("#speed").select_option("16")
-    page.page.locator("#play").click()
+    page.page.locator(".play").click()
     page.wait_for(lambda index: index >= 3)
     context.close()
     assert page.complaints == []
@@ -128,7 +128,7 @@ def test_it_stops_at_the_end_and_starts_again(opened, study):
     opened.wait_for(lambda index: index < 10)
     last = len(study.frames) - 1
     opened.wait_for(lambda index: index == last)
-    assert opened.page.locator("#play").get_attribute("aria-label") == "Play"
+    assert opened.page.locator(".play").get_attribute("aria-label") == "Play"
 
 
 def test_scrubbing_and_keys_move_every_panel_in_lockstep(opened, study):

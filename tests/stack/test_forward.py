@@ -136,7 +136,7 @@ def test_learned_positions_end():
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("kind", ("llama", "rwkv4", "rwkv7"))
+@pytest.mark.parametrize("kind", ("llama", "rwkv4", "rwkv6", "rwkv7"))
 def test_fp16_sites_are_the_true_values_where_fp16_would_overflow(kind, plan):
     view = view_of(kind)
     with torch.no_grad():
@@ -151,7 +151,8 @@ def test_fp16_sites_are_the_true_values_where_fp16_would_overflow(kind, plan):
     for key in true:
         found, expected = torch.tensor(half[key]), torch.tensor(true[key])
         assert bool(found.isfinite().all())
-        assert relative(found, expected) < 0.02, key
+        # RWKV-6 norms each head's answer last: what rounding leaves of a small one is enlarged.
+        assert relative(found, expected) < (0.05 if kind == "rwkv6" else 0.02), key
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -177,11 +178,12 @@ def test_layers_may_lie_on_several_devices(kind):
 def test_a_layer_that_runs_twice_adds_both_gradients(kind):
     view, ids = view_of(kind), ids_of(1, 5)
     layer = view.stack.layers[1]
+    name = "ffn.router.weight" if kind == "moe" else "ffn.down.weight"
 
     def gradient(plan):
         view.stack.zero_grad()
         view.using(plan=plan).run(view.tokens(ids)).square().mean().backward()
-        return layer.ffn.down.weight.grad.clone()
+        return layer.get_parameter(name).grad.clone()
 
     twice = gradient("0, 1, 1, 2")
     twin = view_of(kind)
@@ -193,7 +195,7 @@ def test_a_layer_that_runs_twice_adds_both_gradients(kind):
     from laminogram.stack.forward import run
 
     run(twin.stack, twin.tokens(ids), Plan([0, 1, 3, 2])).square().mean().backward()
-    apart = [twin.stack.layers[i].ffn.down.weight.grad for i in (1, 3)]
+    apart = [twin.stack.layers[i].get_parameter(name).grad for i in (1, 3)]
     assert relative(twice, apart[0] + apart[1]) < CLOSE
 
 
@@ -204,7 +206,13 @@ def test_gradients_agree_with_finite_differences(kind):
     ids = ids_of(1, 4)
     parameters = dict(view.stack.named_parameters())
     view.run(view.tokens(ids)).square().mean().backward()
-    for name in ("layers.0.attn_norm.weight", "layers.1.attn.v.weight", "layers.1.ffn.up.weight"):
+    values_of = {"latent": "kv_b"}.get(kind, "v")
+    up = "router" if kind == "moe" else "up"
+    for name in (
+        "layers.0.attn_norm.weight",
+        f"layers.1.attn.{values_of}.weight",
+        f"layers.1.ffn.{up}.weight",
+    ):
         parameter, place = parameters[name], (0,) * parameters[name].dim()
         with torch.no_grad():
             values = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.stacks import CAUSAL, KINDS, ids_of, view_of
+from tests.stacks import CAUSAL, KINDS, SIGNED, ids_of, view_of
 
 from laminogram.errors import ConfigError, SiteError, TokenError
 from laminogram.probe.edits import zero
@@ -33,14 +33,14 @@ def test_maps_are_the_recorded_patterns(kind: str, plan: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_sum_to_one_where_they_say_so(kind: str) -> None:
     found = attention(view_of(kind), IDS)
-    assert found.normalised == (kind != "rwkv7")
+    assert found.normalised == (kind not in SIGNED)
     sums = found.pattern.sum(-1)
     if found.normalised:
         np.testing.assert_allclose(sums, 1, atol=1e-5)
     else:
         assert np.abs(sums - 1).max() > 0.1 and (found.pattern < 0).any()
         assert "signed" in found.note
-    assert found.pattern.shape[1] == {"rwkv4": 1, "rwkv7": 2}.get(kind, 4)
+    assert found.pattern.shape[1] == (2 if kind in SIGNED else 1 if kind == "rwkv4" else 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.infer.speaking import speaking_view
-from tests.stacks import KINDS, view_of
+from tests.stacks import KINDS, SIGNED, view_of
 
 from laminogram.errors import TokenError
 from laminogram.probe import edits
@@ -31,8 +31,10 @@ def test_healthy_stacks_hold(kind: str, precision: str) -> None:
     assert held["no-op edit changes nothing"]
     assert held["batch equals rows (left pads)"]
     assert held["cache equals no cache"] is (None if kind == "bert" else True)
-    assert held["pattern rows sum to 1"] is (None if kind == "rwkv7" else True)
-    assert held["pattern @ v == z"] is (None if kind == "rwkv4" else True)
+    assert held["pattern rows sum to 1"] is (None if kind in SIGNED else True)
+    assert held["pattern @ v == z"] is (
+        None if kind in ("rwkv4", "rwkv5") else True  # the small RWKV-5 has a tuned initial state
+    )
     for row in report.rows:
         assert (row.value is None) == (row.held is None)
         assert row.note

@@ -30,6 +30,8 @@ RWKV4 = {
     "intermediate_size": 64,
     "num_hidden_layers": 3,
 }
+RWKV5 = RWKV4 | {"model_type": "rwkv5", "head_size": 16}
+RWKV6 = RWKV5 | {"model_type": "rwkv6", "proj_low_rank_dim": 4, "gate_low_rank_dim": 8}
 RWKV7 = {
     "model_type": "rwkv7",
     "vocab_size": 64,
@@ -49,7 +51,9 @@ def _stack(source: dict) -> Stack:
     return Stack(families.find(source).config(source))
 
 
-@pytest.mark.parametrize("source", [LLAMA, RWKV4, RWKV7], ids=["llama", "rwkv4", "rwkv7"])
+@pytest.mark.parametrize(
+    "source", [LLAMA, RWKV4, RWKV5, RWKV6, RWKV7], ids=["llama", "rwkv4", "rwkv5", "rwkv6", "rwkv7"]
+)
 def test_seeded_finite_and_uncertain(source):
     one, two, other = _stack(source), _stack(source), _stack(source)
     initialise(one, 1)

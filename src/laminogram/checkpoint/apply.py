@@ -41,6 +41,8 @@ _COMPANIONS = (
     "*.tiktoken",
     "vocab.*",
     "merges.txt",
+    "rwkv_vocab_v*.txt",
+    "20B_tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",

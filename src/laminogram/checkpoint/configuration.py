@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from laminogram import bundled, families
+from laminogram.checkpoint.blockwise import unquantised
 from laminogram.checkpoint.load import describe, read_config
 from laminogram.checkpoint.resolve import fetch_configuration
 from laminogram.stack.config import StackConfig
@@ -20,6 +21,7 @@ def configuration(source: str | Path | Mapping[str, Any]) -> tuple[StackConfig, 
     downloaded. CheckpointError, FamilyError or ConfigError say what is wrong.
     """
     if isinstance(source, Mapping):
+        source = unquantised(source)
         return families.find(source).config(source), str(source.get("_name_or_path") or "model")
     text = str(source)
     if text in (*bundled.names(), *bundled.zoo()):
@@ -35,5 +37,5 @@ def configuration(source: str | Path | Mapping[str, Any]) -> tuple[StackConfig, 
 
 
 def _from_file(file: Path) -> StackConfig:
-    source = read_config(file)
+    source = unquantised(read_config(file))
     return families.find(source).config(source)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from laminogram import families
+from laminogram.checkpoint import blockwise
 from laminogram.checkpoint.loading import Device, load_into
 from laminogram.checkpoint.reading import Checkpoint, open_checkpoint
-from laminogram.checkpoint.resolve import resolve
-from laminogram.checkpoint.tokenizer import Tokenizer, load_tokenizer
+from laminogram.checkpoint.resolve import Resolved, resolve
 from laminogram.errors import CheckpointError, ConfigError, FamilyError
 from laminogram.families import Family, Layout
 from laminogram.stack.config import StackConfig
+from laminogram.tokenizers import Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
@@ -35,32 +36,41 @@ class Described:
 
 @dataclass(frozen=True)
 class Opened:
-    """A loaded model."""
+    """A loaded model; `tokenizer_missing` says why it has no tokenizer, where that is known.
+
+    `described` is None for a model that no family knows, which transformers runs.
+    """
 
     stack: Stack
     tokenizer: Tokenizer | None
     name: str
     path: Path
-    described: Described
+    described: Described | None
+    tokenizer_missing: str = ""
 
 
-def describe(path: str | Path, settings: Mapping[str, Any] | None = None) -> Described:
+def describe(
+    path: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Described:
     """Opens a checkpoint and tells its family, layout and configuration, reading no weights.
 
-    `settings` replace fields of the configuration (`group_norm_eps=1e-5`). Errors are
-    CheckpointError, FamilyError or ConfigError.
+    `settings` replace fields of the configuration (`group_norm_eps=1e-5`). `dtype` is that in which
+    fp8 weights are given. Errors are CheckpointError, FamilyError or ConfigError.
     """
     path = Path(path)
     checkpoint = open_checkpoint(path)
     file = (path if path.is_dir() else path.parent) / "config.json"
-    source = _read_config(file) if path.is_dir() and file.is_file() else None
+    source = read_config(file) if path.is_dir() and file.is_file() else None
     if source is None:
         try:
             family, source = families.detect(checkpoint.shapes)
         except FamilyError:
             if path.is_dir() or not file.is_file():
                 raise
-            source = _read_config(file)
+            source = read_config(file)
+    checkpoint, source = blockwise.plain(checkpoint, source, dtype), blockwise.unquantised(source)
     family = families.find(source)
     layout = family.layout(checkpoint.keys)
     shapes = {layout.canonical(key): shape for key, shape in checkpoint.shapes.items()}
@@ -81,14 +91,19 @@ def open_model(
     `dtype` None keeps the checkpoint's. `device` is one device, "auto", a list over which layers
     spread, or a function from parameter name to device. Further settings replace fields of the
     configuration, or are options of how its tensors are laid out (`rescaled=6`). ConfigError where
-    the family understands neither.
+    the family understands neither. A model that no family knows is run by transformers, where that
+    has it and is installed, on one device: see `laminogram.generic`.
     """
     from laminogram.stack.stack import Stack
 
     _check_devices(device)
     found = resolve(path_or_name, revision=revision)
+    try:
+        _check_family(found.path)
+    except FamilyError as unknown:
+        return _open_wrapped(found, unknown, dtype, device, settings)
     options = {name: settings.pop(name) for name in families.options() & set(settings)}
-    described = describe(found.path, settings)
+    described = describe(found.path, settings, dtype or torch.bfloat16)
     config = described.config
     stack = Stack(config, device="meta", dtype=dtype or torch.float32)
     placement = placed(config, device)
@@ -101,8 +116,53 @@ def open_model(
         device=placement,
         options=options,
     )
-    tokenizer = load_tokenizer(found.path, bos=config.bos_token_id, eos=config.eos_token_ids)
-    return Opened(stack, tokenizer, found.name, found.path, described)
+    text = find_tokenizer(
+        found.path,
+        bos=config.bos_token_id,
+        eos=config.eos_token_ids,
+        habits=described.family.text,
+        vocab_size=config.vocab_size,
+    )
+    return Opened(stack, text.tokenizer, found.name, found.path, described, text.missing)
+
+
+def _check_family(path: Path) -> None:
+    """FamilyError for a directory whose configuration no family answers to."""
+    file = path / "config.json"
+    if path.is_dir() and file.is_file():
+        families.find(read_config(file))
+
+
+def _open_wrapped(
+    found: Resolved,
+    unknown: FamilyError,
+    dtype: torch.dtype | None,
+    device: Device | Sequence[Device] | Callable[[str], Device],
+    settings: Mapping[str, Any],
+) -> Opened:
+    """The same for a model that only transformers knows; FamilyError where it does not either."""
+    try:
+        from laminogram.generic.opening import open_wrapped
+    except ImportError as error:
+        raise FamilyError(
+            f"{unknown} Other models can be run by transformers (pip install 'laminogram[hf]'), "
+            f"which cannot be imported: {error}"
+        ) from error
+    places = [device] if callable(device) or isinstance(device, str | torch.device) else device
+    if len(places) != 1 or callable(places[0]) or places[0] == "auto":
+        raise ConfigError("a model that transformers runs lies on one device: name it")
+    try:
+        stack = open_wrapped(found.path, dtype=dtype, device=places[0], settings=settings)
+    except FamilyError as error:
+        raise FamilyError(f"{unknown} And by transformers: {error}") from error
+    config = stack.config
+    text = find_tokenizer(
+        found.path,
+        bos=config.bos_token_id,
+        eos=config.eos_token_ids,
+        vocab_size=config.vocab_size,
+    )
+    return Opened(stack, text.tokenizer, found.name, found.path, None, text.missing)
 
 
 def placed(
@@ -151,7 +211,8 @@ def _check_devices(device: Device | Sequence[Device] | Callable[[str], Device]) 
             raise ConfigError(f"device {str(one)!r} is not on this machine; there are {there}")
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """The contents of a config.json; CheckpointError where it is not a readable JSON object."""
     try:
         source = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

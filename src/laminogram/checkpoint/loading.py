@@ -50,7 +50,8 @@ def load_into(
     for name, bound in bounds.items():
         tensor = bound.read(lambda theirs: checkpoint.get(keys[theirs]))
         where = device(name) if callable(device) else device
-        tensor = tensor.to(device=where, dtype=target).contiguous()
+        kept = _precision(stack, name, target)
+        tensor = tensor.to(device=where, dtype=kept).contiguous()
         _assign(stack, name, tensor, parameters[name].requires_grad)
 
 
@@ -89,7 +90,9 @@ def _check(
             misshaped += _misshaped(bound, mapping, ours, checkpoint, keys, misshaped)
         bounds[name] = bound
     unexpected = [
-        key for name, key in keys.items() if name not in used and not _ignored(name, layout)
+        key
+        for name, key in keys.items()
+        if name not in used and not _ignored(name, layout, mapping.config)
     ]
     unexpected = [key for key in unexpected if not _is_copy(key, checkpoint, layout, keys)]
     if missing or unexpected or misshaped:
@@ -133,8 +136,9 @@ def _misshaped(
     return told
 
 
-def _ignored(name: str, layout: Layout) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in layout.ignore)
+def _ignored(name: str, layout: Layout, config: StackConfig) -> bool:
+    patterns = (pattern.format(layers=config.num_layers) for pattern in layout.ignore)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_copy(key: str, checkpoint: Checkpoint, layout: Layout, keys: Mapping[str, str]) -> bool:
@@ -166,6 +170,13 @@ def _common_dtype(
         info = checkpoint.tensors[keys[name]]
         count[info.dtype] += torch.Size(info.shape).numel()
     return count.most_common(1)[0][0]
+
+
+def _precision(stack: nn.Module, name: str, target: torch.dtype) -> torch.dtype:
+    """fp32 at least for the parameters that their module names in `in_fp32`, else the target."""
+    owner, _, leaf = name.rpartition(".")
+    wide = leaf in getattr(stack.get_submodule(owner), "in_fp32", ())
+    return torch.promote_types(target, torch.float32) if wide else target
 
 
 def _assign(stack: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from laminogram import families
 from laminogram.checkpoint.load import Described
 from laminogram.checkpoint.reading import TensorInfo
 from laminogram.errors import ConfigError, PlanError
@@ -251,7 +252,8 @@ def _idle(layout: Layout, step: Step) -> set[str]:
 
 def source_of(config: StackConfig, plan: Plan) -> dict[str, Any]:
     """config.json's contents: the number of layers, and lists by layer in the plan's order."""
-    source = dict(config.source) | {_COUNT: len(plan)}
+    count = families.get(config.family).names.get(_COUNT, _COUNT)
+    source = dict(config.source) | {count: len(plan)}
     for name in _PER_LAYER:
         value = source.get(name)
         if not isinstance(value, list) or not value:

@@ -76,9 +76,13 @@ def show_picture(
     kv: str | None,
     dtype: str | None,
     device: str | None,
+    more_files: tuple[Path, ...] = (),
     **asked: Any,
 ) -> None:
-    """Run the study `kind` with the settings `asked`, and those of `--with`; print or draw them."""
+    """Run the study `kind` with the settings `asked`, and those of `--with`; print or draw them.
+
+    The study `kind` reads the text and those of `more_files`, the companions the text alone.
+    """
     if prompt is not None and text_file is not None:
         raise click.UsageError("--prompt and --text-file exclude each other: give one of them.")
     if text_only and out is not None:
@@ -93,7 +97,8 @@ def show_picture(
     conditions: dict[str, Any] = {"plan": plan, "kv": kv}
     conditions = {name: given for name, given in conditions.items() if given is not None}
     view = view.using(**conditions) if conditions else view
-    results = [_study(kind)(view, text, **asked)]
+    texts = [text, *(read_text(None, file) for file in more_files)]
+    results = [_study(kind)(view, texts if more_files else text, **asked)]
     results += list(_companions(kind, others, view, text))
     if text_only:
         from laminogram.report.terminal import print_result

@@ -23,7 +23,7 @@ from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
 from laminogram.stack.forward import Logits
 
-_CHUNK = 2**24
+CHUNK = 2**24
 """Logits that exist at one time: 64 MiB in fp32."""
 
 
@@ -80,7 +80,7 @@ def loss(view: Subject, x: Text) -> Loss:
     Logits are made and reduced in chunks, so that memory does not grow with T times V. FamilyError
     for an encoder or a model without a head, TokenError where no row has two tokens.
     """
-    _check(view)
+    check_predicts(view)
     batch = _batch(view, x)
     program = view.program() if view.edits else None
     out = view.run(batch, observer=program, logits=_wanted(view))
@@ -98,7 +98,7 @@ def losses(
     How many layer calls that saves is printed to the terminal before the run. Errors as in `loss`,
     and PlanError for a plan that the stack cannot run.
     """
-    _check(view)
+    check_predicts(view)
     batch = _batch(view, x)
     tree = PlanTree(map(Plan.of, [plans] if isinstance(plans, str | Plan) else plans))
     found: list[Loss | None] = [None] * len(tree.plans)
@@ -111,7 +111,8 @@ def losses(
     return [one for one in found if one is not None]
 
 
-def _check(view: Subject) -> None:
+def check_predicts(view: Subject) -> None:
+    """FamilyError unless the model predicts each token from those before it."""
     config = view.config
     if not config.causal:
         raise FamilyError(
@@ -129,15 +130,19 @@ def _batch(view: Subject, x: Text) -> Batch:
     return batch
 
 
+def needs_all_logits(view: Subject) -> bool:
+    """Whether an edit acts on the logits, so that they are made at once; else in chunks."""
+    return any(edit.site == "logits" for edit in view.edits)
+
+
 def _wanted(view: Subject) -> Logits:
-    """All logits at once only where an edit acts on them; else they are made in chunks."""
-    return "all" if any(edit.site == "logits" for edit in view.edits) else "none"
+    return "all" if needs_all_logits(view) else "none"
 
 
 def _loss(view: Subject, batch: Batch, out: Tensor) -> Loss:
     """From what a run gave, logits (B, T, V) or what enters the head (B, T, C), to the losses."""
     targets = batch.tokens[:, 1:].to(out.device)
-    if _wanted(view) == "all":
+    if needs_all_logits(view):
         aligned = _cross_entropy(out[:, :-1].flatten(0, 1), targets.flatten()).view(targets.shape)
     else:
         aligned = _in_chunks(view, out[:, :-1], targets)
@@ -154,9 +159,9 @@ def _loss(view: Subject, batch: Batch, out: Tensor) -> Loss:
 
 
 def _in_chunks(view: Subject, final: Tensor, targets: Tensor) -> Tensor:
-    """Loss (B, T-1) from what enters the head, so many logits at a time as `_CHUNK` says."""
+    """Loss (B, T-1) from what enters the head, so many logits at a time as `CHUNK` says."""
     stack = view.stack
-    chunk = max(1, _CHUNK // view.config.vocab_size)
+    chunk = max(1, CHUNK // view.config.vocab_size)
     pairs = zip(final.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True)
     parts = [_cross_entropy(stack.head(part, stack.tied_table), wanted) for part, wanted in pairs]
     return torch.cat(parts).view(targets.shape)

@@ -6,12 +6,23 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from laminogram.errors import FamilyError
 from laminogram.families.base import Family, Layout, Shapes
 
-__all__ = ["Family", "Layout", "Shapes", "detect", "find", "get", "known", "options"]
+__all__ = [
+    "Family",
+    "Layout",
+    "Shapes",
+    "detect",
+    "find",
+    "get",
+    "known",
+    "lines_of_code",
+    "options",
+]
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +51,13 @@ def options() -> set[str]:
     """
     layouts = [layout for family in known().values() for layout in family.layouts]
     return {name for layout in layouts for name in layout.options if not name.startswith("_")}
+
+
+def lines_of_code(family: Family) -> int:
+    """How long the file of a family is, blank lines and comments left out."""
+    name = family.configure.__module__
+    text = Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
+    return sum(1 for line in text.splitlines() if line.strip() and not line.strip().startswith("#"))
 
 
 def find(source: Mapping[str, Any]) -> Family:

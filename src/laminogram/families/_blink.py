@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from laminogram.errors import CheckpointError, FamilyError
-from laminogram.families.base import Shapes, match
+from laminogram.families.base import Rename, Shapes, match
 
 LAYER = "blocks.{i}"
+STATE = Rename(f"{LAYER}.att.time_state", "layers.{i}.attn.initial_state")
+"""A tuned state lies in every generation as (H, D values, D keys), which is our own order; the
+`rwkv` package turns that of RWKV-5 and 6 for its transposed states."""
 # Published experiments on top of a generation; their tensors change the computation.
 _VARIANTS = {
     "att.qq.weight": "tiny attention (v4a)",
@@ -15,7 +18,6 @@ _VARIANTS = {
     "pos_emb_x": "learned positions",
     "ffn.s_emb.weight": "DeepEmbed (v7a)",
     "qkv.q.weight": "DeepEmbed attention (v7b)",
-    "att.time_state": "a tuned initial state",
     "key.weight_mx": "int8 weights of the rwkv package",
 }
 
@@ -38,14 +40,20 @@ def generation(shapes: Shapes) -> int | None:
     return 5 if any(".ln_x." in key for key in shapes) else 4
 
 
-def refuse_unsupported(shapes: Shapes) -> None:
-    """FamilyError for the generations that are known and have no family file yet."""
-    found = generation(shapes)
-    if found in (5, 6):
+def refuse_converted(shapes: Shapes) -> None:
+    """FamilyError for a file in the `rwkv` package's own form: it holds the embedding after ln0,
+    and decays that are ready for use."""
+    if "blocks.0.ln0.weight" not in shapes:
         raise FamilyError(
-            f"the tensors are those of RWKV-{found}, which is known but not yet supported; "
-            "supported are RWKV-4 and RWKV-7"
+            f"the checkpoint is an RWKV-{generation(shapes)} file without blocks.0.ln0.weight, as "
+            "the rwkv package converts them; such files are read for RWKV-4 only: give the "
+            "original .pth"
         )
+
+
+def has_tuned_state(shapes: Shapes | None, layer: int) -> bool:
+    """Whether the file holds a tuned initial state for this layer."""
+    return f"{LAYER.format(i=layer)}.att.time_state" in (shapes or {})
 
 
 def layer_count(shapes: Shapes, template: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -19,7 +20,8 @@ _HARMLESS = re.compile(
     | early_stopping | num_beams | top_k | top_p | typical_p | temperature | .*_penalty
     | .*no_repeat_ngram_size | bad_words_ids | num_return_sequences | remove_invalid_values
     | (begin_)?suppress_tokens | num_beam_groups | chunk_size_feed_forward | attn_implementation
-    | fuse_.* | use_bfloat16 | tf_legacy_loss | torchscript | is_decoder""",
+    | transformers\.js_config | fuse_.* | use_bfloat16 | tf_legacy_loss | torchscript
+    | is_decoder""",
     re.VERBOSE,
 )
 # Fields that change the result unless they hold this value.
@@ -27,8 +29,18 @@ _NEUTRAL: dict[str, Any] = {
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "tie_encoder_decoder": False,
+    "rope_interleaved": False,
+    "use_mrope": False,
     "use_sliding_window": False,
     "partial_rotary_factor": 1.0,
+}
+
+# Beyond any model there is: a damaged number must not cost the machine's memory.
+_MOST = {
+    r"layers?$": 4096,
+    r"experts$": 65_536,
+    r"vocab|position|length|window": 2**31 - 1,
+    r"": 2**20,
 }
 
 
@@ -37,15 +49,25 @@ class Fields:
 
     Every field that was asked for counts as understood; `finish` refuses what nobody asked for,
     unless it is known to leave the logits alone. All errors are ConfigError and name the field,
-    what was found and what was expected.
+    what was found and what was expected. `names` are fields that the family calls otherwise than
+    they are asked for here, `defaults` its values of absent ones; a field that is null stays null.
     """
 
-    def __init__(self, source: Mapping[str, Any], family: str) -> None:
-        self.source, self.family = source, family
+    def __init__(
+        self,
+        source: Mapping[str, Any],
+        family: str,
+        *,
+        names: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source, self.family = {**(defaults or {}), **source}, family
+        self._names = dict(names or {})
         self._seen: set[str] = set()
 
     def raw(self, name: str, default: Any = None) -> Any:
         """The field as it stands, or `default` where it is absent or null."""
+        name = self._names.get(name, name)
         self._seen.add(name)
         value = self.source.get(name)
         return default if value is None else value
@@ -55,6 +77,9 @@ class Fields:
         value = self._given(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.refuse(name, value, "a positive whole number")
+        most = next(most for pattern, most in _MOST.items() if re.search(pattern, name))
+        if value > most:
+            self.refuse(name, value, f"a positive whole number of at most {most:,}")
         return int(value)
 
     def optional(self, name: str) -> int | None:
@@ -64,7 +89,8 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A positive number; required where `default` is None."""
         value = self._given(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or not 0 < value < math.inf:
             self.refuse(name, value, "a positive number")
         return float(value)
 
@@ -105,6 +131,7 @@ class Fields:
 
     def refuse(self, name: str, found: Any, expected: str) -> NoReturn:
         """Raises the ConfigError that names field, finding and expectation."""
+        name = self._names.get(name, name)
         what = "is missing" if found is None and name not in self.source else f"is {found!r}"
         raise ConfigError(f"{self.family} configuration: {name} {what}; expected {expected}")
 
@@ -117,6 +144,7 @@ class Fields:
             and name not in harmless
             and not _HARMLESS.fullmatch(name)
             and not (name in _NEUTRAL and value == _NEUTRAL[name])
+            and not (name in self._names and value == self.source.get(self._names[name]))
             and value not in (None, [], {}, "")
         }
         if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ def read_rope(
     given = _given(fields)
     kind = given.get("rope_type", given.get("type", "default"))
     kind = _OLD_NAMES.get(kind, kind)
+    if kind == "yarn" and "short_factor" in given:  # an early name of what has two lists
+        kind = "longrope"
     if kind not in _PARAMETERS:
         fields.refuse("rope_type", kind, "one of " + ", ".join(_PARAMETERS))
     unknown = set(given) - _COMMON - set(_PARAMETERS[kind]) - {_TRAINED}
@@ -56,9 +59,13 @@ def read_rope(
         )
     share = given.get("partial_rotary_factor", fields.raw(partial_field, partial))
     theta = given.get("rope_theta") or fields.number(theta_field, 10_000.0)
-    if not isinstance(theta, int | float) or not isinstance(share, int | float | None):
+    if not _is_positive(theta) or not (share is None or _is_positive(share)):
         fields.refuse("rope_parameters", dict(given), "numbers for theta and the rotary share")
     parameters = {name: given[name] for name in _PARAMETERS[kind] if given.get(name) is not None}
+    for name, value in parameters.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(_is_positive(number) for number in numbers) and value is not False:
+            fields.refuse(name, value, "a positive number, or a list of them")
     if _TRAINED in _PARAMETERS[kind]:
         trained = fields.raw(_TRAINED, given.get(_TRAINED, max_positions))
         parameters[_TRAINED] = trained
@@ -68,6 +75,8 @@ def read_rope(
     elif share is not None:
         if partial is None and share != 1:
             fields.refuse("partial_rotary_factor", share, "1.0: the family turns whole heads")
+        if share > 1:
+            fields.refuse(partial_field, share, "a share of a head, at most 1.0")
         dims = int(head_dim * share)
     rope = RopeConfig(
         theta=float(theta),
@@ -78,6 +87,10 @@ def read_rope(
     )
     inverse_frequencies(rope, 1)  # refuses what is missing now rather than at the first token
     return rope
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _given(fields: Fields) -> Mapping[str, Any]:

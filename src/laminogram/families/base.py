@@ -7,10 +7,11 @@ named and laid out (`layouts`), in one or several published forms. Everything el
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from laminogram.errors import CheckpointError, ConfigError
+from laminogram.families import _score
 from laminogram.families._fields import Fields, heads
 from laminogram.families._operations import (
     Binding,
@@ -33,6 +34,7 @@ from laminogram.families._rules import (
     match,
     query_key_value,
 )
+from laminogram.families._text import TextHabits, TiktokenHabits
 from laminogram.stack.config import StackConfig
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "SplitRows",
     "Squeeze",
     "TensorMap",
+    "TextHabits",
+    "TiktokenHabits",
     "Transpose",
     "halves",
     "heads",
@@ -69,10 +73,10 @@ class Layout:
     """One published form of a family's tensors.
 
     `marks` are templates that must each match a key for the layout to be recognised, `ignore` shell
-    patterns of tensors without meaning (buffers), `duplicates` pairs (copy, original): a copy that
-    no tensor of the stack needs is accepted where it equals its original. `aliases` are endings
-    (old, new) of keys. `options` are the names that its operations read from the checkpoint or the
-    caller.
+    patterns of tensors without meaning (buffers), in which `{layers}` is the number of layers,
+    `duplicates` pairs (copy, original): a copy that no tensor of the stack needs is accepted where
+    it equals its original. `aliases` are endings (old, new) of keys. `options` are the names that
+    its operations read from the checkpoint or the caller.
     """
 
     name: str
@@ -104,7 +108,8 @@ class Layout:
             raise ConfigError(
                 f"layout {self.name!r} has no option {', '.join(unknown)}; it has: {known}"
             )
-        return TensorMap(self.rules, config, given)
+        rules = self.rules if config.score is None else (*self.rules, *_score.RULES)
+        return TensorMap(rules, config, given)
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,9 @@ class Family:
     the class names for files without one. `configure` reads a configuration; it gets the
     checkpoint's shapes, where they are known, for what only they tell. `recognise` makes a
     configuration from the shapes alone, for files that come without one, or answers None.
+
+    `names` and `defaults` are those of `Fields`: what the family calls a field, and what an absent
+    one means. `text` is how its texts are read where a checkpoint's files do not say.
     """
 
     name: str
@@ -125,14 +133,17 @@ class Family:
     architectures: tuple[str, ...] = ()
     harmless: tuple[str, ...] = ()
     recognise: Callable[[Shapes], dict[str, Any] | None] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    text: TextHabits = field(default_factory=TextHabits)
 
     def config(self, source: Mapping[str, Any], shapes: Shapes | None = None) -> StackConfig:
         """The stack that `source` (config.json's contents) describes.
 
         ConfigError names a field that is missing, has an unusable value, or is not understood.
         """
-        fields = Fields(source, self.name)
-        config = self.configure(fields, shapes)
+        fields = Fields(source, self.name, names=self.names, defaults=self.defaults)
+        config = _score.with_score(self.configure(fields, shapes), fields, shapes)
         fields.finish(self.harmless)
         return replace(config, source=dict(source))
 

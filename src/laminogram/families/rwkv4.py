@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from laminogram.families._blink import LAYER, generation, layer_count, refuse_unsupported, size
+from laminogram.families._blink import LAYER, generation, layer_count, size
+from laminogram.families._rwkv import BLINK, HF, OURS, letters, mixes, shared
+from laminogram.families._text import RWKV
 from laminogram.families.base import (
     Family,
     Fields,
@@ -18,11 +20,8 @@ from laminogram.families.base import (
     Layout,
     NegativeExponential,
     Rename,
-    Rule,
     Shapes,
-    Squeeze,
     Transpose,
-    named,
 )
 from laminogram.stack.config import (
     ChannelMix4Config,
@@ -33,8 +32,6 @@ from laminogram.stack.config import (
     StackConfig,
     TimeMix4Config,
 )
-
-_OURS = "layers.{i}"
 
 
 def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
@@ -68,7 +65,6 @@ def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
 
 
 def _recognise(shapes: Shapes) -> dict[str, Any] | None:
-    refuse_unsupported(shapes)
     if generation(shapes) != 4:
         return None
     # Converted matrices are stored transposed, so the sizes come from what keeps its form.
@@ -93,69 +89,34 @@ def _blink(name: str, *, converted: bool) -> Layout:
     turn = (Transpose(),) if converted else ()
     halved = (Halved("_rescale_layer"),) if converted else ()
     decay = (NegativeExponential(),) if converted else ()
-    ln0 = () if converted else named("blocks.0.ln0", "embed.norm")
     return Layout(
         name=name,
         marks=("emb.weight", f"{LAYER}.att.time_mix_k", *(("_strategy",) if converted else ())),
         rules=(
-            Rename("emb.weight", "embed.tokens.weight"),
-            *ln0,
-            *named(f"{LAYER}.ln1", f"{_OURS}.attn_norm"),
-            *named(f"{LAYER}.ln2", f"{_OURS}.ffn_norm"),
-            Rename(f"{LAYER}.att.time_decay", f"{_OURS}.attn.decay", *decay),
-            Rename(f"{LAYER}.att.time_first", f"{_OURS}.attn.bonus"),
-            *_mixes(f"{LAYER}.att.time_mix_", "attn", {"k": "k", "v": "v", "r": "r"}),
-            *_mixes(f"{LAYER}.ffn.time_mix_", "ffn", {"k": "k", "r": "r"}),
-            *_matrices(f"{LAYER}.att", f"{LAYER}.ffn", turn, halved),
-            *named("ln_out", "final_norm"),
-            Rename("head.weight", "head.weight", *turn),
+            *shared(BLINK, turn, halved, first_norm=not converted),
+            Rename(f"{LAYER}.att.time_decay", f"{OURS}.attn.decay", *decay),
+            Rename(f"{LAYER}.att.time_first", f"{OURS}.attn.bonus"),
+            *mixes(f"{LAYER}.att.time_mix_", "attn", letters("kvr")),
+            *mixes(f"{LAYER}.ffn.time_mix_", "ffn", letters("kr")),
         ),
         options=("_strategy", "_version", "_rescale_layer") if converted else (),
     )
 
 
-def _mixes(theirs: str, part: str, names: dict[str, str]) -> tuple[Rule, ...]:
-    return tuple(
-        Rename(f"{theirs}{name}", f"{_OURS}.{part}.mix_{ours}", Squeeze())
-        for name, ours in names.items()
-    )
-
-
-def _matrices(
-    attention: str, ffn: str, turn: tuple[Transpose, ...], halved: tuple[Halved, ...]
-) -> tuple[Rule, ...]:
-    return (
-        *(
-            Rename(f"{attention}.{theirs}.weight", f"{_OURS}.attn.{ours}.weight", *turn)
-            for theirs, ours in (("key", "k"), ("value", "v"), ("receptance", "r"))
-        ),
-        Rename(f"{attention}.output.weight", f"{_OURS}.attn.o.weight", *turn, *halved),
-        Rename(f"{ffn}.key.weight", f"{_OURS}.ffn.up.weight", *turn),
-        Rename(f"{ffn}.receptance.weight", f"{_OURS}.ffn.r.weight", *turn),
-        Rename(f"{ffn}.value.weight", f"{_OURS}.ffn.down.weight", *turn, *halved),
-    )
-
-
 def _hf() -> Layout:
-    layer, words = "rwkv.blocks.{i}", {"key": "k", "value": "v", "receptance": "r"}
-    attention, ffn = f"{layer}.attention", f"{layer}.feed_forward"
     return Layout(
         name="hf",
-        marks=("rwkv.embeddings.weight", f"{attention}.time_decay"),
+        marks=(HF.embedding, f"{HF.attention}.time_decay"),
         rules=(
-            Rename("rwkv.embeddings.weight", "embed.tokens.weight"),
-            *named("rwkv.blocks.0.pre_ln", "embed.norm"),
-            *named(f"{layer}.ln1", f"{_OURS}.attn_norm"),
-            *named(f"{layer}.ln2", f"{_OURS}.ffn_norm"),
-            Rename(f"{attention}.time_decay", f"{_OURS}.attn.decay"),
-            Rename(f"{attention}.time_first", f"{_OURS}.attn.bonus"),
-            *_mixes(f"{attention}.time_mix_", "attn", words),
-            *_mixes(f"{ffn}.time_mix_", "ffn", {"key": "k", "receptance": "r"}),
-            *_matrices(attention, ffn, (), (Halved("rescaled"),)),
-            *named("rwkv.ln_out", "final_norm"),
-            Rename("head.weight", "head.weight"),
+            *shared(HF, (), (Halved("rescaled"),)),
+            Rename(f"{HF.attention}.time_decay", f"{OURS}.attn.decay"),
+            Rename(f"{HF.attention}.time_first", f"{OURS}.attn.bonus"),
+            *mixes(
+                f"{HF.attention}.time_mix_", "attn", {"key": "k", "value": "v", "receptance": "r"}
+            ),
+            *mixes(f"{HF.ffn}.time_mix_", "ffn", {"key": "k", "receptance": "r"}),
         ),
-        duplicates=(("head.weight", "rwkv.embeddings.weight"),),
+        duplicates=(("head.weight", HF.embedding),),
         options=("rescaled",),
     )
 
@@ -168,4 +129,5 @@ FAMILY = Family(
     configure=_configure,
     layouts=(_hf(), _blink("rwkv-converted", converted=True), _blink("blink", converted=False)),
     recognise=_recognise,
+    text=RWKV,
 )

@@ -1,10 +1,22 @@
-"""RWKV-7: BlinkDL's names and flash-linear-attention's. Sizes and ranks are read from shapes."""
+"""RWKV-7: BlinkDL's names and flash-linear-attention's. Sizes and ranks are read from shapes.
+
+Names and formulas of BlinkDL's files were compared with the `rwkv` package, flash-linear-
+attention's names with its published conversion only.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from laminogram.families._blink import LAYER, generation, layer_count, size
+from laminogram.families._blink import (
+    LAYER,
+    STATE,
+    generation,
+    has_tuned_state,
+    layer_count,
+    size,
+)
+from laminogram.families._text import RWKV
 from laminogram.families.base import (
     Family,
     Fields,
@@ -92,6 +104,7 @@ def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
             gate_rank=ranks["g"],
             group_norm_eps=eps,
             provides_v_first=index == 0,
+            initial_state=has_tuned_state(shapes, index),
         )
         channel = ChannelMix7Config(intermediate_size=inner)
         layers.append(LayerConfig(block="pre", norm=norm, attn=mix, ffn=channel))
@@ -159,6 +172,7 @@ _BLINK = Layout(
             for theirs, ours in _MATRICES
         ),
         *named(f"{LAYER}.att.ln_x", f"{_OURS}.attn.out_norm"),
+        STATE,
         Rename(f"{LAYER}.ffn.x_k", f"{_OURS}.ffn.mix_k", Squeeze()),
         Rename(f"{LAYER}.ffn.key.weight", f"{_OURS}.ffn.up.weight"),
         Rename(f"{LAYER}.ffn.value.weight", f"{_OURS}.ffn.down.weight"),
@@ -208,4 +222,5 @@ FAMILY = Family(
     configure=_configure,
     layouts=(_HF, _BLINK),
     recognise=_recognise,
+    text=RWKV,
 )

@@ -157,7 +157,12 @@ class DecodeGraph:
         view = self.view
         stack = view.stack
         ctx = context.build_static(
-            self._rotary, stack.mask_keys, self.positions, self.capacity, self.capacity
+            self._rotary,
+            stack.mask_keys,
+            self.positions,
+            self.capacity,
+            self.capacity,
+            stack.dtype,
         )
         batch = Batch(self.tokens, (1,) * self.rows, (0,) * self.rows, 1)
         out = forward.through(

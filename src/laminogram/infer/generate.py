@@ -257,9 +257,7 @@ def _following(view: Subject, prompts: Any, single: bool) -> list[list[int]]:
     rows = []
     for one in [prompts] if single else prompts:
         if isinstance(one, str):
-            if view.tokenizer is None:
-                raise TokenError(f"{view.name} has no tokenizer: give token ids instead of text")
-            rows.append(view.tokenizer.encode(one, bos=False))
+            rows.append(view.needed_tokenizer().encode(one, bos=False))
         else:
             rows.append(one.tolist() if isinstance(one, Tensor) else [int(i) for i in one])
     if any(rows):  # an id that does not exist is found before the cache is touched

@@ -8,7 +8,13 @@ import torch
 
 from laminogram.plans import Group, Plan
 from laminogram.stack.conditions import KeysAndValues
-from laminogram.stack.config import AttentionConfig
+from laminogram.stack.config import (
+    AttentionConfig,
+    AttnConfig,
+    LatentAttentionConfig,
+    WrappedConfig,
+)
+from laminogram.stack.flops import idle_entries
 from laminogram.stack.stack import Stack
 
 PARTS = ("embedding", "attn", "ffn", "norms", "head")
@@ -19,10 +25,13 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Card:
     """What one needs to know of a model before running it.
 
-    parameters: count by part; bytes_by_precision: of the weights alone; cache_bytes_per_token: keys
+    parameters: count by part; active_parameters: those that one token meets, the experts that it is
+    not sent to left out; bytes_by_precision: of the weights alone; cache_bytes_per_token: keys
     and values that each token adds under the plan, 0 for a recurrent stack; state_bytes: what one
     row remembers whatever its length, 0 for attention; context: the longest text it was made for,
-    None where it names none.
+    None where it names none; begins_with: the tokens that a text begins with unless asked
+    otherwise, none where BOS is off, None without a tokenizer. limits:
+    what a model that another library runs cannot give.
     """
 
     name: str
@@ -32,6 +41,7 @@ class Card:
     vocab_size: int
     parameters: dict[str, int]
     parameter_total: int
+    active_parameters: int
     bytes_by_precision: dict[str, int]
     cache_bytes_per_token: int
     state_bytes: int
@@ -39,6 +49,12 @@ class Card:
     dtype: str = ""
     tokenizer: bool = False
     plan: str = field(default="")
+    begins_with: list[str] | None = None
+    limits: tuple[str, ...] = ()
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self.active_parameters < self.parameter_total
 
     def __str__(self) -> str:
         rows = [
@@ -47,17 +63,26 @@ class Card:
             ("vocabulary", f"{self.vocab_size}"),
             ("parameters", f"{self.parameter_total:,}"),
             *((f"  {part}", f"{count:,}") for part, count in self.parameters.items()),
+            *([("active", f"{self.active_parameters:,}")] if self._is_sparse else []),
             *((f"as {name}", _size(count)) for name, count in self.bytes_by_precision.items()),
             ("cache a token", _size(self.cache_bytes_per_token)),
             ("state", _size(self.state_bytes)),
             ("context", "any" if self.context is None else f"{self.context} tokens"),
+            ("BOS", _bos(self.begins_with)),
         ]
+        rows += [("limits" if i == 0 else "", line) for i, line in enumerate(self.limits)]
         width = max(len(name) for name, _ in rows)
         return "\n".join([self.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
 
 def make_card(
-    stack: Stack, plan: Plan, name: str, *, tokenizer: bool, kv: KeysAndValues = "exact"
+    stack: Stack,
+    plan: Plan,
+    name: str,
+    *,
+    tokenizer: bool,
+    kv: KeysAndValues = "exact",
+    begins_with: list[str] | None = None,
 ) -> Card:
     """The card of a stack under a plan; nothing is run."""
     counts = dict.fromkeys(PARTS, 0)
@@ -72,6 +97,7 @@ def make_card(
         vocab_size=stack.config.vocab_size,
         parameters=counts,
         parameter_total=total,
+        active_parameters=total - idle_entries(stack),
         bytes_by_precision={name: size * total for name, size in _BYTES.items()},
         cache_bytes_per_token=_cache_bytes(stack, plan, kv),
         state_bytes=_state_bytes(stack, plan),
@@ -79,6 +105,8 @@ def make_card(
         dtype=str(stack.dtype).removeprefix("torch."),
         tokenizer=tokenizer,
         plan=str(plan),
+        begins_with=begins_with,
+        limits=stack.config.limits,
     )
 
 
@@ -102,12 +130,17 @@ def _cache_bytes(stack: Stack, plan: Plan, kv: KeysAndValues) -> int:
     if kv == "averaged":  # a group remembers as much as one of its layers
         plan = Plan(x.branches[0] if isinstance(x, Group) else x for x in plan.items)
     size = torch.empty((), dtype=stack.dtype).element_size()
-    heads = (stack.config.layers[step.layer].attn for step in plan if step.part != "ffn")
-    return sum(
-        2 * attn.num_key_value_heads * attn.head_dim * size
-        for attn in heads
-        if isinstance(attn, AttentionConfig)
-    )
+    mixers = (stack.config.layers[step.layer].attn for step in plan if step.part != "ffn")
+    return size * sum(map(_kept_numbers, mixers))
+
+
+def _kept_numbers(attn: AttnConfig) -> int:
+    """How many numbers a token adds to the memory of one layer."""
+    if isinstance(attn, WrappedConfig):
+        return attn.cache_width
+    if isinstance(attn, AttentionConfig):
+        return 2 * attn.num_key_value_heads * attn.head_dim
+    return attn.latent_size if isinstance(attn, LatentAttentionConfig) else 0
 
 
 def _state_bytes(stack: Stack, plan: Plan) -> int:
@@ -121,6 +154,12 @@ def _state_bytes(stack: Stack, plan: Plan) -> int:
         for _, part in slot.parts()
         for tensor in part.tensors().values()
     )
+
+
+def _bos(begins_with: list[str] | None) -> str:
+    if begins_with is None:
+        return "no tokenizer"
+    return f"on: texts begin with {' '.join(begins_with)}" if begins_with else "off"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Edits: what is written at a site, for chosen layers, heads, channels, positions and phases.
+"""Edits: what is written at a site, for chosen layers, heads, experts, channels, positions, phases.
 
     edits.zero("ffn_out", layers=7, channels=[133])
     edits.clip("resid_post", low=-50, high=50)
@@ -34,11 +34,11 @@ INFINITY = float("inf")
 class Edit:
     """One edit; make it with the functions of this module.
 
-    layers, steps: where in the plan (None: wherever the site is); heads, channels: along those axes
-    of the site (None: all); positions: places in a row, negative ones counted from the end of the
-    prompt; phase: tokens of the prompt, generated ones, or all. `scale`, `shift`, `low`, `high`
-    broadcast against the selected channels (or the whole trailing shape of the site). For a patch,
-    `source` holds, for each step, values (B, T, ...).
+    layers, steps: where in the plan (None: wherever the site is); heads, experts, channels: along
+    those axes of the site (None: all); positions: places in a row, negative ones counted from the
+    end of the prompt; phase: tokens of the prompt, generated ones, or all. `scale`, `shift`, `low`,
+    `high` broadcast against the selected channels (or the whole trailing shape of the site). For a
+    patch, `source` holds, for each step, values (B, T, ...).
     """
 
     kind: str
@@ -50,6 +50,7 @@ class Edit:
     layers: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+    experts: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     phase: Phase = "all"
@@ -62,7 +63,7 @@ class Edit:
     @cached_property
     def _text(self) -> str:
         parts = [repr(self.site)]
-        for name in ("layers", "steps", "heads", "channels", "positions"):
+        for name in ("layers", "steps", "heads", "experts", "channels", "positions"):
             chosen = getattr(self, name)
             if chosen is not None:
                 parts.append(f"{name}={list(chosen)}")
@@ -94,7 +95,7 @@ class Edit:
 
 
 def zero(site: str, **where: Any) -> Edit:
-    """Write 0. `where`: layers, steps, heads, channels, positions, phase, as in `Edit`."""
+    """Write 0. `where`: layers, steps, heads, experts, channels, positions, phase, as in `Edit`."""
     return _edit("zero", site, scale=0.0, **where)
 
 
@@ -153,6 +154,7 @@ def _edit(
     layers: Numbers = None,
     steps: Numbers = None,
     heads: Numbers = None,
+    experts: Numbers = None,
     channels: Numbers = None,
     positions: Numbers = None,
     phase: Phase = "all",
@@ -173,6 +175,7 @@ def _edit(
         layers=_numbers("layers", layers),
         steps=_numbers("steps", steps),
         heads=_numbers("heads", heads),
+        experts=_numbers("experts", experts),
         channels=_numbers("channels", channels),
         positions=_numbers("positions", positions),
         phase=phase,

@@ -38,13 +38,14 @@ class Gram:
     to change them. `tokens` (B, T) int64 and `mask` (B, T) bool, true where a token is real, lie as
     the user padded them; `prompt_lengths` (B,) counts the tokens of each row that were given, the
     rest being generated. `step_layers` maps a step to its (layer, part), part being None for a
-    whole layer. Sites of the stack itself (embed, logits) are filed under step -1.
+    whole layer. Sites of the stack itself (embed, logits) are filed under step -1. `axes` are those
+    of a site, or of an address where the steps of a site differ in them.
     """
 
     def __init__(
         self,
         tensors: Mapping[Address, Tensor],
-        axes: Mapping[str, Sequence[str]],
+        axes: Mapping[Any, Sequence[str]],
         step_layers: Mapping[int, tuple[int, str | None]],
         tokens: Tensor | np.ndarray,
         mask: Tensor | np.ndarray,
@@ -53,7 +54,9 @@ class Gram:
         manifest: Mapping[str, Any] | None = None,
     ) -> None:
         self._tensors = {key: tensor.detach() for key, tensor in tensors.items()}
-        self._axes = {site: tuple(axes[site]) for site, _ in self._tensors}
+        self._axes = {
+            key: tuple(axes[key] if key in axes else axes[key[0]]) for key in self._tensors
+        }
         self.step_layers = dict(step_layers)
         self.tokens = _array(tokens, np.int64)
         self.mask = _array(mask, np.bool_)
@@ -72,7 +75,7 @@ class Gram:
             )
         sizes = {"B": self.tokens.shape[0], "T": self.tokens.shape[1]}
         for (site, step), tensor in self._tensors.items():
-            axes = self._axes[site]
+            axes = self._axes[site, step]
             fits = tensor.dim() == len(axes) and all(
                 size == sizes.get(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)
             )
@@ -85,7 +88,7 @@ class Gram:
     @property
     def sites(self) -> tuple[str, ...]:
         """The recorded sites, in the order of recording."""
-        return tuple(self._axes)
+        return tuple(dict.fromkeys(site for site, _ in self._tensors))
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -97,10 +100,12 @@ class Gram:
         """Bytes of the recorded tensors."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
-    def axes(self, site: str) -> tuple[str, ...]:
-        """The axes of one step's array, such as ("B", "T", "C"). Raises SiteError."""
-        self._steps_of(site)
-        return self._axes[site]
+    def axes(self, site: str, step: int | None = None) -> tuple[str, ...]:
+        """The axes of one step's array, such as ("B", "T", "C"); by default of the first recorded
+        one. Raises SiteError."""
+        step = self._steps_of(site)[0] if step is None else step
+        self.tensor(site, step)  # says where it was recorded, if not there
+        return self._axes[site, step]
 
     def layer(self, layer: int) -> list[int]:
         """The recorded steps that ran a layer. Raises SiteError naming the layers there are."""
@@ -134,7 +139,7 @@ class Gram:
         return np.stack(arrays)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._axes if isinstance(key, str) else key in self._tensors
+        return key in self.sites if isinstance(key, str) else key in self._tensors
 
     def __iter__(self) -> Iterator[Address]:
         return iter(self._tensors)
@@ -208,7 +213,10 @@ class Gram:
             tensors["/token_texts"] = text_tensor(self.token_texts)
         header = {
             "addresses": list(self._tensors),
-            "axes": self._axes,
+            "axes": {site: self.axes(site) for site in self.sites},
+            "own_axes": [
+                [*key, axes] for key, axes in self._axes.items() if axes != self.axes(key[0])
+            ],
             "step_layers": [[step, *at] for step, at in sorted(self.step_layers.items())],
         }
         texts = {"manifest": json.dumps(self.manifest), "gram": json.dumps(header)}
@@ -222,7 +230,7 @@ class Gram:
         texts = tensors.get("/token_texts")
         return cls(
             {(site, step): tensors[f"{site}.{step}"] for site, step in header["addresses"]},
-            header["axes"],
+            header["axes"] | {(site, at): own for site, at, own in header.get("own_axes", ())},
             {step: (layer, part) for step, layer, part in header["step_layers"]},
             tensors["/tokens"],
             tensors["/mask"],
@@ -234,14 +242,16 @@ class Gram:
     def _table(self) -> list[tuple[str, ...]]:
         """A head and one line a site: site, axes, shape, dtype, steps."""
         lines: list[tuple[str, ...]] = [("site", "axes", "shape", "dtype", "steps")]
-        for site, axes in self._axes.items():
+        for site in self.sites:
             steps = self._steps_of(site)
+            kinds = {" ".join(self._axes[site, step]) for step in steps}
             found = [self._tensors[site, step] for step in steps]
             shapes = {" ".join(map(str, tensor.shape)) for tensor in found}
             dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in found}
             shape = shapes.pop() if len(shapes) == 1 else "varies"
             dtype = dtypes.pop() if len(dtypes) == 1 else "varies"
-            lines.append((site, " ".join(axes), shape, dtype, runs(steps)))
+            axes = kinds.pop() if len(kinds) == 1 else "vary"
+            lines.append((site, axes, shape, dtype, runs(steps)))
         return lines
 
     def _title(self) -> str:
@@ -337,10 +347,7 @@ def _concatenate(grams: list[Gram]) -> Gram:
         for name in ("tokens", "mask")
     )
     return Gram(
-        {
-            (site, step): joined([gram._tensors[site, step] for gram in grams], first._axes[site])
-            for site, step in first
-        },
+        {key: joined([gram._tensors[key] for gram in grams], first._axes[key]) for key in first},
         first._axes,
         first.step_layers,
         rows,

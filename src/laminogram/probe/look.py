@@ -24,6 +24,7 @@ from laminogram.errors import FamilyError, SiteError, TokenError
 from laminogram.probe.program import steps_of
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
+from laminogram.stack.sites import MATRIX
 
 _LINES = 40
 """Tokens that are printed at most."""
@@ -219,10 +220,14 @@ def show_attention(
 
 _MEANINGS = {
     "attention": "attention weight, head by head",
+    "latent": "attention weight, head by head",
     "rwkv4_time": "effective attention of the recurrence: the weight of the earlier token in what "
     "the later one reads, averaged over channels",
-    "rwkv7_time": "effective attention of the recurrence: how much of the earlier token's value "
-    "the later one reads, head by head; signed, not normalised",
+    **dict.fromkeys(
+        MATRIX,
+        "effective attention of the recurrence: how much of the earlier token's value the later "
+        "one reads, head by head; signed, not normalised",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from laminogram.stack.batch import Batch
 def measure(
     view: Subject,
     texts: Text,
-    statistics: str | Sequence[Any],
-    names: str | Sequence[str],
+    statistics: str | Sequence[Any] | Mapping[str, Sequence[Any]],
+    names: str | Sequence[str] = (),
     layers: int | Iterable[int] | None = None,
     batch_size: int = 8,
     progress: bool = True,
@@ -29,20 +29,41 @@ def measure(
 ) -> Measurement:
     """Run the texts under the view and let every statistic see every named site.
 
-    statistics: names (`laminogram.probe.statistics.available()`) or statistics with options. A
+    statistics: names (`laminogram.probe.statistics.available()`) or statistics with options; or a
+    mapping from sites to such, where sites want different ones (then `names` has no use). A
     document is a text, numbered in the order given from `first_document` on, so that measurements
     of parts of a corpus merge into that of the whole; texts of like length share a batch. No pad is
     ever counted. ConfigError and SiteError name what does not exist.
     """
-    kinds = [statistics] if isinstance(statistics, str) else list(statistics)
+    if isinstance(statistics, Mapping):
+        names = tuple(statistics)
+    plan = {i: (step.layer, step.part) for i, step in enumerate(view.plan)}
+    measurement = Measurement([statistics] if isinstance(statistics, str) else statistics, plan)
     request = Request(
         names=(names,) if isinstance(names, str) else tuple(names), layers=numbers("layers", layers)
     )
-    if "pattern" in request.names:
-        raise SiteError("a pattern has no channels to take statistics of; record it instead")
+    stream(view, texts, measurement, request, batch_size, progress, first_document)
+    return measurement
+
+
+def stream(
+    view: Subject,
+    texts: Text,
+    measurement: Measurement,
+    request: Request,
+    batch_size: int = 8,
+    progress: bool = True,
+    first_document: int = 0,
+    check: bool = True,
+) -> None:
+    """Run the texts under the view and let a measurement observe what the request names; it gets
+    the manifest of this run. See `measure`.
+
+    check: an edit that selected nothing is an error; not where these are parts of texts, which may
+    lack the edit's positions.
+    """
+    _check_pattern(measurement, request.names)
     rows = documents(view, texts)
-    plan = {i: (step.layer, step.part) for i, step in enumerate(view.plan)}
-    measurement = Measurement(kinds, plan)
     program = view.program(reads=request.reads(view), sink=_Sink(measurement))
     sink: _Sink = program.sink  # type: ignore[assignment]
     head = "all" if "logits" in request.names else "none"
@@ -57,7 +78,8 @@ def measure(
             sink.program = program
             view.run(batch, observer=program, logits=head)  # type: ignore[arg-type]
             bar.update(len(chosen))
-    program.check()
+    if check:
+        program.check()
     measurement.manifest = manifest(
         view.facts(),
         rows,
@@ -66,7 +88,17 @@ def measure(
         sites=list(request.names),
         effects=program.effects(),
     )
-    return measurement
+
+
+def _check_pattern(measurement: Measurement, names: Sequence[str]) -> None:
+    for name in names:
+        for statistic in measurement.templates(name):
+            if statistic.of_pattern and name != "pattern":
+                raise SiteError(f"the statistic {statistic.name!r} reads the site 'pattern' alone")
+            if name == "pattern" and not statistic.of_pattern:
+                raise SiteError(
+                    f"a pattern has no channels for {statistic.name!r} to read; record it instead"
+                )
 
 
 class _Sink:
@@ -79,6 +111,8 @@ class _Sink:
 
     def __call__(self, site: str, step: int, x: Tensor) -> None:
         run = self.program.run
+        if site == "pattern":  # (B, H, T, S): its rows are the queries
+            x = x.transpose(1, 2)
         self.measurement.observe(
             site, step, x, mask=run.mask, documents=self.documents, positions=run.positions
         )

@@ -17,8 +17,8 @@ from laminogram.errors import EditError, SiteError
 from laminogram.plans import Plan, Step
 from laminogram.probe.edits import Edit
 from laminogram.stack import sites
-from laminogram.stack.config import StackConfig
-from laminogram.stack.sites import STACK_STEP, Site
+from laminogram.stack.config import LatentAttentionConfig, MoEConfig, StackConfig
+from laminogram.stack.sites import EAGLE, STACK_STEP, Site
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import NO_TAPS, EditSlot, Run, Taps
 
@@ -244,6 +244,7 @@ def _slot(
         trailing = ["H", "T", "S"]
     for chosen, axis, word in (
         (edit.heads, _head_axis(trailing), "heads"),
+        (edit.experts, "E" if "E" in trailing else None, "experts"),
         (edit.channels, trailing[-1] if trailing else None, "channels"),
     ):
         if chosen is None:
@@ -352,14 +353,22 @@ def axis_sizes(site: Site, config: StackConfig, layer: int | None) -> dict[str, 
     attn = next((one.attn for one in config.layers if one.attn.kind in site.mixers), None)
     if layer is not None:
         attn = config.layers[layer].attn
-        sizes["F"] = config.layers[layer].ffn.intermediate_size
+        ffn = config.layers[layer].ffn
+        sizes["F"] = ffn.intermediate_size
+        if isinstance(ffn, MoEConfig):
+            sizes |= {"E": ffn.num_experts, "X": ffn.num_experts_per_tok}
     heads = getattr(attn, "num_attention_heads", None)
     if heads is not None:
         sizes["H"] = heads
         sizes["K"] = getattr(attn, "num_key_value_heads", heads)
-        sizes["D"] = sizes["Dv"] = sizes["Dk"] = attn.head_dim  # type: ignore[union-attr]
+        if isinstance(attn, LatentAttentionConfig):
+            sizes |= {"L": attn.latent_size, "Dk": attn.qk_head_dim, "Dv": attn.v_head_dim}
+        else:
+            sizes["D"] = sizes["Dv"] = sizes["Dk"] = attn.head_dim  # type: ignore[union-attr]
     elif site.name == "pattern":
         sizes["H"] = 1
     if attn is not None and attn.kind == "rwkv4_time":
         sizes["A"] = attn.attention_size
+    elif attn is not None and attn.kind in EAGLE:
+        sizes["A"] = sizes["H"] * sizes["D"]
     return sizes

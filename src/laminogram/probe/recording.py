@@ -202,12 +202,12 @@ class GramLayout:
 
     def gram(self, tensors: Mapping[Key, Tensor], facts: Mapping[str, Any]) -> Gram:
         """The gram of aligned tensors (B, T, ...), with `facts` as its manifest; 0 at pads."""
-        axes: dict[str, tuple[str, ...]] = {}
+        axes: dict[Key, tuple[str, ...]] = {}
         laid: dict[Key, Tensor] = {}
         tokens, mask = self._rows()
         for (site, step), x in tensors.items():
             layer = None if step == STACK_STEP else self.view.plan.steps[step].layer
-            axes[site] = sites.find(site, self.view.config, layer).axes
+            axes[site, step] = sites.find(site, self.view.config, layer).axes
             along = (2, 3) if site == "pattern" else (1,)
             laid[site, step] = self._empty_pads(
                 self.batch.restore(x, along) if self.restore else self._cut(x, along), mask, along

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
 from laminogram.checkpoint.fingerprint import fingerprint
-from laminogram.checkpoint.tokenizer import Tokenizer
 from laminogram.errors import ConfigError, EditError, PlanError, SiteError, TokenError
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
@@ -32,6 +31,7 @@ from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import Observer
+from laminogram.tokenizers import Tokenizer
 
 Text = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Batch
 PRECISIONS = {
@@ -90,6 +90,7 @@ class Subject:
             self.plan,
             self.name,
             tokenizer=self.tokenizer is not None,
+            begins_with=self._begins_with(),
             kv=self.kv,
         )
 
@@ -106,7 +107,15 @@ class Subject:
             "v_first": self.v_first,
             "kv": self.kv,
             "bos_token_id": self.config.bos_token_id,
+            "begins_with": self._begins_with(),
         }
+
+    def _begins_with(self) -> list[str] | None:
+        """The names of the tokens that texts begin with, none where BOS is off; None without a
+        tokenizer."""
+        if self.tokenizer is None:
+            return None
+        return [self.tokenizer.name_of(one) or str(one) for one in self.tokenizer.prefix]
 
     def __repr__(self) -> str:
         count = len(self.edits)
@@ -175,12 +184,19 @@ class Subject:
         return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
-        if self.tokenizer is None:
-            raise TokenError(f"{self.name} has no tokenizer: give token ids instead of text")
-        ids = self.tokenizer.encode(text, bos)
+        ids = self.needed_tokenizer().encode(text, bos)
         if not ids:
             raise TokenError("the text is empty: it needs at least one token")
         return ids
+
+    def needed_tokenizer(self) -> Tokenizer:
+        """The tokenizer; TokenError says that there is none, and what would help."""
+        if self.tokenizer is None:
+            why = getattr(self.source, "tokenizer_missing", "")
+            raise TokenError(
+                f"{self.name} has no tokenizer: give token ids instead of text{why and f' ({why})'}"
+            )
+        return self.tokenizer
 
     def token_texts(self, tokens: Tensor) -> list[list[str]] | None:
         """The text of every id of rows (B, T); None without a tokenizer."""
@@ -297,6 +313,9 @@ def _converted(stack: Stack, precision: str | torch.dtype) -> Stack:
     dtype = precision_dtype(precision)
     if dtype == stack.dtype:
         return stack
+    convert = getattr(stack, "converted", None)
+    if convert is not None:  # a stack that is not made from its configuration alone
+        return cast(Stack, convert(dtype))
     other = Stack(stack.config, device="meta")
     for path, parameter in stack.named_parameters():
         owner, _, name = path.rpartition(".")

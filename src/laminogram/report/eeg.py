@@ -151,6 +151,7 @@ def _write_page(drawing: _Drawing, path: Path) -> None:
         drawing.manifest,
         data=drawing.beside,
         manifest_file=f"{drawing.beside}/manifest.json",
+        kicker="EEG",
     )
     path.write_text(page, encoding="utf-8", newline="\n")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from laminogram.errors import LaminogramError
 
+NOT_OURS = "is no report: no run of laminogram wrote it; move it away, it is not replaced"
+
 
 def data_folder(path: Path) -> Path:
     """Return where the numbers of the picture `path` lie: `x.data` beside `x.html`."""
@@ -37,13 +39,16 @@ def refuse_taken(targets: Sequence[Path], force: bool) -> None:
             continue
         if not force:
             raise LaminogramError(
-                f"{path} exists already; name another file, or replace it with --force"
+                f"{path} exists already; name another, move it away, or replace it with --force "
+                "where the command has that"
             )
-        if path.is_dir() and (path.suffix != ".data" or not _is_ours(path)):
-            raise LaminogramError(f"{path} is a folder that no run of laminogram wrote; move it")
+        if path.is_dir() and not _is_ours(path):
+            raise LaminogramError(f"{path} {NOT_OURS}")
 
 
 def _is_ours(folder: Path) -> bool:
+    if folder.is_symlink():
+        return False
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -11,13 +11,13 @@ from typing import Any
 from laminogram.errors import ConfigError
 from laminogram.report.colour import palette
 from laminogram.report.folder import new_folder
-from laminogram.report.html import build_page, text_html
+from laminogram.report.html import build_page, prompt_html, provenance_html, text_html
 from laminogram.report.manifest import manifest_json, text_hash, versions
 from laminogram.report.picture import Picture, picture_of
 from laminogram.report.tables import slug, write_table
 
 ENTRY = "pictures.js"
-TEMPLATE = "pictures.html"
+MAIN = "pictures.html"
 STYLES = ("style.css", "pictures.css")
 
 
@@ -71,13 +71,14 @@ def pictures_page(
                 "notes": [note for note in one.notes if note],
                 "file": slug(f"{one.model}-{one.kind}").lower(),
                 "files": list(names),
+                "csv": one.csv,
                 "data": one.data,
             }
             for one, names in zip(drawn, linked, strict=True)
         ],
     }
     slots = _slots(drawn, told, manifest)
-    return build_page(slots, payload, entry=ENTRY, template=TEMPLATE, styles=STYLES)
+    return build_page(slots, payload, entry=ENTRY, main=MAIN, styles=STYLES)
 
 
 def _pictures(given: Sequence[Any]) -> list[Picture]:
@@ -93,41 +94,20 @@ def _slots(
     titles = list(dict.fromkeys(one.title for one in pictures))
     joined, shown = ", ".join(models), ", ".join(title.lower() for title in titles)
     lead = facts.get("lead") or (pictures[0].alt if len(pictures) == 1 else "")
-    quoted = ""
-    if facts.get("text"):
-        quoted = (
-            '<figure class="prompt"><figcaption>The text it reads</figcaption><blockquote>'
-            f"{text_html(str(facts['text']))}</blockquote></figure>"
-        )
     known = manifest or {"versions": versions()}
     return {
         "version": text_html(known["versions"]["laminogram"]),
         "title": text_html(f"{joined}: {shown}"),
-        "kicker": text_html(titles[0].lower() if len(titles) == 1 else "pictures"),
+        "kicker": text_html(titles[0] if len(titles) == 1 else "pictures"),
         "heading": text_html(str(facts.get("heading") or joined)),
         "lead": text_html(str(lead)),
-        "prompt": quoted,
-        "provenance": _provenance(pictures, manifest),
+        "prompt": prompt_html(str(facts.get("text") or ""), "it"),
+        "provenance": provenance_html(
+            manifest,
+            [(one.model, one.manifest) for one in pictures],
+            "manifest.json" if manifest else "",
+        ),
     }
-
-
-def _provenance(pictures: Sequence[Picture], manifest: Mapping[str, Any] | None) -> str:
-    facts: dict[str, str] = {}
-    if manifest is not None:
-        facts["command"] = " ".join(manifest["command"])
-        if manifest.get("text_sha256"):
-            facts["text"] = f"SHA-256 {manifest['text_sha256']}"
-        found = manifest["versions"].items()
-        facts["versions"] = ", ".join(f"{name} {number}" for name, number in found)
-    told = ("dtype", "precision", "weights", "weights_hash", "plan", "kv", "device")
-    for one in pictures:
-        known = [f"{k} {one.manifest[k]}" for k in told if one.manifest.get(k) not in (None, "")]
-        if known:
-            facts[one.model] = ", ".join(known)
-    lines = [f"<dt>{text_html(k)}</dt><dd>{text_html(v)}</dd>" for k, v in facts.items()]
-    if manifest is not None:
-        lines.append('<dt>all of it</dt><dd><a href="manifest.json">manifest.json</a></dd>')
-    return "".join(lines)
 
 
 def _write_tables(pictures: Sequence[Picture], data: Path) -> list[list[str]]:

@@ -11,12 +11,16 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 VIEWER = Path(__file__).parent / "viewer"
 STUDY_MODULE = "main.js"
+Models = Iterable[tuple[str, Mapping[str, Any]]]
+_TOLD = ("dtype", "precision", "weights", "weights_hash", "plan", "kv", "device")
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([A-Za-z0-9_-]+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let) )", re.MULTILINE)
@@ -75,13 +79,13 @@ def build_page(
     payload: Any,
     *,
     entry: str = STUDY_MODULE,
-    template: str = "page.html",
+    main: str = "study.html",
     styles: Sequence[str] = ("style.css",),
 ) -> str:
     """Return the page. `slots` are HTML already (see `text_html`); `payload` is plain data.
 
-    `entry`, `template` and `styles` are files of `viewer/`: the module that draws, the page around
-    it, and the style sheets, joined in this order.
+    `entry`, `main` and `styles` are files of `viewer/`: the module that draws, what stands in the
+    page's middle, and the style sheets, joined in this order.
     """
     script = inline_modules(entry)
     style = "".join((VIEWER / name).read_text(encoding="utf-8") for name in styles)
@@ -89,9 +93,42 @@ def build_page(
         "default-src 'none'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
         f"script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     )
-    page = (VIEWER / template).read_text(encoding="utf-8")
+    page, middle = ((VIEWER / n).read_text(encoding="utf-8") for n in ("page.html", main))
     own = {"policy": policy, "style": style, "script": script, "payload": script_json(payload)}
-    return fill_template(page, {**slots, **own})
+    return fill_template(page, {**slots, **own, "main": fill_template(middle, slots)})
+
+
+def prompt_html(text: str, who: str) -> str:
+    """Return the text that was read as a figure; nothing where there is none."""
+    if not text:
+        return ""
+    return (
+        f'<figure class="prompt"><figcaption>The text {who} read</figcaption><blockquote>'
+        f"{text_html(text)}</blockquote></figure>"
+    )
+
+
+def provenance_html(manifest: Mapping[str, Any] | None, models: Models, file: str = "") -> str:
+    """Return the entries of "How this was made": the command, the text, versions, each model.
+
+    `models` are names and what ran; `file` is where the manifest lies, seen from the page.
+    """
+    facts: dict[str, str] = {}
+    if manifest is not None:
+        facts["command"] = shlex.join(manifest["command"])
+        if manifest.get("text_sha256"):
+            facts["text"] = f"SHA-256 {manifest['text_sha256']}"
+        found = manifest["versions"].items()
+        facts["versions"] = ", ".join(f"{name} {number}" for name, number in found)
+    for name, ran in models:
+        known = [f"{key} {ran[key]}" for key in _TOLD if ran.get(key) not in (None, "", [])]
+        if known:
+            facts[name] = ", ".join(known)
+    lines = [f"<dt>{text_html(k)}</dt><dd>{text_html(v)}</dd>" for k, v in facts.items()]
+    if file:
+        link = f'<a href="{text_html(quote(file))}">{text_html(file)}</a>'
+        lines.append(f"<dt>all of it</dt><dd>{link}</dd>")
+    return "".join(lines)
 
 
 def _hash(text: str) -> str:

@@ -18,6 +18,8 @@ def font(size: int) -> Any:
 @cache
 def drawable(text: str) -> str:
     """Return `text` with every character that Pillow's font lacks written as its code."""
+    # Pillow brings one font, of Latin letters; a font of the system would make a picture depend on
+    # where it was drawn. So other scripts stand as their codes.
     missing = bytes(font(20).getmask("\uffff"))
     plain = text.translate({0x2212: "-", 0x2192: "->", 10: "\\n", 9: "\\t", 13: "\\r"})
     return "".join(

@@ -36,11 +36,11 @@ def study_manifest(
     study: Study,
     payload: Mapping[str, Any],
     files: Mapping[str, list[str]],
-    data: Path,
+    data: Path | None,
     kind: str = "study",
     beside: str = "data/",
 ) -> dict[str, Any]:
-    """Return the manifest of a study whose tables stand in the folder `data`.
+    """Return the manifest of a study whose tables stand in the folder `data`, if they do.
 
     `beside` is how a file there is named from where the manifest stands.
     """
@@ -71,7 +71,7 @@ def study_manifest(
         },
         "files": {
             f"{beside}{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(data.iterdir())
+            for path in (sorted(data.iterdir()) if data is not None else ())
         },
     }
 

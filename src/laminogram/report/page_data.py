@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,12 @@ import numpy as np
 from laminogram.plans import Plan
 from laminogram.plans.svg import svg
 from laminogram.report.colour import palette
+from laminogram.report.figures import count, number
+from laminogram.report.page_tables import card, charts, study_tables
 from laminogram.report.payload import EXACT_VALUES, encode_array
 from laminogram.report.pooling import MAX_COLUMNS, Pooled, pool_channels, quantile_bands
-from laminogram.report.scale import shared_scale
-from laminogram.studies.layer_statistics import FORMULAS
+from laminogram.report.scale import shared_scale, ticks
+from laminogram.report.tables import slug
 from laminogram.studies.recording import ModelRecord
 from laminogram.studies.study import Study
 
@@ -64,10 +65,13 @@ def study_payload(study: Study, columns: int = MAX_COLUMNS) -> dict[str, Any]:
         "site": study.site,
         "palette": palette(),
         "scale": shown.scale,
+        "legend": {kind: _legend(shown, kind) for kind in shown.scale},
         "frames": list(shown.frames),
         "sameTokens": study.same_tokens,
-        "formulas": FORMULAS,
+        "file": f"{slug('-'.join(record.name for record in study.records))}-{study.site}",
         "exact": shown.exact,
+        "charts": charts(study.records),
+        "tables": study_tables(study.records),
         "models": [
             _model(record, one, "f4" if shown.exact else "f2")
             for record, one in zip(study.records, shown.pooled, strict=True)
@@ -75,11 +79,33 @@ def study_payload(study: Study, columns: int = MAX_COLUMNS) -> dict[str, Any]:
     }
 
 
+def _legend(shown: Shown, kind: str) -> dict[str, Any]:
+    """The ticks of a scale, and what it is in words: `says`, and `clipped` where it clips."""
+    one = shown.scale[kind]
+    says = f"Linear, limit ±{number(one['limit'])}. "
+    if kind == "symlog":
+        says = (
+            f"Symmetric logarithm: even in ratio beyond ±{number(one['threshold'], 2)}, linear "
+            f"within; limit ±{number(one['limit'])}. "
+        )
+    found = [int(np.count_nonzero(np.abs(p.values) > one["limit"])) for p in shown.pooled]
+    total, clipped = count(sum(pooled.values.size for pooled in shown.pooled)), ""
+    if sum(found):
+        clipped = f"{count(sum(found))} of {total} values lie beyond and are marked ▲▼"
+        names = [record.name for record in shown.study.records]
+        each = ", ".join(f"{name} {count(n)}" for name, n in zip(names, found, strict=True))
+        # A line must not break inside a model's name.
+        clipped += f" ({each}).".replace("-", "\u2011") if len(names) > 1 else "."
+    else:
+        says += f"None of the {total} values lies beyond it."
+    return {"ticks": ticks(kind, shown.scale), "says": says, "clipped": clipped}
+
+
 def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
     tokens = pooled.values.shape[1]
     return {
         "name": record.name,
-        "card": record.card,
+        "card": card(record),
         "plan": _plan(record),
         "labels": list(record.labels),
         "channels": record.values.shape[2],
@@ -90,9 +116,7 @@ def _model(record: ModelRecord, pooled: Pooled, kind: str) -> dict[str, Any]:
         "ids": list(record.token_ids[:tokens]),
         "texts": list(record.token_texts[:tokens]) if record.token_texts else None,
         "promptLength": record.prompt_length,
-        "statistics": _statistics(record.statistics),
-        "peaks": _peaks(record),
-        "reading": _reading(record),
+        "peaks": [{"row": peak.row, "channel": peak.channel} for peak in record.peaks],
     }
 
 
@@ -106,38 +130,6 @@ def _plan(record: ModelRecord) -> dict[str, str] | None:
     if record.manifest.get("kv") == "averaged":
         cost += ", keys and values of parallel layers averaged"
     return {"text": said, "cost": cost, "picture": svg(plan, PLAN_COLUMNS)}
-
-
-def _statistics(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        name: {key: [plain_number(float(v)) for v in values] for key, values in statistics.items()}
-        for name, statistics in sets.items()
-    }
-
-
-def _peaks(record: ModelRecord) -> list[dict[str, Any]]:
-    return [
-        {
-            "row": peak.row,
-            "label": record.labels[peak.row],
-            "channel": peak.channel,
-            "value": plain_number(peak.value),
-            "token": peak.token,
-        }
-        for peak in record.peaks
-    ]
-
-
-def _reading(record: ModelRecord) -> dict[str, Any] | None:
-    reading = record.reading
-    if reading is None:
-        return None
-    return {
-        "tokens": int(reading.losses.size),
-        "nats": plain_number(reading.nats_per_token),
-        "perplexity": plain_number(reading.perplexity),
-        "bits_per_byte": plain_number(reading.bits_per_byte),
-    }
 
 
 def nonfinite_count(record: ModelRecord) -> int:

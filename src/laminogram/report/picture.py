@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laminogram.errors import ConfigError
+from laminogram.report.figures import cell_text, quoted
 from laminogram.report.payload import encode_array
 
 Tables = Mapping[str, Mapping[str, Any]]
@@ -28,7 +29,8 @@ class Picture:
     kind: the file of `report/pictures` and the module of `viewer/` that draw it; title, caption and
     notes: plain text beside it; alt: what it shows, in sentences, for those who do not see it;
     data: what is drawn, plain JSON data with packed arrays; tables: the numbers, table -> column ->
-    values, as `report.tables.write_table` takes them; manifest: what ran.
+    values, as `report.tables.write_table` takes them; manifest: what ran; csv: the rows, the head
+    first, that the page saves, where it does not make them from what it draws.
     """
 
     kind: str
@@ -41,6 +43,22 @@ class Picture:
     notes: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    csv: Sequence[Sequence[Any]] | None = None
+
+    @classmethod
+    def of(cls, result: Any, *, data: Mapping[str, Any], **told: Any) -> Picture:
+        """Return the picture of a study's result: its model, tokens, tables and manifest.
+
+        `data` is joined with the result's labels and tokens; `told` are the other fields.
+        """
+        return cls(
+            model=result.model,
+            data={"labels": list(result.labels), "tokens": list(result.tokens), **data},
+            tables=result.tables(),
+            tokens=result.tokens,
+            manifest=result.manifest,
+            **told,
+        )
 
 
 def kinds() -> tuple[str, ...]:
@@ -73,21 +91,24 @@ def packed(x: npt.ArrayLike) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """Return a token's text as it can stand in a sentence."""
-    shown = text.replace("\n", "↵").replace("\t", "⇥")
-    return f"“{shown}”" if len(shown) <= 40 else f"“{shown[:39]}…”"
+    return quoted(text if len(text) <= 40 else f"{text[:39]}…")
 
 
 def dictionary(
     ids: npt.NDArray[Any], texts: Sequence[Any]
 ) -> tuple[list[dict[str, Any]], npt.NDArray[np.int64]]:
-    """Return the distinct (id, text) of nested `texts`, and where each of `ids` stands in it."""
+    """Return the distinct tokens of nested `texts`, and where each of `ids` stands among them.
+
+    A token is its id, its text, and its name where room is short.
+    """
     flat = [int(one) for one in ids.ravel()]
     words: dict[int, str] = {}
     for one, text in zip(flat, _flat(texts), strict=True):
         words.setdefault(one, text)
     order = {one: place for place, one in enumerate(words)}
     places = np.array([order[one] for one in flat], dtype=np.int64).reshape(ids.shape)
-    return [{"id": one, "text": text} for one, text in words.items()], places
+    named = [{"id": one, "text": text, "name": cell_text(text)} for one, text in words.items()]
+    return named, places
 
 
 def _flat(texts: Sequence[Any]) -> Iterable[str]:

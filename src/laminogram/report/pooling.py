@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laminogram.studies.pooling import strongest
+
 MAX_COLUMNS = 512
 
 
@@ -35,14 +37,9 @@ def pool_channels(x: npt.NDArray[Any], columns: int = MAX_COLUMNS) -> Pooled:
     if channels <= columns:
         return Pooled(x, None, 1)
     width = -(-channels // columns)
-    count = -(-channels // width)
-    # Pads are zeros at the end of a block, so they never win over a real channel that comes first.
-    padded = np.zeros((*x.shape[:-1], count * width), dtype=x.dtype)
-    padded[..., :channels] = x
-    blocks = padded.reshape(*x.shape[:-1], count, width)
-    where = np.abs(blocks).argmax(axis=-1)
-    values = np.take_along_axis(blocks, where[..., None], axis=-1)[..., 0]
-    return Pooled(values, where.astype(np.uint16), width)
+    values, places = strongest(x, width)
+    offsets = places - np.arange(places.shape[-1]) * width
+    return Pooled(values, offsets.astype(np.uint16), width)
 
 
 QUANTILES = (0.0, 0.05, 0.25, 0.75, 0.95, 1.0)

@@ -7,8 +7,6 @@ its heat map (layers x channels), then the legend. Lengths are in pixels of the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,81 +16,18 @@ from laminogram.errors import ConfigError
 from laminogram.report.colour import heat_table, inks, table_index
 from laminogram.report.lettering import drawable, fitted, font, number
 from laminogram.report.page_data import Shown
-from laminogram.report.pooling import Pooled, quantile_bands
+from laminogram.report.pooling import quantile_bands
 from laminogram.report.scale import place, ticks
+from laminogram.report.still_panel import EDGE, GUTTER, NAME, STRIP, Floats, Panel, reduced
 from laminogram.studies.recording import ModelRecord
 
 MARGIN, GAP = 24, 36
-GUTTER, EDGE = 44, 10
-HEAD, NAME, STRIP, TICKS, LEGEND = 34, 24, 26, 22, 58
+HEAD, LEGEND = 34, 58
 NAMED = 3
 """So many of a moment's largest values are named, at most two of one layer."""
 _FINE = 2  # lines are drawn so many times larger and scaled down, which smooths them
 
-Floats = npt.NDArray[np.floating[Any]]
 Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """Where one model is drawn, and its data."""
-
-    record: ModelRecord
-    pooled: Pooled
-    left: int
-    top: int
-    wide: int
-    row_height: float
-    heat_row: int
-    own_strip: bool
-
-    @property
-    def rows(self) -> int:
-        return int(self.pooled.values.shape[0])
-
-    @property
-    def columns(self) -> int:
-        return int(self.pooled.values.shape[2])
-
-    @property
-    def swing(self) -> float:
-        return max(self.row_height * 1.15, 26.0)
-
-    @property
-    def trace_top(self) -> float:
-        return self.top + NAME + (STRIP if self.own_strip else 0) + 4
-
-    @property
-    def heat_top(self) -> int:
-        below = 2 * self.swing + (self.rows - 1) * self.row_height + 10
-        return int(np.ceil(self.trace_top + below))
-
-    @property
-    def bottom(self) -> int:
-        return self.heat_top + self.rows * self.heat_row + TICKS
-
-    def base(self, row: int) -> float:
-        return self.trace_top + self.swing + row * self.row_height
-
-    def x(self, column: float, of: int) -> float:
-        return self.left + GUTTER + (column + 0.5) * self.wide / of
-
-    @property
-    def labels(self) -> list[str]:
-        return [label.replace(" (step ", "@").rstrip(")") for label in self.record.labels]
-
-
-def reduced(values: Floats, room: int) -> Floats:
-    """Return (rows, columns) at most `room` wide, each place the value largest in size."""
-    columns = values.shape[1]
-    if columns <= room:
-        return values
-    edges = np.arange(room + 1) * columns // room
-    width = int(np.diff(edges).max())
-    index = np.minimum(edges[:-1, None] + np.arange(width), edges[1:, None] - 1)
-    blocks = values[:, index]
-    where = np.abs(blocks).argmax(axis=-1)
-    return np.take_along_axis(blocks, where[..., None], axis=-1)[..., 0]
 
 
 class Stills:
@@ -157,19 +92,19 @@ class Stills:
 
     # Layout
 
-    def _panels(self) -> list[_Panel]:
+    def _panels(self) -> list[Panel]:
         records = self.shown.study.records
         across = min(2, len(records))
         room = (self.width - 2 * MARGIN - (across - 1) * GAP) // across
         most = max(pooled.values.shape[0] for pooled in self.shown.pooled)
         own = not self.shown.study.same_tokens
         top = MARGIN // 2 + HEAD + (0 if own else STRIP)
-        panels: list[_Panel] = []
+        panels: list[Panel] = []
         for index, (record, pooled) in enumerate(zip(records, self.shown.pooled, strict=True)):
             if index and index % across == 0:
                 top = max(panel.bottom for panel in panels) + GAP // 2
             panels.append(
-                _Panel(
+                Panel(
                     record,
                     pooled,
                     MARGIN + index % across * (room + GAP),
@@ -205,19 +140,19 @@ class Stills:
                 draw.line(ends, fill=self.ink["line"], width=_FINE)
         return picture
 
-    def _room(self, panel: _Panel) -> int:
+    def _room(self, panel: Panel) -> int:
         return min(self.most, panel.wide)
 
     def _place(self, values: Floats) -> Floats:
         return place(values, self.kind, self.shown.scale)
 
-    def _line(self, panel: _Panel, row: int, places: Floats) -> Floats:
+    def _line(self, panel: Panel, row: int, places: Floats) -> Floats:
         x = panel.x(np.arange(places.size), places.size)  # type: ignore[arg-type]
         return np.stack([x, panel.base(row) - panel.swing * places], axis=1) * _FINE
 
     # A moment
 
-    def _traces(self, draw: ImageDraw.ImageDraw, panel: _Panel, token: int) -> None:
+    def _traces(self, draw: ImageDraw.ImageDraw, panel: Panel, token: int) -> None:
         places = self._place(reduced(panel.pooled.values[:, token], self._room(panel)))
         for row in range(panel.rows):
             line = self._line(panel, row, places[row])
@@ -226,7 +161,7 @@ class Stills:
                     points = line[run].ravel().tolist()
                     draw.line(points, fill=self.ink["trace"], width=_FINE)
 
-    def _heat(self, picture: Image.Image, panel: _Panel, token: int) -> None:
+    def _heat(self, picture: Image.Image, panel: Panel, token: int) -> None:
         places = self._place(reduced(panel.pooled.values[:, token], self._room(panel)))
         cells = self.table[table_index(places)]
         column = ((np.arange(panel.wide) + 0.5) * places.shape[1] / panel.wide).astype(np.intp)
@@ -278,7 +213,7 @@ class Stills:
             draw.text((x, y), texts[index], colour, face, anchor="lm")
             x += wide[index]
 
-    def _words(self, draw: ImageDraw.ImageDraw, panel: _Panel, token: int) -> None:
+    def _words(self, draw: ImageDraw.ImageDraw, panel: Panel, token: int) -> None:
         """The model's name, the token, the names of layers and channels."""
         small, soft = font(12), self.ink["soft"]
         y = panel.top + NAME / 2
@@ -311,7 +246,7 @@ class Stills:
             draw.line((at, bottom + 2, at, bottom + 5), soft)
             draw.text((at, bottom + 13), str(channel), soft, small, anchor="mm")
 
-    def _marks(self, draw: ImageDraw.ImageDraw, panel: _Panel, token: int) -> None:
+    def _marks(self, draw: ImageDraw.ImageDraw, panel: Panel, token: int) -> None:
         """What lies beyond the scale, and the largest values by name."""
         values = panel.pooled.values[:, token]
         places = self._place(values)
@@ -352,7 +287,7 @@ class Stills:
         text: str,
         x: float,
         y: float,
-        panel: _Panel,
+        panel: Panel,
     ) -> None:
         """A name beside its mark, where it covers no other and stays inside; else none."""
         wide = draw.textlength(text, font(12)) + 8

@@ -5,14 +5,12 @@ The models run on the floor below (`laminogram.studies.study`); this one draws a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from laminogram.report.folder import free_folder, new_folder, refuse_existing
-from laminogram.report.html import build_page, text_html
+from laminogram.report.html import build_page, provenance_html, text_html
 from laminogram.report.manifest import manifest_json, study_manifest
 from laminogram.report.page_data import study_payload
 from laminogram.report.tables import write_study_tables
@@ -86,29 +84,14 @@ def study_page(
     manifest: Mapping[str, Any],
     data: str = "data",
     manifest_file: str = "manifest.json",
+    kicker: str = "study",
 ) -> str:
-    """Return the page of a study as HTML text.
+    """Return the page of a study as HTML text; `kicker` says above its heading what it is.
 
     `data` and `manifest_file` are where the tables and the manifest lie, seen from the page.
     """
     beside = {picture: [f"{data}/{name}" for name in names] for picture, names in files.items()}
     slots = study_slots(study, payload, beside, manifest["versions"]["laminogram"])
-    return build_page({**slots, "provenance": _provenance(manifest, manifest_file)}, payload)
-
-
-def _provenance(manifest: Mapping[str, Any], manifest_file: str) -> str:
-    facts = {
-        "command": shlex.join(manifest["command"]),
-        "text": f"SHA-256 {manifest['text_sha256']}",
-        "versions": ", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
-    }
-    for model in manifest["models"]:
-        gram = model["gram"]
-        told = ("dtype", "precision", "weights", "weights_hash", "plan", "kv", "device")
-        known = [f"{key} {gram[key]}" for key in told if gram.get(key) not in (None, "", [])]
-        if known:
-            facts[model["name"]] = ", ".join(known)
-    lines = [f"<dt>{text_html(k)}</dt><dd>{text_html(v)}</dd>" for k, v in facts.items()]
-    link = f'<a href="{text_html(quote(manifest_file))}">{text_html(manifest_file)}</a>'
-    lines.append(f"<dt>all of it</dt><dd>{link}</dd>")
-    return "".join(lines)
+    models = [(model["name"], model["gram"]) for model in manifest["models"]]
+    provenance = provenance_html(manifest, models, manifest_file)
+    return build_page({**slots, "kicker": text_html(kicker), "provenance": provenance}, payload)

@@ -339,6 +339,11 @@ def _print_record(page: Page, record: ModelRecord) -> None:
     nonfinite = int(record.statistics["all"]["nonfinite"].sum())
     if nonfinite:
         page.say(f"{nonfinite:,} values are not finite; they are left out of the statistics.")
+    print_peaks(page, record)
+
+
+def print_peaks(page: Page, record: ModelRecord) -> None:
+    """The largest channels: layer, channel, value and token."""
     page.say("Largest channels:")
     page.table(
         ["layer", "channel", "value", "token:"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from laminogram.report.html import text_html
+from laminogram.report.html import prompt_html, text_html
 from laminogram.report.page_data import FRAME_TOKENS, nonfinite_count
 from laminogram.report.payload import EXACT_VALUES
 from laminogram.report.pooling import MAX_COLUMNS
@@ -41,7 +41,7 @@ def study_slots(
         "title": text_html(f"{joined(names)}, layer by layer"),
         "heading": _heading(names),
         "lead": _lead(study),
-        "text": text_html(study.text),
+        "prompt": prompt_html(study.text, "they"),
         "about_eeg": (
             "Each line is a layer, the first at the top; along it stand its channels. Play the "
             "text, and every token sets them swinging. Behind a line lies where each channel is "

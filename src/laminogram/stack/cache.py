@@ -22,7 +22,23 @@ Memo = dict[int, Any]
 
 def grows(name: str) -> bool:
     """Whether a cache tensor of this name has a column for each token, on its third axis."""
-    return name.endswith((".k", ".v"))
+    return name.endswith((".k", ".v", ".latent"))
+
+
+def _grown(old: Tensor, capacity: int) -> Tensor:
+    """A tensor (B, K, columns, D) with room for `capacity` columns, keeping what is there."""
+    new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
+    new[:, :, : old.shape[2]] = old
+    return new
+
+
+def _write(target: Tensor, new: Tensor, start: int | None, positions: Tensor) -> None:
+    """Write `new` (B, T, K, D) at columns `start`.. or, a row at a time, at `positions` (B, T)."""
+    new = new.transpose(1, 2)
+    if start is not None:
+        target[:, :, start : start + new.shape[2]] = new
+        return
+    target.scatter_(2, positions[:, None, :, None].expand(new.shape), new.to(target.dtype))
 
 
 class AttentionSlot:
@@ -36,23 +52,13 @@ class AttentionSlot:
         have = self.k.shape[2]
         if capacity <= have:
             return
-        grown = max(capacity, 2 * have)
         for name in ("k", "v"):
-            old: Tensor = getattr(self, name)
-            new = old.new_zeros(old.shape[0], old.shape[1], grown, old.shape[3])
-            new[:, :, :have] = old
-            setattr(self, name, new)
+            setattr(self, name, _grown(getattr(self, name), max(capacity, 2 * have)))
 
     def extend(self, k: Tensor, v: Tensor, start: int | None, positions: Tensor) -> None:
         """Write `k`, `v` (B, T, K, D) at columns `start`.. or, a row at a time, at `positions`."""
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        if start is not None:
-            self.k[:, :, start : start + k.shape[2]] = k
-            self.v[:, :, start : start + k.shape[2]] = v
-            return
-        index = positions[:, None, :, None].expand(k.shape)
-        self.k.scatter_(2, index, k.to(self.k.dtype))
-        self.v.scatter_(2, index, v.to(self.v.dtype))
+        _write(self.k, k, start, positions)
+        _write(self.v, v, start, positions)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"k": self.k, "v": self.v}
@@ -142,6 +148,51 @@ class AveragedSlot(AttentionSlot):
         self._own, self._last = [], None
 
 
+class LatentSlot:
+    """The latents (B, 1, capacity, L) of one step, one a token for all heads.
+
+    What an edit writes at single heads is not in the latent: once there is one, the keys and values
+    (B, H, capacity, D) are kept beside it, as they entered the product.
+    """
+
+    def __init__(self, latent: Tensor, k: Tensor | None = None, v: Tensor | None = None) -> None:
+        self.latent, self.k, self.v = latent, k, v
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for at least `capacity` columns, keeping what is there."""
+        have = self.latent.shape[2]
+        if capacity > have:
+            for name, old in self.tensors().items():
+                setattr(self, name, _grown(old, max(capacity, 2 * have)))
+
+    def extend(self, latent: Tensor, start: int | None, positions: Tensor) -> None:
+        """Write `latent` (B, T, L) at columns `start`.. or, a row at a time, at `positions`."""
+        _write(self.latent, latent[:, :, None], start, positions)
+
+    def make_room(self, saved: Mapping[str, Tensor], prefix: str) -> None:
+        """Room for the keys and values that `saved` has under this prefix, if it has any."""
+        for name in ("k", "v"):
+            like = saved.get(prefix + name)
+            if like is not None and getattr(self, name) is None:
+                shape = (*like.shape[:2], self.latent.shape[2], like.shape[3])
+                setattr(self, name, self.latent.new_zeros(shape))
+
+    def extend_heads(self, k: Tensor, v: Tensor, start: int | None, positions: Tensor) -> None:
+        """The same for `k`, `v` (B, T, H, D), which are kept already."""
+        assert self.k is not None
+        assert self.v is not None
+        _write(self.k, k, start, positions)
+        _write(self.v, v, start, positions)
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {"latent": self.latent, "k": self.k, "v": self.v}
+        return {name: x for name, x in named.items() if x is not None}
+
+    def mapped(self, change: Change, memo: Memo) -> LatentSlot:
+        """The same kind of slot with every tensor changed."""
+        return LatentSlot(**{name: change(x) for name, x in self.tensors().items()})
+
+
 class StateSlot:
     """A token shift (B, C) and, for a time mix, the recurrent state of one step."""
 
@@ -165,7 +216,7 @@ class StateSlot:
         return StateSlot(change(self.shift), None if self.state is None else change(self.state))
 
 
-Slot = AttentionSlot | StateSlot
+Slot = AttentionSlot | LatentSlot | StateSlot
 
 
 @dataclass
@@ -280,6 +331,9 @@ class Cache:
         """Fill the slots from `tensors()` of a cache of the same shape (capacity may differ)."""
         capacity = max((t.shape[2] for n, t in tensors.items() if grows(n)), default=0)
         self.reserve(capacity)
+        for step, slot in self._distinct().items():
+            if isinstance(slot.attn, LatentSlot):
+                slot.attn.make_room(tensors, f"{step}.attn.")
         own = self.tensors()
         if set(own) != set(tensors):
             odd = sorted(set(own) ^ set(tensors))

@@ -11,7 +11,13 @@ from typing import Literal, get_args
 from laminogram.errors import PlanError
 from laminogram.plans import Group, Item, Plan, Step
 from laminogram.stack.cache import AttentionSlot, AveragedSlot, StepSlot
-from laminogram.stack.config import AttentionConfig, StackConfig, TimeMix7Config
+from laminogram.stack.config import (
+    AttentionConfig,
+    LatentAttentionConfig,
+    StackConfig,
+    TimeMix7Config,
+    WrappedLayerConfig,
+)
 
 Provision = Literal["embedding", "first-step"]
 KeysAndValues = Literal["exact", "averaged"]
@@ -28,11 +34,22 @@ def check_plan(
         if found not in get_args(known):
             raise PlanError(f"{name} is {found!r}; there are {', '.join(get_args(known))}")
     plan.check(config.num_layers)
+    for step in plan:
+        _check_half(step, config)
     if v_first == "first-step":
         _check_provider(plan.items, config)
     if kv == "averaged":
         for group in plan.groups:
             _check_average(group, config)
+
+
+def _check_half(step: Step, config: StackConfig) -> None:
+    layer = config.layers[step.layer]
+    if step.part != "both" and isinstance(layer, WrappedLayerConfig) and not layer.halves:
+        raise PlanError(
+            f"{step}: transformers runs layer {step.layer} of {config.family} as a whole, and its "
+            "halves cannot be run apart; name the layer without a half"
+        )
 
 
 def _check_provider(items: Sequence[Item], config: StackConfig) -> None:
@@ -75,10 +92,16 @@ def _check_average(group: Group, config: StackConfig) -> None:
     for branch in group.branches:
         layer = branch.steps[0].layer
         attn = config.layers[layer].attn
+        if isinstance(config.layers[layer], WrappedLayerConfig):
+            raise PlanError(
+                f"kv='averaged': transformers runs layer {layer} of {config.family}, and what it "
+                "remembers is not averaged; use kv='exact'"
+            )
         if not isinstance(attn, AttentionConfig):
+            latent = isinstance(attn, LatentAttentionConfig)
             raise PlanError(
                 f"kv='averaged' averages keys and values, and layer {layer} of {group} has none: "
-                f"{config.family} keeps a state; use kv='exact'"
+                f"{config.family} keeps a {'latent' if latent else 'state'}; use kv='exact'"
             )
         shapes.add((attn.num_key_value_heads, attn.head_dim))
     if len(shapes) > 1:

@@ -112,8 +112,46 @@ class TimeMix4Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeMix5Config:
+    """RWKV-5 time mixing: heads with a matrix state each, and a decay that is learned.
+
+    `per_channel` false: one decay and one bonus for a whole head (5.0, 5.1). `log_bonus`: the bonus
+    is held as its logarithm (`time_first`). `initial_state`: the state before the first token was
+    tuned.
+    """
+
+    num_attention_heads: int
+    head_dim: int
+    gate: bool = True
+    per_channel: bool = True
+    log_bonus: bool = False
+    group_norm_eps: float = 64e-5
+    initial_state: bool = False
+    kind: Literal["rwkv5_time"] = "rwkv5_time"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeMix6Config:
+    """RWKV-6 time mixing: decay and token shift depend on the input, through low-rank products.
+
+    `mix_rank` is that of each of the five token shifts; `initial_state` as in RWKV-5.
+    """
+
+    num_attention_heads: int
+    head_dim: int
+    mix_rank: int
+    decay_rank: int
+    group_norm_eps: float = 64e-5
+    initial_state: bool = False
+    kind: Literal["rwkv6_time"] = "rwkv6_time"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimeMix7Config:
-    """RWKV-7 time mixing. The ranks are those of its low-rank products, read from their shapes."""
+    """RWKV-7 time mixing. The ranks are those of its low-rank products, read from their shapes.
+
+    `initial_state`: the state before the first token was tuned.
+    """
 
     num_attention_heads: int
     head_dim: int
@@ -123,6 +161,7 @@ class TimeMix7Config:
     gate_rank: int
     group_norm_eps: float = 64e-5
     provides_v_first: bool = False
+    initial_state: bool = False
     kind: Literal["rwkv7_time"] = "rwkv7_time"
 
 
@@ -176,6 +215,14 @@ class ChannelMix4Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChannelMix6Config:
+    """RWKV-6 channel mixing: RWKV-4's, with the token shift the other way round."""
+
+    intermediate_size: int
+    kind: Literal["rwkv6_channel"] = "rwkv6_channel"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelMix7Config:
     """RWKV-7 channel mixing: squared ReLU behind a token shift, no receptance."""
 
@@ -183,8 +230,15 @@ class ChannelMix7Config:
     kind: Literal["rwkv7_channel"] = "rwkv7_channel"
 
 
-AttnConfig = AttentionConfig | LatentAttentionConfig | TimeMix4Config | TimeMix7Config
-FfnConfig = MLPConfig | MoEConfig | ChannelMix4Config | ChannelMix7Config
+AttnConfig = (
+    AttentionConfig
+    | LatentAttentionConfig
+    | TimeMix4Config
+    | TimeMix5Config
+    | TimeMix6Config
+    | TimeMix7Config
+)
+FfnConfig = MLPConfig | MoEConfig | ChannelMix4Config | ChannelMix6Config | ChannelMix7Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +255,39 @@ class LayerConfig:
     attn: AttnConfig
     ffn: FfnConfig
     norm: NormConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrappedConfig:
+    """Half a layer that another library runs: of what lies inside, only `sites` have names.
+
+    `cache_width` numbers join the cache with each token; its width inside is not known.
+    """
+
+    sites: tuple[str, ...] = ()
+    causal: bool = True
+    cache_width: int = 0
+    intermediate_size: int = 0
+    kind: Literal["wrapped"] = "wrapped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrappedLayerConfig(LayerConfig):
+    """A layer that another library runs: its norms lie inside, and are never made from here."""
+
+    attn: WrappedConfig  # type: ignore[assignment]
+    ffn: WrappedConfig  # type: ignore[assignment]
+    norm: NormConfig = NormConfig(kind="layer")
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that the layer offers."""
+        return self.attn.sites + self.ffn.sites
+
+    @property
+    def halves(self) -> bool:
+        """Whether either half can be run without the other."""
+        return self.block != "post" and {"attn_out", "ffn_out"} <= set(self.sites)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,20 +325,23 @@ class HeadConfig:
 class ScoreConfig:
     """A reward or classifier head: `labels` numbers for each text, from one of its tokens.
 
-    `token` is the one that is read: the first, or the last real one. `activation` is that of a
-    square product before (its own `dense`, or the stack's `pooler`); None without one.
+    `token` is the one that is read: the first, or the last real one. `through` is the square
+    product with a tanh that it passes before: the stack's `pooler`, a `dense` of the head's own, or
+    none.
     """
 
     labels: int = 1
     token: Literal["first", "last"] = "last"
-    activation: str | None = None
-    pooled: bool = False
+    through: Literal["pooler", "dense"] | None = None
     bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """A whole model as data. `source` keeps the configuration it was read from, untouched."""
+    """A whole model as data. `source` keeps the configuration it was read from, untouched.
+
+    `limits` says, a line each, what a model cannot give that another library runs.
+    """
 
     family: str
     hidden_size: int
@@ -265,6 +355,7 @@ class StackConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -278,7 +369,8 @@ class StackConfig:
     @property
     def recurrent(self) -> bool:
         """True where no layer keeps keys and values: the state has one size for any length."""
-        return all(layer.attn.kind not in ("attention", "latent") for layer in self.layers)
+        keeping = ("attention", "latent", "wrapped")
+        return all(layer.attn.kind not in keeping for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that `from_dict` reads back, fit for JSON."""
@@ -299,6 +391,7 @@ class StackConfig:
         score = data.get("score")
         fields["score"] = None if score is None else ScoreConfig(**score)
         fields["eos_token_ids"] = tuple(data.get("eos_token_ids", ()))
+        fields["limits"] = tuple(data.get("limits", ()))
         return cls(**fields)
 
 
@@ -306,11 +399,15 @@ _MIXERS: dict[str, type] = {
     "attention": AttentionConfig,
     "latent": LatentAttentionConfig,
     "rwkv4_time": TimeMix4Config,
+    "rwkv5_time": TimeMix5Config,
+    "rwkv6_time": TimeMix6Config,
     "rwkv7_time": TimeMix7Config,
     "mlp": MLPConfig,
     "moe": MoEConfig,
     "rwkv4_channel": ChannelMix4Config,
+    "rwkv6_channel": ChannelMix6Config,
     "rwkv7_channel": ChannelMix7Config,
+    "wrapped": WrappedConfig,
 }
 
 
@@ -328,11 +425,14 @@ def _mixer(data: Mapping[str, Any]) -> Any:
     for name in ("qk_norm", "norm"):
         if name in fields:
             fields[name] = _norm(fields[name])
+    if "sites" in fields:
+        fields["sites"] = tuple(fields["sites"])
     return _MIXERS[kind](**fields)
 
 
 def _layer(data: Mapping[str, Any]) -> LayerConfig:
-    return LayerConfig(
+    made = WrappedLayerConfig if data["attn"].get("kind") == "wrapped" else LayerConfig
+    return made(
         block=data["block"],
         attn=_mixer(data["attn"]),
         ffn=_mixer(data["ffn"]),

@@ -205,9 +205,11 @@ def _mask(positions: Tensor, columns: int, *, window: int | None) -> Tensor:
     return allowed
 
 
-def _sloped(allowed: Tensor, positions: Tensor, columns: int, heads: int) -> Tensor:
+def _sloped(
+    allowed: Tensor, positions: Tensor, columns: int, heads: int, dtype: torch.dtype
+) -> Tensor:
     """What is added to the scores (B, H, T, S): the heads' penalties, -inf where not allowed."""
-    penalties = alibi.penalty(positions, columns, heads)
+    penalties = alibi.penalty(positions, columns, heads).to(dtype)
     return penalties.masked_fill(~allowed, float("-inf"))
 
 
@@ -220,10 +222,12 @@ def build(
     planned: tuple[int, ...],
     *,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> Context:
     """The context of a forward over rows of `lengths` tokens in `width` columns after `starts`.
 
-    planned: the total length of each row for which length-dependent ropes are set.
+    planned: the total length of each row for which length-dependent ropes are set. dtype: that of
+    the scores, to which slopes are added.
     """
     start = starts[0] if len(set(starts)) == 1 else None
     columns = max(starts) + width
@@ -233,7 +237,7 @@ def build(
     real = None if uniform else torch.tensor(lengths, device=device)
     masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
     for key in keys:
-        masks[key] = _plan_mask(positions, columns, width, start, real, key)
+        masks[key] = _plan_mask(positions, columns, width, start, real, key, dtype)
     tables = rotary_tables.tables(positions, columns, planned)
     every = positions.expand(len(lengths), -1)
     return Context(every, real, start, columns, masks, tables)
@@ -246,11 +250,12 @@ def _plan_mask(
     start: int | None,
     lengths: Tensor | None,
     key: MaskKey,
+    dtype: torch.dtype,
 ) -> tuple[Tensor | None, bool]:
     """The cheapest correct mask: none, the product's own causal one, or an explicit one."""
     if key.alibi:
         allowed = _mask(positions, columns, window=key.window)
-        return _sloped(allowed, positions, columns, key.alibi), False
+        return _sloped(allowed, positions, columns, key.alibi, dtype), False
     if not key.causal:
         if lengths is None:
             return None, False
@@ -270,12 +275,14 @@ def build_static(
     positions: Tensor,
     capacity: int,
     planned: int,
+    dtype: torch.dtype,
 ) -> Context:
     """The context of one decode step at `positions` (B, 1) held on the device: no host number."""
     masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
     for key in keys:
         allowed = _mask(positions, capacity, window=key.window)
-        mask = _sloped(allowed, positions, capacity, key.alibi) if key.alibi else allowed
-        masks[key] = mask, False
+        if key.alibi:
+            allowed = _sloped(allowed, positions, capacity, key.alibi, dtype)
+        masks[key] = allowed, False
     tables = rotary_tables.tables(positions, capacity, (planned,))
     return Context(positions, None, None, capacity, masks, tables)

@@ -1,4 +1,4 @@
-"""The two ends of a stack: from tokens into the residual stream, and from it to logits."""
+"""The ends of a stack: from tokens into the residual stream, and from it to logits or scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from laminogram.errors import TokenError
-from laminogram.stack.config import StackConfig
+from laminogram.stack.config import ScoreConfig, StackConfig
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.norms import Norm, activation
 
@@ -92,3 +92,19 @@ class Head(nn.Module):
         lengths = weight.to(wide).norm(dim=-1).clamp(min=1e-12)
         out = out.to(wide) / lengths
         return (out if self.bias is None else out + self.bias).to(weight.dtype)
+
+
+class ScoreHead(nn.Module):
+    """`final` of one token of each text (B, C) to its scores (B, labels)."""
+
+    def __init__(self, config: ScoreConfig, size: int) -> None:
+        super().__init__()
+        if config.through == "dense":
+            self.dense = Linear(size, size, bias=True)
+        self.out = Linear(size, config.labels, bias=config.bias)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.config.through == "dense":
+            x = torch.tanh(self.dense(x))
+        return self.out(x)

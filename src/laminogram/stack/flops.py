@@ -1,8 +1,9 @@
 """What one token costs in each layer of a stack: FLOPs, cache and state, without running anything.
 
 Counted: every weight matrix in a product, 2 x its entries a token; attention, 4 x heads x head size
-for each position in view (scores and weighted sum); the state updates of RWKV. Not counted: norms,
-activations, rotary turns and token shifts, which are small and read memory rather than multiply.
+for each position in view (scores and weighted sum); the state updates of RWKV. Of a mixture of
+experts only those that a token meets. Not counted: norms, activations, rotary turns and token
+shifts, which are small and read memory rather than multiply.
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from torch import nn
 
 from laminogram.plans.cost import Figures, Half
 from laminogram.plans.plan import Part
-from laminogram.stack.config import AttentionConfig, AttnConfig, TimeMix4Config, TimeMix7Config
+from laminogram.stack.config import (
+    AttentionConfig,
+    AttnConfig,
+    LatentAttentionConfig,
+    TimeMix4Config,
+    TimeMix5Config,
+    TimeMix6Config,
+    TimeMix7Config,
+)
 from laminogram.stack.linear import Linear
+from laminogram.stack.mixers.moe import MoE
 from laminogram.stack.stack import Stack
 
 DEFAULT_CONTEXT = 1024
@@ -20,6 +30,11 @@ _RWKV4_OPERATIONS = 23
 """For each channel, counting every sum, product, maximum, division and exponential as one: 12 for
 the answer from the state with the token's own bonus, 11 for the state after it (numerator,
 denominator, scale)."""
+_EAGLE_OPERATIONS = 5
+"""RWKV-5 and 6, for each entry of the matrix state S: S r (2), S diag(w) (1), + v k^T (2)."""
+_BONUS_OPERATIONS = 5
+"""RWKV-5 and 6, for each channel: what a token reads of itself, r . (u * k) (3), times v, added
+(2)."""
 _RWKV7_OPERATIONS = 9
 """For each entry of the matrix state S: S a (2), S diag(w) (1), + (S a) b^T (2), + v k^T (2),
 S r (2)."""
@@ -52,11 +67,22 @@ def attention_flops(config: AttnConfig, size: int, context: int) -> int:
     if isinstance(config, AttentionConfig):
         seen = context if config.window is None else min(context, config.window)
         return 4 * config.num_attention_heads * config.head_dim * seen
+    if isinstance(config, LatentAttentionConfig):
+        return 2 * config.num_attention_heads * (config.qk_head_dim + config.v_head_dim) * context
     if isinstance(config, TimeMix4Config):
         return _RWKV4_OPERATIONS * config.attention_size
+    if isinstance(config, TimeMix5Config | TimeMix6Config):
+        width = config.num_attention_heads * config.head_dim
+        thin = 0 if isinstance(config, TimeMix5Config) else _finch_flops(config, size, width)
+        return thin + width * (_EAGLE_OPERATIONS * config.head_dim + _BONUS_OPERATIONS)
     return _low_rank_flops(config, size) + (
         _RWKV7_OPERATIONS * config.num_attention_heads * config.head_dim**2
     )
+
+
+def _finch_flops(config: TimeMix6Config, size: int, width: int) -> int:
+    """Two thin matrices each for the five token shifts and for the decay."""
+    return 2 * (2 * 5 * config.mix_rank * size + config.decay_rank * (size + width))
 
 
 def _low_rank_flops(config: TimeMix7Config, size: int) -> int:
@@ -67,9 +93,20 @@ def _low_rank_flops(config: TimeMix7Config, size: int) -> int:
     return 2 * 2 * size * ranks
 
 
+def idle_entries(module: nn.Module) -> int:
+    """The entries of the weights in a module's experts that one token does not meet."""
+    return sum(
+        (part.config.num_experts - part.config.num_experts_per_tok)
+        * sum(weight.numel() for weight in part.expert(0).parameters())
+        for part in module.modules()
+        if isinstance(part, MoE)
+    )
+
+
 def _product_flops(module: nn.Module) -> int:
     products = (part for part in module.modules() if isinstance(part, Linear))
-    return sum(2 * part.weight.shape[0] * part.weight.shape[1] for part in products)
+    entries = sum(part.weight.shape[0] * part.weight.shape[1] for part in products)
+    return 2 * (entries - idle_entries(module))
 
 
 def _half(stack: Stack, index: int, part: Part, more_flops: int) -> Half:

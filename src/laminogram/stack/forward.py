@@ -263,6 +263,7 @@ def open_context(stack: Stack, batch: Batch, cache: Cache | None) -> Context:
         starts,
         planned,
         device=stack.device,
+        dtype=stack.dtype,
     )
 
 

@@ -13,7 +13,7 @@ from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.conditions import KeysAndValues, check_plan, share_averages
 from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
-from laminogram.stack.ends import Embedding, Head
+from laminogram.stack.ends import Embedding, Head, ScoreHead
 from laminogram.stack.forward import run
 from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
@@ -49,6 +49,8 @@ class Stack(nn.Module):
             self.head = Head(config)
             if config.head.pooler:
                 self.pooler = Linear(config.hidden_size, config.hidden_size, bias=True)
+            if config.score is not None:
+                self.score = ScoreHead(config.score, config.hidden_size)
         if dtype is not None:
             self.to(dtype)
         self.run_layer: Callable[..., Tensor] = run_layer
@@ -99,7 +101,7 @@ class Stack(nn.Module):
         self.embed.to(found[0])
         for i, layer in enumerate(self.layers):
             layer.to(found[layer_place(i, len(self.layers), len(found))])
-        for name in ("final_norm", "head", "pooler"):
+        for name in ("final_norm", "head", "pooler", "score"):
             if hasattr(self, name):
                 getattr(self, name).to(found[0 if self.config.head.tied else -1])
         return self

@@ -16,6 +16,7 @@ from laminogram.errors import ConfigError
 from laminogram.probe.program import steps_of
 from laminogram.probe.recording import numbers
 from laminogram.probe.subject import Subject, Text
+from laminogram.stack.sites import MATRIX
 from laminogram.studies.pooling import strongest
 from laminogram.studies.reading import (
     Tables,
@@ -116,16 +117,16 @@ def attention(
         layers=at,
         pattern=np.stack([maps[step] for step in steps]),
         pooled=pooled,
-        normalised="rwkv7_time" not in kinds,
+        normalised=kinds.isdisjoint(MATRIX),
         causal=all(getattr(view.config.layers[layer].attn, "causal", True) for layer in at),
-        meaning="; ".join(_MEANINGS[kind] for kind in sorted(kinds)),
+        meaning="; ".join(dict.fromkeys(_MEANINGS[kind] for kind in sorted(kinds))),
         note=_note(kinds, pooled),
         manifest=about(view, "attention", [batch], layers=sorted(set(at)), pooled=pooled),
     )
 
 
 def _note(kinds: set[str], pooled: int) -> str:
-    said = [_NOTES[kind] for kind in sorted(kinds) if kind in _NOTES]
+    said = list(dict.fromkeys(_NOTES[kind] for kind in sorted(kinds) if kind in _NOTES))
     if pooled > 1:
         said.append(
             f"The text is long: each cell shows the weight largest in size among {pooled} x "
@@ -136,12 +137,16 @@ def _note(kinds: set[str], pooled: int) -> str:
 
 _MEANINGS = {
     "attention": "attention weight",
+    "latent": "attention weight",
     "rwkv4_time": "effective attention of the recurrence, averaged over channels",
-    "rwkv7_time": "effective attention of the recurrence, signed",
+    **dict.fromkeys(MATRIX, "effective attention of the recurrence, signed"),
 }
 _NOTES = {
     "rwkv4_time": "RWKV-4 has no heads: its one map is the normalised weight of each earlier token "
     "in what the recurrence answers, averaged over channels; rows sum to 1.",
-    "rwkv7_time": "RWKV-7's map is how much of each earlier token's value the recurrence reads, "
-    "head by head: it is signed, and rows do not sum to 1.",
+    **dict.fromkeys(
+        MATRIX,
+        "The map of a recurrence is how much of each earlier token's value it reads, head by head: "
+        "it is signed, and rows do not sum to 1.",
+    ),
 }

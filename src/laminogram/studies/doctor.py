@@ -20,7 +20,7 @@ from laminogram.probe.gram import Gram
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.layer import Layer
-from laminogram.stack.sites import layer_sites
+from laminogram.stack.sites import MATRIX, layer_sites
 
 if TYPE_CHECKING:
     from laminogram.view import View
@@ -191,18 +191,21 @@ def _pattern(view: View, batch: Batch) -> Iterator[Row]:
             continue
         attn = view.config.layers[step.layer].attn
         pattern = found["pattern", number]
-        if attn.kind != "rwkv7_time":
+        if attn.kind not in MATRIX:
             total = pattern.sum(-1)
             sums.append((total, torch.ones_like(total)))
         if attn.kind == "rwkv4_time":
             notes.add("RWKV-4 has one pattern for each channel; the site is their average")
             continue
-        if attn.kind == "rwkv7_time":
-            notes.add("RWKV-7: pattern @ v == wkv, before its norm")
+        if getattr(attn, "initial_state", False):
+            notes.add("a tuned initial state adds to what pattern @ v gives")
+            continue
+        if attn.kind in MATRIX:
+            notes.add("a recurrence: pattern @ v == wkv, before its norm")
         values = found["v", number].transpose(1, 2)
         if isinstance(attn, AttentionConfig):
             values = values.repeat_interleave(pattern.shape[1] // values.shape[1], 1)
-        answer = fast["z" if attn.kind == "attention" else "wkv", number]
+        answer = fast["z" if attn.kind in ("attention", "latent") else "wkv", number]
         made = (pattern.double() @ values.double()).transpose(1, 2)
         products.append((answer, made))
     name = "pattern rows sum to 1"
@@ -219,7 +222,7 @@ def _pattern(view: View, batch: Batch) -> Iterator[Row]:
 
 def _no_sum(found: Found) -> str:
     if any(site == "pattern" for site, _ in found):
-        return "RWKV-7's effective attention is signed and not normalised"
+        return "the effective attention of these recurrences is signed and not normalised"
     return "no step of the plan mixes tokens"
 
 

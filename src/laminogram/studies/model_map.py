@@ -27,9 +27,14 @@ from laminogram.studies.reading import (
 
 _NAMES = {
     "attention": "attention",
+    "latent": "latent attention",
+    "moe": "mixture of experts",
     "rwkv4_time": "RWKV-4 time mix",
+    "rwkv5_time": "RWKV-5 time mix",
+    "rwkv6_time": "RWKV-6 time mix",
     "rwkv7_time": "RWKV-7 time mix",
     "rwkv4_channel": "RWKV-4 channel mix",
+    "rwkv6_channel": "RWKV-6 channel mix",
     "rwkv7_channel": "RWKV-7 channel mix",
 }
 _SITES = ("attn_out", "ffn_out", "resid_post")

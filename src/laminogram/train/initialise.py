@@ -5,6 +5,8 @@ write to the residual stream narrower by sqrt(2 layers) (GPT-2).
 RWKV-4: ramps over the channels for decay and token shift that differ from layer to layer, zero for
 every product that opens a gate or writes to the residual stream, orthogonal for the rest, and a
 very small embedding under a norm (Peng et al. 2023, appendix on initialisation).
+RWKV-5 and 6: the same ramps, the gate orthogonal and narrow, low-rank products that begin at zero
+(Peng et al. 2024, and the training code of the published models).
 RWKV-7: the same ideas, with ramps and a zigzag inside each head for the offsets of decay and rate,
 and low-rank products that begin at zero: first factor zero, second orthogonal (Peng et al. 2025).
 Axes: C hidden size, A attention width, F feed-forward width, V vocabulary.
@@ -119,6 +121,71 @@ def _rwkv4_channel(
     own["r.weight"].zero_()
 
 
+def _rwkv5_time(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    deep, shallow = index / max(1, layers - 1), 1.0 - index / layers
+    channel = torch.arange(own["mix_k"].numel()) / own["mix_k"].numel()
+    own["mix_k"].copy_(channel**shallow)
+    own["mix_v"].copy_(channel**shallow + 0.3 * deep)
+    for name in ("mix_r", "mix_g"):
+        if name in own:
+            own[name].copy_(channel ** (0.5 * shallow))
+    own["decay"].copy_(_decay_ramp(own["decay"], deep))
+    _eagle_products(own, deep, generator)
+
+
+def _rwkv6_time(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    deep, shallow = index / max(1, layers - 1), 1.0 - index / layers
+    channel = torch.arange(own["mix_k"].numel()) / own["mix_k"].numel()
+    for name in ("mix_x", "mix_w", "mix_k"):
+        own[name].copy_(1.0 - channel**shallow)
+    own["mix_v"].copy_(1.0 - (channel**shallow + 0.3 * deep))
+    for name in ("mix_r", "mix_g"):
+        own[name].copy_(1.0 - channel ** (0.5 * shallow))
+    own["w0"].copy_(_decay_ramp(own["w0"], deep))
+    for first, second in (("mix1", "mix2"), ("w1", "w2")):
+        own[first].zero_()
+        own[second].uniform_(-0.01, 0.01, generator=generator)
+    _eagle_products(own, deep, generator)
+
+
+def _decay_ramp(like: Tensor, deep: float) -> Tensor:
+    """From slow to fast over heads and channels; deeper layers keep more slow ones."""
+    place = torch.arange(like.numel()) / max(1, like.numel() - 1)
+    return (-6.0 + 5.0 * place ** (0.7 + 1.3 * deep)).view(like.shape)
+
+
+def _eagle_products(own: dict[str, Tensor], deep: float, generator: torch.Generator) -> None:
+    """The bonus and the products that RWKV-5 and 6 share."""
+    count = own["bonus"].numel()
+    place = torch.arange(count)
+    zigzag = 0.1 * ((place + 1) % 3 - 1)
+    own["bonus"].copy_((deep * (1.0 - place / max(1, count - 1)) + zigzag).view_as(own["bonus"]))
+    for name in ("k.weight", "r.weight", "o.weight"):
+        own[name].zero_()
+    _orthogonal(own["v.weight"], 1.0, generator)
+    if "g.weight" in own:
+        _orthogonal(own["g.weight"], 0.1, generator)
+    _empty_state(own)
+
+
+def _rwkv6_channel(
+    own: dict[str, Tensor], index: int, layers: int, generator: torch.Generator
+) -> None:
+    _rwkv4_channel(own, index, layers, generator)
+    for name in ("mix_k", "mix_r"):
+        own[name].copy_(1.0 - own[name])
+
+
+def _empty_state(own: dict[str, Tensor]) -> None:
+    """A state that is there to be tuned starts as an empty one."""
+    if "initial_state" in own:
+        own["initial_state"].zero_()
+
+
 _SHIFTS_7 = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the ramps
 
 
@@ -149,6 +216,7 @@ def _rwkv7_time(
         _uniform(own[f"{name}.weight"], width, generator)
     own["o.weight"].zero_()
     own["out_norm.weight"].fill_(((1 + index) / layers) ** 0.7)
+    _empty_state(own)
 
 
 def _rwkv7_channel(
@@ -171,6 +239,9 @@ _DRAWS: dict[str, Draw] = {
     "mlp": _normal,
     "rwkv4_time": _rwkv4_time,
     "rwkv4_channel": _rwkv4_channel,
+    "rwkv5_time": _rwkv5_time,
+    "rwkv6_time": _rwkv6_time,
+    "rwkv6_channel": _rwkv6_channel,
     "rwkv7_time": _rwkv7_time,
     "rwkv7_channel": _rwkv7_channel,
 }

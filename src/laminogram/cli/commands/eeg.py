@@ -17,6 +17,7 @@ Examples:
   laminogram eeg tiny-llama tiny-rwkv4 --text-file poem.txt --out poem.gif
   laminogram eeg MODEL --precision fp32,bf16 --site resid_post --out both.html
   laminogram eeg MODEL --frame 3 --theme dark --out still.png
+  laminogram eeg MODEL --text-only
 """
 
 
@@ -93,6 +94,11 @@ def _precisions(context: click.Context, option: click.Parameter, text: str | Non
     show_default=True,
     help="PNG, GIF and MP4: one for all models and tokens; the page has a switch.",
 )
+@click.option(
+    "--text-only",
+    is_flag=True,
+    help="Print layers and largest channels as tables and sparklines; write nothing.",
+)
 @planning
 @placement
 def command(
@@ -104,6 +110,7 @@ def command(
     precisions: list[str],
     out: Path | None,
     force: bool,
+    text_only: bool,
     dtype: str | None,
     device: str | None,
     plan: str | None,
@@ -120,23 +127,26 @@ def command(
         raise click.UsageError("--prompt and --text-file exclude each other: give one of them.")
     if precisions and dtype is not None:
         raise click.UsageError("--precision and --dtype exclude each other: give one of them.")
+    if text_only and out is not None:
+        raise click.UsageError("--text-only writes no picture: leave out --out.")
+    asked: dict[str, Any] = {
+        "site": site,
+        "new_tokens": new_tokens,
+        "plan": plan,
+        "kv": kv,
+        "dtype": dtype,
+        "precisions": precisions,
+        "device": parse_device(device),
+    }
+    if text_only:
+        from laminogram.report.terminal_eeg import print_eeg
+        from laminogram.studies.study import read_text, study_models
+
+        print_eeg(study_models(list(models), text=read_text(prompt, text_file), **asked))
+        return
     from laminogram.report.eeg import Look, run_eeg
 
-    path = run_eeg(
-        list(models),
-        prompt,
-        text_file,
-        out,
-        site=site,
-        new_tokens=new_tokens,
-        plan=plan,
-        kv=kv,
-        dtype=dtype,
-        precisions=precisions,
-        device=parse_device(device),
-        look=Look(**look),
-        force=force,
-    )
+    path = run_eeg(list(models), prompt, text_file, out, look=Look(**look), force=force, **asked)
     size = path.stat().st_size / 1e6
     if size > LARGE:
         click.echo(f"{path.name} is {size:.0f} MB; it will be slow to open and to send", err=True)

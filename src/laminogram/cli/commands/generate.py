@@ -13,6 +13,11 @@ from laminogram.cli.options import load_view, placement, planning
 @click.command(name="generate", short_help="Continue a prompt, streaming to the terminal.")
 @click.argument("model")
 @click.option("--prompt", required=True, help="The text to continue; - reads it from stdin.")
+@click.option(
+    "--chat",
+    is_flag=True,
+    help="Give the prompt as a user's message, in the model's own chat format.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option(
     "--temperature",
@@ -47,6 +52,7 @@ from laminogram.cli.options import load_view, placement, planning
 def command(
     model: str,
     prompt: str,
+    chat: bool,
     plan: str | None,
     kv: str | None,
     dtype: str | None,
@@ -68,5 +74,9 @@ def command(
         click.secho(prompt, nl=False, dim=True)
     given = {name: value for name, value in sampling.items() if value is not None}
     # click.echo writes and flushes, so that a token shows when it is drawn.
-    view.generate(prompt, **given, stream=lambda text: click.echo(text, nl=False))
+    text: Any = prompt
+    if chat:
+        text = view.chat([{"role": "user", "content": prompt}])
+        given["stop"] = (*given["stop"], *view.needed_tokenizer().turn_ends)
+    view.generate(text, **given, stream=lambda text: click.echo(text, nl=False))
     click.echo()

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ State = dict[str, Tensor]
 # 8 x 256 x 768). On a GPU the limit only bounds the memory of temporaries.
 _CHUNK_CPU = 1 << 16
 _CHUNK_THREAD = 1 << 17
-_CHUNK_GPU = 1 << 25
+_CHUNK_GPU = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,17 @@ class Rows:
     exact. `documents` and `positions` (N,) say where a row comes from, or are None. `keep` (N,) is
     None where every row counts. On the CPU unselected rows are dropped; on a GPU they stay and are
     masked, because dropping them would wait for the device.
+
+    `batch` holds the documents (B,) of the batch and for each row the number (N,) of its own among
+    them; `trailing` the shape of the site's axes after the tokens, which `values` has as one.
     """
 
     values: Tensor
     documents: Tensor | None = None
     positions: Tensor | None = None
     keep: Tensor | None = None
+    batch: tuple[Tensor, Tensor] | None = None
+    trailing: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -75,19 +80,39 @@ class Rows:
         if values.dtype not in (torch.float32, torch.float64):
             values = values.to(torch.float32)
         device = values.device
+        chosen = None
         if documents is not None:
+            ids = documents.to(device).long()
             if positions is None:
                 positions = torch.arange(length, device=device).expand(batch, length)
-            documents = documents.to(device).long()[:, None].expand(batch, length).reshape(-1)
+            documents = ids[:, None].expand(batch, length).reshape(-1)
             positions = positions.to(device).long().reshape(-1)
+            where = torch.arange(batch, device=device)[:, None].expand(batch, length).reshape(-1)
+            chosen = (ids, where)
         keep = None if mask is None else mask.to(device=device, dtype=torch.bool).reshape(-1)
+        trailing = tuple(x.shape[2:])
         if keep is None or device.type != "cpu":
-            return cls(values, documents, positions, keep)
+            return cls(values, documents, positions, keep, chosen, trailing)
         if bool(keep.all()):
-            return cls(values, documents, positions)
-        if documents is None or positions is None:
-            return cls(values[keep])
-        return cls(values[keep], documents[keep], positions[keep])
+            return cls(values, documents, positions, None, chosen, trailing)
+        if documents is None or positions is None or chosen is None:
+            return cls(values[keep], trailing=trailing)
+        chosen = (chosen[0], chosen[1][keep])
+        return cls(values[keep], documents[keep], positions[keep], None, chosen, trailing)
+
+    @cached_property
+    def groups(self) -> tuple[Tensor, Tensor]:
+        """The documents (B,) of the batch, and for each row the number (N,) of its own among them;
+        B where a row does not count. ConfigError for rows without documents."""
+        if self.documents is None:
+            raise ConfigError("rows can be told apart by document only where documents are given")
+        if self.batch is None:
+            ids, index = self.documents.unique(return_inverse=True)
+        else:
+            ids, index = self.batch
+        if self.keep is not None:
+            index = index.masked_fill(~self.keep, len(ids))
+        return ids, index
 
     @cached_property
     def valid(self) -> Tensor | None:
@@ -147,16 +172,21 @@ class Rows:
         Small enough to stay in the cache; fresh memory at every step would cost more than the
         arithmetic.
         """
+        sizes = self.slices()
+        shape = (2, sizes[0].stop if sizes else 0, self.values.shape[1])
+        buffers = torch.empty(shape, dtype=torch.float64, device=self.values.device)
+        for part in sizes:
+            length = part.stop - part.start
+            yield part, buffers[0, :length], buffers[1, :length]
+
+    def slices(self) -> list[slice]:
+        """The rows in slices of a size at which temporaries are small."""
         rows, channels = self.values.shape
         budget, threads = _CHUNK_GPU, torch.get_num_threads()
         if self.values.device.type == "cpu":
             budget = _CHUNK_CPU if threads == 1 else threads * _CHUNK_THREAD
         size = max(1, budget // max(1, channels))
-        shape = (2, min(size, rows), channels)
-        buffers = torch.empty(shape, dtype=torch.float64, device=self.values.device)
-        for start in range(0, rows, size):
-            stop = min(rows, start + size)
-            yield slice(start, stop), buffers[0, : stop - start], buffers[1, : stop - start]
+        return [slice(start, min(rows, start + size)) for start in range(0, rows, size)]
 
 
 def count_true(found: Tensor, axis: int) -> Tensor:
@@ -197,6 +227,10 @@ class Statistic(ABC):
     name: ClassVar[str]
     addressed: ClassVar[bool] = False
     """Whether it needs to know the document and position of every row."""
+    of_pattern: ClassVar[bool] = False
+    """Whether it reads attention patterns (heads by keys) instead of channels."""
+    grows_by: ClassVar[Literal["tokens", "documents"] | None] = None
+    """What its memory grows with; None where it has one size for any data."""
 
     def __init__(self) -> None:
         self._state: State = {}
@@ -250,6 +284,14 @@ class Statistic(ABC):
 
     def _take(self, state: State) -> None:
         self._state = self.combine(self._state, state) if self._state else state
+
+    def memory(self, channels: int, tokens: int = 1, documents: int = 1) -> int:
+        """Bytes that the state takes at a site of so many channels (of a pattern: heads), after so
+        much data."""
+        site = torch.zeros(1, 1, channels, 1) if self.of_pattern else torch.zeros(1, 1, channels)
+        one = self.fresh().reduce(Rows.of(site, documents=torch.zeros(1)))
+        items = {"tokens": tokens, "documents": documents, None: 1}[self.grows_by]
+        return items * sum(value.nbytes for value in one.values())
 
     @property
     def state(self) -> State:

@@ -25,6 +25,7 @@ LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 _PLACES = 8
 _SHIFT = 23 - _PLACES  # float32 keeps 23 bits after the leading one
 _CELLS = 0x7F800000 >> _SHIFT  # the patterns of infinity and NaN begin here
+_ALL_CELLS = (0x7FFFFFFF >> _SHIFT) + 1
 
 
 @cache
@@ -113,23 +114,68 @@ def _count_cells(rows: Rows) -> tuple[Tensor, Tensor]:
     The last cell takes the rows that do not count.
     """
     values = rows.values
-    cells = (0x7FFFFFFF >> _SHIFT) + 1
     # Zeros are told from tiny values in the site's own dtype.
     nonzero = values if rows.keep is None else (values != 0) | ~rows.keep[:, None]
     zeros = values.numel() - nonzero.count_nonzero()
+    index = _cells_of(values)
+    if rows.keep is not None:
+        index = index.masked_fill(~rows.keep[:, None], _ALL_CELLS)
+    return _bincount(index, _ALL_CELLS + 1)[:_ALL_CELLS], zeros
+
+
+def count_signed(rows: Rows) -> Tensor:
+    """The values of every document of a batch by size and sign: (B, 2 * bins + 5) int64.
+
+    Along the last axis values rise: -inf to -2**40, the bins of negative values, what is smaller
+    than the first edge on either side, the bins of positive values, 2**40 to inf. `middles` says
+    what each entry stands for. What is not finite is not counted.
+    """
+    documents, place = rows.groups
+    groups = len(documents) + 1  # the last one takes the rows that do not count
+    bins = len(_edge_cells()) + 2  # with what is tiny, what is huge, what is not finite
+    bin_of = _bin_of_cell(place.device)
+    total = torch.zeros(2 * groups * bins, dtype=torch.int64, device=place.device)
+    for part in rows.slices():
+        values = rows.values[part]
+        index = bin_of[_cells_of(values)]
+        index += (2 * place[part, None] + (values < 0)) * bins
+        total += _bincount(index, len(total))
+    counts = total.view(groups, 2, bins)[:-1, :, :-1]
+    positive, negative = counts[:, 0], counts[:, 1]
+    tiny = negative[:, :1] + positive[:, :1]
+    return torch.cat([negative[:, 1:].flip(1), tiny, positive[:, 1:]], 1)
+
+
+@cache
+def _bin_of_cell(device: torch.device) -> Tensor:
+    """For every pattern of leading bits its bin: 0 below the first edge, the last not finite."""
+    cells = torch.arange(_ALL_CELLS, device=device)
+    return torch.bucketize(cells, _bounds(device), right=True) - 1
+
+
+@cache
+def middles(device: torch.device) -> Tensor:
+    """What each entry of `count_signed` stands for: bins by their geometric middle, float64."""
+    bounds = torch.from_numpy(edges().copy())
+    inner = (bounds[:-1] * bounds[1:]).sqrt()
+    positive = torch.cat([inner, bounds[-1:]])
+    return torch.cat([-positive.flip(0), bounds.new_zeros(1), positive]).to(device)
+
+
+def _cells_of(values: Tensor) -> Tensor:
+    """The leading bits of every |x|, int32."""
     if values.dtype == torch.float64:
         values = _narrow(values)
-    index = values.contiguous().view(torch.int32).bitwise_and(0x7FFFFFFF) >> _SHIFT
-    if rows.keep is not None:
-        index = index.masked_fill(~rows.keep[:, None], cells)
+    return values.contiguous().view(torch.int32).bitwise_and(0x7FFFFFFF) >> _SHIFT
+
+
+def _bincount(index: Tensor, size: int) -> Tensor:
     if index.device.type == "cpu":
-        counts = torch.bincount(index.flatten(), minlength=cells + 1)
-        return counts[:cells], zeros
+        return torch.bincount(index.flatten(), minlength=size)
     # bincount on a GPU waits for the largest index
-    counts = torch.zeros(cells + 1, dtype=torch.int64, device=index.device)
+    counts = torch.zeros(size, dtype=torch.int64, device=index.device)
     one = torch.ones((), dtype=torch.int64, device=index.device)
-    counts.scatter_add_(0, index.flatten().long(), one.expand(index.numel()))
-    return counts[:cells], zeros
+    return counts.scatter_add_(0, index.flatten().long(), one.expand(index.numel()))
 
 
 def _narrow(values: Tensor) -> Tensor:

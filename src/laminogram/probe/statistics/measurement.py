@@ -16,29 +16,30 @@ from laminogram.probe.statistics.base import Rows, Statistic, create, find
 from laminogram.probe.store import read_tensors, write_tensors
 
 Key = tuple[str, str, int]
+Kinds = Iterable[str | Statistic | type[Statistic]]
 _FORMAT = "laminogram-measurement/1"
 
 
 class Measurement(Mapping[Key, Statistic]):
     """A mapping (statistic, site, step) -> `Statistic`.
 
-    `statistics` are names, classes or statistics whose options are to be used; they are what
-    `observe` starts at every (site, step) it meets. `step_layers` maps a step to its (layer, part);
-    `manifest` says under what conditions the numbers were taken.
+    `statistics` are names, classes or statistics whose options are to be used, or a mapping from
+    sites to such; they are what `observe` starts at every (site, step) it meets. `step_layers` maps
+    a step to its (layer, part); `manifest` says under what conditions the numbers were taken.
     """
 
     def __init__(
         self,
-        statistics: Iterable[str | Statistic | type[Statistic]] = (),
+        statistics: Kinds | Mapping[str, Kinds] = (),
         step_layers: Mapping[int, tuple[int, str | None]] | None = None,
         manifest: Mapping[str, Any] | None = None,
         entries: Mapping[Key, Statistic] | None = None,
     ) -> None:
-        self._templates = tuple(create(what) for what in statistics)
-        names = [template.name for template in self._templates]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"asked for twice: {', '.join(twice)}; one of each kind is possible")
+        self._templates: dict[str | None, tuple[Statistic, ...]]
+        if isinstance(statistics, Mapping):
+            self._templates = {site: _created(kinds) for site, kinds in statistics.items()}
+        else:
+            self._templates = {None: _created(statistics)}
         self._entries: dict[Key, Statistic] = dict(entries or {})
         self.step_layers = dict(step_layers or {})
         self.manifest = dict(manifest or {})
@@ -54,12 +55,16 @@ class Measurement(Mapping[Key, Statistic]):
     ) -> None:
         """Take one batch of one site at one step into every statistic; see `Rows.of`."""
         rows = Rows.of(x, mask, documents, positions)
-        for template in self._templates:
+        for template in self.templates(site):
             key = (template.name, site, step)
             statistic = self._entries.get(key)
             if statistic is None:
                 statistic = self._entries[key] = template.fresh()
             statistic.observe(rows)
+
+    def templates(self, site: str) -> tuple[Statistic, ...]:
+        """The statistics that are taken at a site, as they are before the first token."""
+        return self._templates.get(None, ()) + self._templates.get(site, ())
 
     def __getitem__(self, key: Key) -> Statistic:
         if key not in self._entries:
@@ -184,6 +189,15 @@ class Measurement(Mapping[Key, Statistic]):
             steps = [step for n, s, step in self if (n, s) == (name, site)]
             lines.append(f"  {name:<{width[0]}}  {site:<{width[1]}}  steps {runs(steps)}")
         return "\n".join(lines)
+
+
+def _created(kinds: Kinds) -> tuple[Statistic, ...]:
+    templates = tuple(create(what) for what in kinds)
+    names = [template.name for template in templates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"asked for twice: {', '.join(twice)}; one of each kind is possible")
+    return templates
 
 
 def _joined(a: Statistic | None, b: Statistic | None) -> Statistic:

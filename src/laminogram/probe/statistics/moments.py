@@ -35,7 +35,7 @@ class Moments(Statistic):
         low, high = rows.channel_range
         counted, nonfinite = rows.channel_counts
         number = counted.clamp(min=1).to(torch.float64)
-        values, center = _centred(rows, number)
+        values, center = centred(rows, number)
         sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
         ones = torch.ones(len(values), dtype=torch.float64, device=center.device)
         for part, distance, square in rows.chunks():
@@ -105,7 +105,7 @@ class Moments(Statistic):
         return {key: value[0] for key, value in _table(_pool(self.state_dict())).items()}
 
 
-def _centred(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
+def centred(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
     """Values (N, C) whose excluded entries lie on the center, and the center (C,) in fp64.
 
     The center is the channel's mean in the precision of the values: close enough to leave no

@@ -43,7 +43,7 @@ class Thresholds(Statistic):
         largest = torch.maximum(rows.channel_range[1], rows.channel_range[0].neg())
         above = torch.zeros(len(self.thresholds), channels, dtype=torch.int64, device=device)
         for index, threshold in enumerate(self.thresholds):
-            _count(rows, _round_down(threshold, rows.values.dtype), largest, above[index])
+            _count(rows, round_down(threshold, rows.values.dtype), largest, above[index])
         count, nonfinite = rows.channel_counts
         return {"above": above, "count": count, "nonfinite": nonfinite}
 
@@ -65,7 +65,7 @@ class Thresholds(Statistic):
         }
 
 
-def _round_down(threshold: float, dtype: torch.dtype) -> float:
+def round_down(threshold: float, dtype: torch.dtype) -> float:
     """The largest number of a dtype that is not above the threshold.
 
     For x of that dtype, x > t exactly when x > this number.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laminogram.report.figures import number, token_names
 from laminogram.report.payload import encode_array
 from laminogram.report.picture import Picture, packed, plain
 from laminogram.studies.attention import AttentionMaps
@@ -32,14 +33,17 @@ def picture(result: AttentionMaps) -> Picture:
             f"tables hold {result.pooled} x {result.pooled}."
         )
     data: dict[str, Any] = {
-        "labels": list(result.labels),
-        "tokens": list(result.tokens),
+        "names": [
+            name + "…" * (pooled > 1)
+            for name in token_names(result.tokens)[::pooled][: pattern.shape[-1]]
+        ],
         "pattern": packed(pattern) if pattern.size <= EXACT else encode_array(pattern, "f2"),
         "pooled": pooled,
         "signed": not result.normalised,
-        "meaning": result.meaning,
+        "says": _says(result, pattern),
     }
-    return Picture(
+    return Picture.of(
+        result,
         kind="attention",
         title="Attention",
         caption=(
@@ -48,13 +52,19 @@ def picture(result: AttentionMaps) -> Picture:
             "weight, click to keep a pair, move it with the arrow keys."
         ),
         alt=_alt(result),
-        model=result.model,
         data=data,
-        tables=result.tables(),
         notes=tuple(notes),
-        tokens=result.tokens,
-        manifest=result.manifest,
     )
+
+
+def _says(result: AttentionMaps, pattern: npt.NDArray[Any]) -> str:
+    """What the colours mean."""
+    said = f"Colour: {result.meaning}, on a square-root scale"
+    if result.normalised:
+        return f"{said} from 0 to 1."
+    finite = np.abs(pattern[np.isfinite(pattern)])
+    limit = float(finite.max()) if finite.size else 0.0
+    return f"{said}, both signs, to ±{number(limit or 1.0, 3)}."
 
 
 def _alt(result: AttentionMaps) -> str:

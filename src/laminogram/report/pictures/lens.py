@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from laminogram.report.figures import number, token_names
 from laminogram.report.picture import Picture, dictionary, packed, plain
 from laminogram.studies.lens import Lens
 
@@ -16,10 +17,9 @@ def picture(result: Lens) -> Picture:
     """Return the picture of a `studies.lens.Lens`."""
     words, places = dictionary(result.top_ids, result.top_texts)
     data: dict[str, Any] = {
-        "labels": list(result.labels),
-        "tokens": list(result.tokens),
         "tokenIds": list(result.token_ids),
-        "vocabulary": result.vocabulary,
+        "names": token_names(result.tokens),
+        "modes": _modes(result),
         "words": words,
         "top": packed(places),
         "topProbability": packed(result.top_probability),
@@ -39,7 +39,8 @@ def picture(result: Lens) -> Picture:
             for one, (rank, probability) in result.chosen.items()
         ],
     }
-    return Picture(
+    return Picture.of(
+        result,
         kind="lens",
         title="Lens",
         caption=(
@@ -49,13 +50,58 @@ def picture(result: Lens) -> Picture:
             "a token and follow how its answer forms."
         ),
         alt=_alt(result),
-        model=result.model,
         data=data,
-        tables=result.tables(),
         notes=_notes(result),
-        tokens=result.tokens,
-        manifest=result.manifest,
     )
+
+
+def _modes(result: Lens) -> list[dict[str, Any]]:
+    """What the cells can be coloured by: `says`, `ticks` (place, text), and the `end` of a scale.
+
+    viewer/lens.js holds the place of each value; the ticks are its inverse.
+    """
+    nats = float(np.log(result.vocabulary)) or 1.0
+    far, worst = _largest(result.kl, 1.0), max(2.0, _largest(result.rank, 2.0))
+    roots = (0.0, 1.0, 0.3, 0.1, 0.6, 0.01)
+    even = (0.0, 1.0, 0.5, 0.25, 0.75)
+    return [
+        {
+            "name": "probability",
+            "end": 1,
+            "says": "probability of the token written in the cell, on a square-root scale",
+            "ticks": [(p**0.5, number(p)) for p in roots],
+        },
+        {
+            "name": "entropy",
+            "end": nats,
+            "says": (
+                "entropy in nats; it ends where every token of the vocabulary is equally likely"
+            ),
+            "ticks": [(p, number(p * nats, 2)) for p in even],
+        },
+        {
+            "name": "KL",
+            "end": far,
+            "says": (
+                "Kullback-Leibler divergence in nats of the last row from this one, on a "
+                "square-root scale"
+            ),
+            "ticks": [(p**0.5, number(p * far, 2)) for p in (0.0, 1.0, 0.3, 0.1, 0.6)],
+        },
+        {
+            "name": "rank",
+            "end": worst,
+            "says": "rank of the token that the last row finds likeliest; 1 is the first place",
+            "ticks": [(p, number(round(worst ** (1 - p)), 3)) for p in even],
+        },
+    ]
+
+
+def _largest(values: Any, otherwise: float) -> float:
+    """The largest finite value above zero, else the other one."""
+    found = np.asarray(values, dtype=np.float64)
+    found = found[np.isfinite(found) & (found > 0)]
+    return float(found.max()) if found.size else otherwise
 
 
 def _alt(result: Lens) -> str:

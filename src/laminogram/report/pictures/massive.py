@@ -5,31 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from laminogram.report.figures import number, token_names
+from laminogram.report.page_data import plain_number
+from laminogram.report.page_tables import table
 from laminogram.report.payload import EXACT_VALUES, encode_array
 from laminogram.report.picture import Picture, packed, plain
 from laminogram.studies.massive import Massive
+from laminogram.studies.pooling import strongest
 
 RESULT = "Massive"
+RIDGES = 128
+"""Lines of the surface at most: of a longer text each stands for a few tokens."""
+_NAMED = 3
 
 
 def picture(result: Massive) -> Picture:
     """Return the picture of a `studies.massive.Massive`."""
-    surface = np.asarray(result.surface)
+    bunch = -(-len(result.tokens) // RIDGES)
+    surface, tokens = strongest(np.asarray(result.surface), bunch, axis=0)
     exact = surface.size <= EXACT_VALUES
+    wide = [min(first + result.pooled, result.channels) - 1 for first in _first(result, surface)]
     data: dict[str, Any] = {
-        "labels": list(result.labels),
-        "tokens": list(result.tokens),
+        "names": token_names(result.tokens),
         "surface": packed(surface) if exact else encode_array(surface, "f2"),
+        "surfaceTokens": packed(tokens) if bunch > 1 else None,
+        "bunch": bunch,
+        "peaks": _peaks(surface),
+        "columns": [
+            str(first) if first == last else f"{first} to {last}"
+            for first, last in zip(_first(result, surface), wide, strict=True)
+        ],
         "row": int(result.surface_row),
         "channels": int(result.channels),
         "width": int(result.pooled),
         "top": packed(result.top),
-        "signedTop": packed(result.values),
-        "places": packed(result.places),
         "median": packed(result.median),
+        "table": _table(result),
     }
-    return Picture(
+    return Picture.of(
+        result,
         kind="massive",
         title="Massive activations",
         caption=(
@@ -39,13 +55,47 @@ def picture(result: Massive) -> Picture:
             "spike to read it. Below, the three largest magnitudes and the median of every layer."
         ),
         alt=_alt(result),
-        model=result.model,
         data=data,
-        tables=result.tables(),
         notes=_notes(result),
-        tokens=result.tokens,
-        manifest=result.manifest,
+        csv=_csv(result),
     )
+
+
+def _first(result: Massive, surface: npt.NDArray[Any]) -> range:
+    """The first channel of each column."""
+    return range(0, surface.shape[1] * result.pooled, result.pooled)
+
+
+def _peaks(surface: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """The places of the surface's largest finite values, the first of equals."""
+    size = np.where(np.isfinite(surface), np.abs(surface), 0.0).ravel()
+    best = np.argsort(-size, kind="stable")[:_NAMED]
+    return [divmod(int(at), surface.shape[1]) for at in best if size[at] > 0]
+
+
+def _table(result: Massive) -> dict[str, Any]:
+    """The places of the largest values, layer by layer."""
+    names = token_names(result.tokens)
+    rows = []
+    for row, label in enumerate(result.labels):
+        found = [
+            f"{number(float(value))} at {names[token] if token >= 0 else token} · {channel}"
+            for value, (token, channel) in zip(result.values[row], result.places[row], strict=True)
+        ]
+        rows.append([label, *found, number(float(result.median[row]), 3)])
+    columns = ["layer", "top 1", "top 2", "top 3", "median"]
+    return table("Value at token · channel", columns, rows, words=[1, 2, 3])
+
+
+def _csv(result: Massive) -> list[list[Any]]:
+    rows: list[list[Any]] = [["layer", "place", "magnitude", "value", "token", "channel", "median"]]
+    for row, label in enumerate(result.labels):
+        for rank, (token, channel) in enumerate(result.places[row]):
+            known = (result.top[row, rank], result.values[row, rank])
+            numbers = [plain_number(float(value)) for value in known]
+            median = plain_number(float(result.median[row]))
+            rows.append([label, rank + 1, *numbers, int(token), int(channel), median])
+    return rows
 
 
 def _alt(result: Massive) -> str:

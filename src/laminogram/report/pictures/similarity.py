@@ -10,28 +10,50 @@ from laminogram.report.picture import Picture, packed
 from laminogram.studies.similarity import Similarity
 
 RESULT = "Similarity"
-_MEASURES = {
-    "flattened": "flattened",
-    "perToken": "per_token",
-    "withoutFirst": "without_first",
-    "cka": "cka",
-}
+_MEASURES = (
+    (
+        "flattened",
+        "flattened",
+        "cosine of the whole text’s states as one vector, so that large tokens weigh most",
+    ),
+    ("per_token", "per token", "mean over tokens of the cosine of each token’s states"),
+    (
+        "without_first",
+        "without token 0",
+        "the same without the first token, whose state can be thousands of times the others",
+    ),
+    (
+        "cka",
+        "CKA",
+        "linear centred kernel alignment: whether two states hold the same relations between "
+        "tokens",
+    ),
+)
+"""(field of the result, name on the page, what its colours mean)."""
 
 
 def picture(result: Similarity) -> Picture:
     """Return the picture of a `studies.similarity.Similarity`."""
-    matrices = {key: getattr(result, name) for key, name in _MEASURES.items()}
     data: dict[str, Any] = {
-        "labels": list(result.labels),
-        "matrices": {key: packed(one) for key, one in matrices.items() if one is not None},
+        "measures": [
+            {"key": key, "name": name, "says": says, "matrix": packed(getattr(result, key))}
+            for key, name, says in _MEASURES
+            if getattr(result, key) is not None
+        ],
         "groups": [
-            {"name": name, "first": int(first), "last": int(last)}
+            {
+                "name": name,
+                "first": int(first),
+                "last": int(last),
+                "says": _span(result, first, last),
+            }
             for name, first, last in result.groups
         ],
         "rule": result.groups_rule,
     }
     texts = "one text" if result.texts == 1 else f"{result.texts} texts"
-    return Picture(
+    return Picture.of(
+        result,
         kind="similarity",
         title="Similarity",
         caption=(
@@ -40,16 +62,17 @@ def picture(result: Similarity) -> Picture:
             "the same language. Point at a pair for all measures; click to keep it."
         ),
         alt=_alt(result),
-        model=result.model,
         data=data,
-        tables=result.tables(),
         notes=(
             f"Over {result.count} tokens of {texts}; CKA over {result.cka_tokens}. "
             + " ".join(f"{name}: {source}." for name, source in result.sources.items()),
         ),
-        tokens=result.tokens,
-        manifest=result.manifest,
     )
+
+
+def _span(result: Similarity, first: int, last: int) -> str:
+    labels = result.labels
+    return labels[first] if first == last else f"{labels[first]} to {labels[last]}"
 
 
 def _alt(result: Similarity) -> str:
@@ -64,5 +87,5 @@ def _alt(result: Similarity) -> str:
             f"({near[least]:.3g}); the first and the last {matrix[0, -1]:.3g}."
         )
     for name, first, last in result.groups:
-        said += f" The {name} runs from {result.labels[first]} to {result.labels[last]}."
+        said += f" The {name}: {_span(result, first, last)}."
     return said

@@ -1,34 +1,26 @@
-// The page's state in its address: which token, which pins, which scale.
+// What is selected or shown, kept in the page's address.
 
-const PAUSE = 300;
+import { h } from "./dom.js";
 
-export class Address {
-  constructor(tell) {
-    this.tell = tell;
-    this.timer = 0;
+export function readAddress() { return Object.fromEntries(new URLSearchParams(location.hash.slice(1))); }
+
+export function writeAddress(state) {
+  try {
+    history.replaceState(null, "", "#" + new URLSearchParams(state));
+  } catch (refused) {
+    // A frame without an address of its own, as in a notebook, keeps its state to itself.
   }
+}
 
-  read() { return Object.fromEntries(new URLSearchParams(location.hash.slice(1))); }
-
-  // A browser takes only so many changes of an address in a time, so they are gathered.
-  change() {
-    this.rest();
-    this.timer = setTimeout(() => this.write(), PAUSE);
-  }
-
-  rest() { clearTimeout(this.timer); }
-
-  write() {
-    this.rest();
-    try {
-      history.replaceState(null, "", "#" + new URLSearchParams(this.tell()));
-    } catch (refused) {
-      // A frame without an address of its own, as in a notebook, keeps its state to itself.
-    }
-  }
-
-  async copy() {
-    this.write();
-    await navigator.clipboard.writeText(location.href);
-  }
+// A button that copies the address and says so; `prepare` writes what is not in it yet.
+export function copyButton(tag, text, label, prepare) {
+  const say = (words) => {
+    node.textContent = words;
+    setTimeout(() => { node.textContent = text; }, 1500);
+  };
+  const node = h(tag, { type: "button", "aria-label": label, title: label, onclick: () => {
+    prepare();
+    navigator.clipboard.writeText(location.href).then(() => say("Copied"), () => say("In the address bar"));
+  } }, text);
+  return node;
 }

@@ -1,32 +1,38 @@
-// Small helpers for building the page. Text from models goes through textContent only.
+// Small helpers for building and drawing the page. Text from models goes through textContent only.
 
-const SVG_NAMES = new Set(["svg", "path", "circle", "line", "text", "g", "rect"]);
-
-export function h(tag, attributes, ...children) {
-  const node = SVG_NAMES.has(tag)
-    ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
+// h("p.note", { title: "..." }, children...): classes stand after dots, attributes may be left out.
+export function h(tag, ...given) {
+  const [name, ...classes] = tag.split("."), attributes = given[0]?.constructor === Object ? given.shift() : {};
+  const node = name === "svg" || name === "path"
+    ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  if (classes.length) node.setAttribute("class", classes.join(" "));
+  for (const [key, value] of Object.entries(attributes)) {
+    if ((value ?? false) === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "style") for (const [k, v] of Object.entries(value)) node.style.setProperty(k, v);
     else node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+  node.append(...given.flat().filter((c) => (c ?? false) !== false));
   return node;
 }
 
-// Sizes a canvas to its box in device pixels and returns a context that draws in CSS pixels.
-export function prepareCanvas(canvas, height) {
+// A canvas that is a picture: what it shows stands in its label.
+export function pictureCanvas(classes, label, rest = {}) {
+  return h("canvas" + classes, { role: "img", "aria-label": label, ...rest });
+}
+
+// Sizes a canvas to its box in device pixels; its context draws in CSS pixels, in the theme's font.
+export function prepareCanvas(canvas, height, theme) {
   const ratio = window.devicePixelRatio || 1, width = Math.max(120, canvas.clientWidth);
-  const w = Math.round(width * ratio), hgt = Math.round(height * ratio);
-  if (canvas.width !== w || canvas.height !== hgt) {
-    canvas.width = w;
-    canvas.height = hgt;
+  const w = Math.round(width * ratio), tall = Math.round(height * ratio);
+  if (canvas.width !== w || canvas.height !== tall) {
+    Object.assign(canvas, { width: w, height: tall });
     canvas.style.height = height + "px";
   }
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
+  Object.assign(context, { font: theme.font, textBaseline: "middle" });
   return { context, width, height, ratio };
 }
 
@@ -35,40 +41,59 @@ export function drawCached(store, name, key, { context, width, height, ratio }, 
   const full = [key, width, height, ratio].join();
   let entry = store[name];
   if (!entry || entry.key !== full) {
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    const canvas = h("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
     const own = canvas.getContext("2d");
     own.scale(ratio, ratio);
+    Object.assign(own, { font: context.font, textBaseline: "middle" });
     draw(own);
     entry = store[name] = { key: full, canvas };
   }
   context.drawImage(entry.canvas, 0, 0, width, height);
 }
 
-// A name drawn on a picture: on a plate, so that it can be read over anything.
-export function plate(context, text, x, y, inks, strong) {
-  const wide = context.measureText(text).width + 8;
-  context.globalAlpha = 0.88;
-  context.fillStyle = inks.paper;
-  context.beginPath();
-  context.roundRect(x, y - 8, wide, 16, 3);
-  context.fill();
-  context.globalAlpha = 1;
-  context.fillStyle = strong ? inks.accent : inks.ink;
-  context.fillText(text, x + 4, y + 0.5);
-  return wide;
+export function letter(c, text, x, y, colour, align = "center") {
+  c.fillStyle = colour;
+  c.textAlign = align;
+  c.fillText(text, x, y);
 }
 
-// Where a plate of this width goes beside a mark, without leaving the frame or covering another.
-export function placePlate(taken, x, y, wide, left, right, top, bottom) {
-  const tries = [[x + 7, y], [x - 7 - wide, y], [x + 7, y + 15], [x + 7, y - 15],
-    [x - 7 - wide, y + 15], [x - 7 - wide, y - 15]];
-  for (const [tx, ty] of tries) {
-    if (tx < left || tx + wide > right || ty - 8 < top || ty + 8 > bottom) continue;
-    if (taken.some((b) => tx < b[2] && tx + wide > b[0] && ty - 8 < b[3] && ty + 8 > b[1])) continue;
-    taken.push([tx, ty - 8, tx + wide, ty + 8]);
-    return [tx, ty];
+export function box(c, x, y, wide, tall, colour, width = 1) {
+  Object.assign(c, { strokeStyle: colour, lineWidth: width });
+  c.strokeRect(x, y, wide, tall);
+}
+
+export function polyline(c, points, colour, width = 1) {
+  Object.assign(c, { strokeStyle: colour, lineWidth: width });
+  c.beginPath();
+  for (const [x, y] of points) c.lineTo(x, y);
+  c.stroke();
+}
+
+export function dot(c, x, y, radius, colour) {
+  c.fillStyle = colour;
+  c.beginPath();
+  c.arc(x, y, radius, 0, 7);
+  c.fill();
+}
+
+// Names beside marks, [{ x, y, text, strong }], on plates so that they can be read over anything; as
+// many as find a place inside the frame without covering another.
+export function namePlates(c, marks, [left, right, top, bottom], theme) {
+  const taken = [];
+  for (const { x, y, text, strong } of marks) {
+    const wide = c.measureText(text).width + 8;
+    const found = [0, 15, -15].flatMap((dy) => [[x + 7, y + dy], [x - 7 - wide, y + dy]]).find(([px, py]) =>
+      px >= left && px + wide <= right && py - 8 >= top && py + 8 <= bottom
+      && !taken.some(([tx, ty, end]) => px < end && px + wide > tx && Math.abs(py - ty) < 16));
+    if (!found) continue;
+    const [px, py] = found;
+    taken.push([px, py, px + wide]);
+    c.globalAlpha = 0.88;
+    c.fillStyle = theme.paper;
+    c.beginPath();
+    c.roundRect(px, py - 8, wide, 16, 3);
+    c.fill();
+    c.globalAlpha = 1;
+    letter(c, text, px + 4, py + 0.5, strong ? theme.accent : theme.ink, "left");
   }
-  return null;
 }

@@ -1,96 +1,84 @@
 // The EEG: for each model its traces, heat map and pinned channel; one clock and one scale for all.
 
-import { Address } from "./address.js";
-import { hexAt } from "./colour.js";
-import { h, prepareCanvas } from "./dom.js";
-import { drawFollow, FOLLOW_HEIGHT } from "./follow.js";
-import { count, number, quoted, signed } from "./format.js";
+import { copyButton, readAddress, writeAddress } from "./address.js";
+import { h, pictureCanvas } from "./dom.js";
+import { drawFollow } from "./follow.js";
+import { quoted, shortLabel, signed } from "./format.js";
 import { drawHeatmap, EDGE, GUTTER } from "./heatmap.js";
-import { saveCsv, savePng } from "./save.js";
+import { colourKey, drawColourKey, within } from "./kit.js";
+import { saveButtons } from "./save.js";
 import { makeScale } from "./scale.js";
 import { tokenStrip } from "./strip.js";
-import { listenToKeys, Transport, transportBar } from "./transport.js";
 import { drawTraces, traceGeometry } from "./traces.js";
+import { listenToKeys, Transport, transportBar } from "./transport.js";
 
-const NAMED = 3;
+const NAMED = 3, ADDRESS_PAUSE = 300;
 
 class Panel {
   constructor(recording, eeg) {
     Object.assign(this, { recording, eeg, token: 0, hover: null, store: {} });
-    const largest = recording.model.peaks[0];
+    const { model } = recording, largest = model.peaks[0];
     this.pin = largest ? { row: largest.row, column: recording.column(largest.channel) } : null;
-    const model = recording.model, say = (what) => `${what} of ${model.name}: layers by channels at the current token`;
-    this.traces = h("canvas", { class: "traces", role: "img", "aria-label": say("Traces") });
-    this.heat = h("canvas", { class: "heat", role: "img", "aria-label": say("Heat map") });
-    this.follow = h("canvas", { class: "follow", role: "img", "aria-label": `Pinned channel of ${model.name} over the text` });
-    this.readout = h("output", { class: "readout", "aria-live": "off" });
-    this.clips = h("span", { class: "clips" });
-    this.followName = h("span", { class: "follow-name" });
-    this.strip = eeg.shared ? null : tokenStrip(model, (token) => eeg.seekToken(this, token));
-    this.node = h("article", { class: "panel", "data-model": model.name, "aria-label": model.name },
-      h("h3", { class: "panel-name" }, model.name), this.strip && this.strip.node,
-      h("div", { class: "readline" }, this.readout, this.clips),
-      this.traces, this.heat, h("p", { class: "axis" }, "channel →"),
-      h("p", { class: "follow-title" }, this.followName), this.follow);
+    const shows = ` of ${model.name}: layers by channels at the current token`;
+    this.traces = pictureCanvas(".traces", "Traces" + shows);
+    this.heat = pictureCanvas(".heat", "Heat map" + shows);
+    this.follow = pictureCanvas(".follow", `Pinned channel of ${model.name} over the text`);
+    this.readout = h("output.readout", { "aria-live": "off" });
+    this.clips = h("span.clips");
+    this.followName = h("span.follow-name");
+    this.strip = eeg.page.sameTokens ? null : tokenStrip(model, (token) => eeg.seekToken(this, token));
+    this.node = h("article.panel", { "data-model": model.name, "aria-label": model.name },
+      h("h3.panel-name", model.name), this.strip && this.strip.node, h("div.readline", this.readout, this.clips),
+      this.traces, this.heat, h("p.axis", "channel →"), h("p.follow-title", this.followName), this.follow);
     for (const canvas of [this.traces, this.heat]) {
       canvas.addEventListener("pointermove", (event) => this.point(event, canvas));
       canvas.addEventListener("pointerleave", () => { this.hover = null; this.draw(); });
       canvas.addEventListener("click", (event) => {
         this.point(event, canvas);
-        const same = this.pin && this.hover && this.pin.row === this.hover.row && this.pin.column === this.hover.column;
-        this.pin = same ? null : this.hover && { ...this.hover };
-        eeg.active = this;
-        this.draw();
-        eeg.address.change();
+        const { pin, hover } = this, same = pin && hover && pin.row === hover.row && pin.column === hover.column;
+        eeg.movePin(this, same || !hover ? null : { ...hover });
       });
     }
     this.follow.addEventListener("click", (event) => {
       const at = (event.offsetX - GUTTER) / (this.follow.clientWidth - GUTTER - EDGE) * recording.tokens;
-      eeg.seekToken(this, Math.max(0, Math.min(recording.tokens - 1, Math.floor(at))));
+      eeg.seekToken(this, within(Math.floor(at), recording.tokens));
     });
   }
 
   point(event, canvas) {
-    const { rows, columns } = this.recording;
+    const { rows, columns } = this.recording, onHeat = canvas === this.heat;
     const column = Math.floor((event.offsetX - GUTTER) / (canvas.clientWidth - GUTTER - EDGE) * columns);
-    const top = canvas === this.heat ? 0 : traceGeometry(rows, this.rowHeight).top - this.rowHeight / 2;
-    const row = Math.floor((event.offsetY - top) / (canvas === this.heat ? this.heatRow : this.rowHeight));
-    const inside = column >= 0 && column < columns && (canvas === this.traces || row < rows);
-    this.hover = inside ? { column, row: Math.max(0, Math.min(rows - 1, row)) } : null;
+    const top = onHeat ? 0 : traceGeometry(rows, this.rowHeight).top - this.rowHeight / 2;
+    const row = Math.floor((event.offsetY - top) / (onHeat ? this.heatRow : this.rowHeight));
+    this.hover = column >= 0 && column < columns && (!onHeat || row < rows) ? { column, row: within(row, rows) } : null;
     this.draw();
   }
 
-  mark(place, strong) {
-    const { row, column } = place, { recording, token } = this;
-    return { row, column, strong, value: recording.at(row, token, column), channel: recording.channel(row, token, column) };
+  mark({ row, column }, strong = false) {
+    const { recording, token } = this, value = recording.at(row, token, column), channel = recording.channel(row, token, column);
+    const label = recording.model.labels[row];
+    return { row, column, strong, value, channel, label, text: `${shortLabel(label)}·${channel} ${signed(value, 3)}` };
   }
 
   draw() {
-    const { recording, eeg, token } = this, model = recording.model;
-    this.theme = eeg.theme;
-    this.scale = eeg.scale;
-    this.clipsNow = recording.beyond(this.scale.limit, token);
-    this.marks = [];
-    if (this.hover) this.marks.push(this.mark(this.hover, true));
-    if (this.pin) this.marks.push(this.mark(this.pin, !this.hover));
+    const { recording, eeg, token } = this, { model } = recording, pin = this.pin && this.mark(this.pin, !this.hover);
+    Object.assign(this, { theme: eeg.theme, scale: eeg.scale, beyond: recording.beyond(eeg.scale.limit, token) });
+    this.marks = [this.hover && this.mark(this.hover, true), pin].filter(Boolean);
     const seen = new Set(this.marks.map((m) => m.row + "," + m.column));
-    this.peaks = recording.peaks(token, NAMED).filter((p) => !seen.has(p.row + "," + p.column));
+    const peaks = recording.peaks(token, NAMED).filter((p) => !seen.has(p.row + "," + p.column));
+    this.named = [...this.marks, ...peaks.map((peak) => this.mark(peak))];
     drawTraces(this.traces, this);
     drawHeatmap(this.heat, this);
     drawFollow(this.follow, this);
-    const shown = this.marks[0];
-    this.readout.replaceChildren(...(shown ? [
-      h("b", {}, `layer ${model.labels[shown.row]}`), ` channel ${shown.channel} `, h("b", { class: "value" }, signed(shown.value, 5)),
-      h("span", { class: "quiet" }, ` token ${token} ${quoted(model, token)}${this.hover ? "" : " · pinned"}`)]
-      : [h("span", { class: "quiet" }, `token ${token} ${quoted(model, token)}`)]));
-    const data = shown ? { layer: model.labels[shown.row], channel: shown.channel, value: shown.value } : {};
-    Object.assign(this.readout.dataset, { token, ...data });
-    this.clips.textContent = this.clipsNow ? `▲▼ ${count(this.clipsNow)} clipped here` : "";
-    const pin = this.pin && this.mark(this.pin);
-    this.followName.replaceChildren(...(pin ? [h("b", {}, `layer ${model.labels[pin.row]} · `
-      + (recording.offsets ? `channels ${pin.column * model.width} to ${Math.min(model.channels, (pin.column + 1) * model.width) - 1}`
-        : `channel ${pin.channel}`)), " over the text; the same in the other layers behind it"]
-      : ["click a channel to follow it over the text"]));
+    const shown = this.marks[0], where = `token ${token} ${quoted(model, token)}`;
+    this.readout.replaceChildren(...(shown ? [h("b", `layer ${shown.label}`), ` channel ${shown.channel} `, h("b.value", signed(shown.value, 5)),
+      h("span.quiet", ` ${where}${this.hover ? "" : " · pinned"}`)] : [h("span.quiet", where)]));
+    Object.assign(this.readout.dataset, { token }, shown && { layer: shown.label, channel: shown.channel, value: shown.value });
+    this.clips.textContent = this.beyond.length ? `▲▼ ${this.beyond.length} clipped here` : "";
+    const first = pin && pin.column * model.width;
+    this.followName.replaceChildren(...(pin ? [h("b", `layer ${pin.label} · ${recording.offsets
+      ? `channels ${first} to ${Math.min(model.channels, first + model.width) - 1}` : `channel ${pin.channel}`}`),
+    " over the text; the same in the other layers behind it"] : ["click a channel to follow it over the text"]));
   }
 
   show(token) {
@@ -102,86 +90,79 @@ class Panel {
 
 export class Eeg {
   constructor(page, recordings, theme) {
-    Object.assign(this, { page, theme, scale: makeScale("symlog", page.scale) });
-    this.shared = page.sameTokens;
-    this.transport = new Transport(page.frames.length);
+    Object.assign(this, { page, theme, scale: makeScale("symlog", page.scale), transport: new Transport(page.frames.length) });
     this.panels = recordings.map((recording) => new Panel(recording, this));
     this.active = this.panels[0];
-    this.strip = this.shared ? tokenStrip(recordings[0].model, (token) => this.seekToken(this.panels[0], token)) : null;
+    this.strip = page.sameTokens ? tokenStrip(recordings[0].model, (token) => this.seekToken(this.panels[0], token)) : null;
     const most = Math.max(...recordings.map((r) => r.rows));
     for (const panel of this.panels) {
       panel.rowHeight = Math.max(11, Math.min(46, 400 / most));
       panel.heatRow = Math.max(6, Math.min(20, 220 / most));
     }
-    this.legend = h("canvas", { class: "legend", role: "img", "aria-label": "Colour scale" });
-    this.legendText = h("p", { class: "legend-text" });
-    this.bar = transportBar(this.transport, ["symlog", "linear"], (kind) => {
-      this.scale = makeScale(kind, page.scale);
+    this.legend = colourKey(".legend");
+    this.legendText = h("p.legend-text");
+    this.bar = transportBar(this.transport, ({ name }) => {
+      this.scale = makeScale(name, page.scale);
       this.draw();
-      this.address.change();
+      this.remember();
     });
     this.bar.append(this.tools());
-    this.picture = h("div", {}, h("div", { class: "scale" }, this.legend, this.legendText),
-      h("div", { class: "panels" }, this.panels.map((panel) => panel.node)));
-    this.node = h("div", { class: "eeg" }, h("div", { class: "sticky" }, this.bar, this.strip && this.strip.node), this.picture);
+    this.picture = h("div", h("div.scale", this.legend, this.legendText), h("div.panels", this.panels.map((panel) => panel.node)));
+    this.node = h("div.eeg", h("div.sticky", this.bar, this.strip && this.strip.node), this.picture);
     this.transport.listen(() => this.show());
-    this.address = new Address(() => this.state());
-    window.addEventListener("hashchange", () => { this.restore(this.address.read()); this.transport.tell(); });
-    listenToKeys(this.transport, (down, right) => this.movePin(down, right));
+    window.addEventListener("hashchange", () => { this.restore(); this.transport.tell(); });
+    listenToKeys(this.transport, (right, down) => {
+      const { recording, pin } = this.active, old = pin || { row: 0, column: 0 };
+      this.movePin(this.active, { row: within(old.row + down, recording.rows), column: within(old.column + right, recording.columns) });
+    });
   }
 
   tools() {
-    const tool = (id, text, label, onclick) => h("button", { type: "button", id, class: "tool", "aria-label": label, title: label, onclick }, text);
-    const name = () => `${this.panels.map((p) => p.recording.model.name.replace(/[^\w.-]+/g, "-")).join("-").slice(0, 80)}-`
-      + `${this.page.site}-${this.transport.index}`;
-    const copy = tool("copy-link", "Link", "Copy a link to this token, pin and scale", () => this.address.copy()
-      .then(() => "Copied", () => "In the address bar").then((done) => {
-        copy.textContent = done;
-        setTimeout(() => { copy.textContent = "Link"; }, 1500);
-      }));
-    return h("div", { class: "tools" },
-      tool("save-png", "PNG", "Save this moment as a PNG picture", () => savePng(this.picture, this.theme, name() + ".png", () => this.draw())),
-      tool("save-csv", "CSV", "Save the values of this moment as CSV", () => saveCsv(this.rows(), name() + ".csv")), copy);
+    const saves = saveButtons("button.tool", "this moment", this, { node: () => this.picture, redraw: () => this.draw(), rows: () => this.rows(),
+      name: () => `${this.page.file}-${this.transport.index}` });
+    return h("div.tools", saves, copyButton("button.tool.copy-link", "Link", "Copy a link to this token, pin and scale", () => this.write()));
   }
 
   // The values of this moment, as shown: of a pooled block the channel and value largest in size.
   rows() {
     const found = [["model", "layer", "channel", "token", "text", this.page.site]];
-    for (const { recording, token } of this.panels) {
-      const { model, rows, columns } = recording, text = model.texts ? model.texts[token] : "";
+    for (const panel of this.panels) {
+      const { recording: { model, rows, columns }, token } = panel, text = model.texts ? model.texts[token] : "";
       for (let row = 0; row < rows; row++) {
-        for (let k = 0; k < columns; k++) {
-          found.push([model.name, model.labels[row], recording.channel(row, token, k), token, text, recording.at(row, token, k)]);
+        for (let column = 0; column < columns; column++) {
+          const { label, channel, value } = panel.mark({ row, column });
+          found.push([model.name, label, channel, token, text, value]);
         }
       }
     }
     return found;
   }
 
-  state() {
+  // A browser takes only so many changes of an address in a time, so they are gathered.
+  remember() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.write(), ADDRESS_PAUSE);
+  }
+
+  write() {
+    clearTimeout(this.timer);
     const pins = this.panels.map((panel) => panel.pin && panel.mark(panel.pin));
-    return { token: this.transport.index, scale: this.scale.kind,
-      layer: pins.map((pin, i) => (pin ? this.panels[i].recording.model.labels[pin.row] : "")),
-      channel: pins.map((pin) => (pin ? pin.channel : "")) };
+    writeAddress({ token: this.transport.index, scale: this.scale.kind,
+      layer: pins.map((pin) => (pin ? pin.label : "")), channel: pins.map((pin) => (pin ? pin.channel : "")) });
   }
 
   // What an address says; what it does not say, or says of nothing that is there, stays.
-  restore({ token, scale, layer, channel }) {
-    if (/^\d+$/.test(token)) this.transport.index = Math.min(this.transport.length - 1, +token);
-    const choice = [...this.bar.querySelectorAll("input[name=scale]")].find((input) => input.value === scale);
-    if (choice) {
-      choice.checked = true;
-      this.scale = makeScale(scale, this.page.scale);
-      this.drawLegend();
-    }
+  restore() {
+    const { token, scale, layer, channel } = readAddress();
+    if (/^\d+$/.test(token)) this.transport.index = within(+token, this.transport.length);
+    const choice = this.bar.querySelector(`input[value="${CSS.escape(scale)}"]`);
+    if (choice) choice.click();
     if (layer === undefined || channel === undefined) return;
     const layers = layer.split(","), channels = channel.split(",");
     this.panels.forEach((panel, i) => {
-      const { model } = panel.recording, row = model.labels.indexOf(layers[i]);
+      const { model } = panel.recording, row = model.labels.indexOf(layers[i]), there = /^\d+$/.test(channels[i]) && +channels[i] < model.channels;
       if (layers[i] === "") panel.pin = null;
-      else if (row >= 0 && /^\d+$/.test(channels[i]) && +channels[i] < model.channels) {
-        panel.pin = { row, column: panel.recording.column(+channels[i]) };
-      }
+      else if (row >= 0 && there) panel.pin = { row, column: panel.recording.column(+channels[i]) };
     });
   }
 
@@ -191,19 +172,30 @@ export class Eeg {
     this.transport.seek(at < 0 ? this.page.frames.length - 1 : at);
   }
 
-  movePin(down, right) {
-    const { recording, pin } = this.active, old = pin || { row: 0, column: 0 };
-    this.active.pin = { row: Math.max(0, Math.min(recording.rows - 1, old.row + down)),
-      column: Math.max(0, Math.min(recording.columns - 1, old.column + right)) };
-    this.active.draw();
-    this.address.change();
+  movePin(panel, pin) {
+    this.active = panel;
+    panel.pin = pin;
+    panel.draw();
+    this.remember();
   }
+
+  // What a chart of the layers selects: the pin of every panel that has this layer goes there.
+  select({ layer }) {
+    this.layer = layer;
+    for (const panel of this.panels) {
+      const row = panel.recording.model.labels.indexOf(layer);
+      if (row >= 0) this.movePin(panel, { column: 0, ...panel.pin, row });
+    }
+    this.onSelect();
+  }
+
+  row(labels) { return labels.indexOf(this.layer); }
 
   show() {
     const frame = this.page.frames[this.transport.index];
     if (this.strip) this.strip.show(frame[0]);
     this.panels.forEach((panel, i) => panel.show(frame[i]));
-    if (!this.transport.playing) this.address.change();
+    if (!this.transport.playing) this.remember();
   }
 
   draw() {
@@ -213,50 +205,14 @@ export class Eeg {
 
   start() {
     this.drawLegend();
-    this.restore(this.address.read());
+    this.restore();
     this.transport.tell();
-    this.address.rest();
-    let width = this.node.clientWidth;
-    new ResizeObserver(() => {
-      if (width === this.node.clientWidth) return;
-      width = this.node.clientWidth;
-      this.draw();
-    }).observe(this.node);
+    clearTimeout(this.timer);
   }
 
   drawLegend() {
-    const { scale, theme } = this, { context: c, width } = prepareCanvas(this.legend, 34);
-    const left = 22, wide = width - 2 * left, xOf = (p) => left + (p + 1) / 2 * wide;
-    for (let x = 0; x < wide; x++) {
-      c.fillStyle = hexAt(theme.hex, 2 * x / wide - 1);
-      c.fillRect(left + x, 2, 1.5, 12);
-    }
-    c.strokeStyle = theme.line;
-    c.strokeRect(left - 0.5, 1.5, wide + 1, 13);
-    c.font = theme.font;
-    c.textAlign = "center";
-    c.fillStyle = theme.soft;
-    let last = -Infinity;
-    const middle = scale.ticks.filter((t) => Math.abs(t) < scale.limit && t !== 0);
-    const drawn = [-scale.limit, 0, scale.limit].map((t) => xOf(scale.place(t)));
-    for (const tick of [-scale.limit, 0, scale.limit, ...middle]) {
-      const x = xOf(scale.place(tick)), fixed = !middle.includes(tick);
-      if (!fixed && (drawn.some((d) => Math.abs(d - x) < 34) || Math.abs(x - last) < 34)) continue;
-      if (!fixed) last = x;
-      c.fillRect(x - 0.5, 14, 1, 4);
-      c.fillText(signed(tick, 3), x, 29);
-    }
-    const all = this.panels.map((panel) => panel.recording);
-    const beyond = all.map((r) => r.beyond(scale.limit)), total = all.reduce((sum, r) => sum + r.values.length, 0);
-    const clipped = beyond.reduce((a, b) => a + b, 0);
-    this.legendText.replaceChildren(h("b", {}, "One scale for every model. "),
-      scale.kind === "symlog"
-        ? `Symmetric logarithm: even in ratio beyond ±${number(scale.threshold, 2)}, linear within; limit ±${number(scale.limit)}. `
-        : `Linear, limit ±${number(scale.limit)}. `,
-      clipped ? h("span", { class: "clips" }, `${count(clipped)} of ${count(total)} values lie beyond and are marked ▲▼`
-        + (all.length > 1 ? ` (${all.map((r, i) => r.model.name.replace(/-/g, "\u2011") + " " + count(beyond[i])).join(", ")}).` : "."))
-        : `None of the ${count(total)} values lies beyond it.`);
+    const { says, clipped, ticks } = this.page.legend[this.scale.kind];
+    drawColourKey(this.legend, this.theme, ticks.map((tick) => [(this.scale.place(tick) + 1) / 2, signed(tick, 3)]), this.theme.two);
+    this.legendText.replaceChildren(h("b", "One scale for every model. "), says, h("span.clips", clipped));
   }
 }
-
-export const LAYOUT = { GUTTER, EDGE, FOLLOW_HEIGHT };

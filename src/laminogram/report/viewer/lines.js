@@ -1,95 +1,104 @@
-// Lines over the layers on a canvas: hover reads the values, a click selects the layer.
+// Lines over the layers, or over the tokens: hover reads the values, a click selects.
 
-import { h, prepareCanvas } from "./dom.js";
+import { h, letter, polyline, prepareCanvas } from "./dom.js";
 import { number, shortLabel } from "./format.js";
-import { cellCanvas, within } from "./kit.js";
+import { cellCanvas, upTo, within } from "./kit.js";
 
-const LINE_LEFT = 46, LINE_RIGHT = 18, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]];
+const LINE_LEFT = 46, LINE_RIGHT = 18, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]], CORNERS = [24, 4, 3, 5];
+const GRIDS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]];
 
-// kind: "probability" (0 to 1), "rank" (1 at the top, a step a decade) or "log" (magnitudes).
-function lineScale(kind, series, tall) {
-  const values = series.flatMap((s) => [...s.values]).filter((v) => Number.isFinite(v) && (kind === "probability" || v > 0));
-  if (kind === "probability") return { y: (v) => LINE_TOP + tall * (1 - v), ticks: [0, 0.25, 0.5, 0.75, 1] };
-  const least = values.reduce((a, b) => Math.min(a, b), Infinity), most = values.reduce((a, b) => Math.max(a, b), 0);
-  let low = kind === "rank" ? 0 : Math.log10(least), high = Math.max(low + 0.3, Math.log10(most));
-  if (!values.length) [low, high] = [0, 1];
-  const room = (high - low) * 0.06, place = (v) => (Math.log10(v) - low + room) / (high - low + 2 * room);
-  const grid = high - low < 1.2 ? [1, 2, 5] : high - low < 2.5 ? [1, 3] : [1], every = Math.ceil((high - low) / 6), ticks = [];
-  for (let e = Math.floor(low); e <= Math.ceil(high); e++) if (e % every === 0) ticks.push(...grid.map((m) => m * 10 ** e));
-  return { y: (v) => LINE_TOP + tall * (kind === "rank" ? place(v) : 1 - place(v)),
-    ticks: ticks.filter((t) => place(t) >= 0 && place(t) <= 1) };
+// Marks of several shapes tell the lines apart without their colours: so many corners each.
+function lineMark(c, corners, x, y, radius, colour) {
+  c.fillStyle = colour;
+  c.beginPath();
+  for (let i = 0; i < corners; i++) c.lineTo(x + radius * Math.sin(2 * Math.PI * i / corners), y - radius * Math.cos(2 * Math.PI * i / corners));
+  c.fill();
 }
 
-export function layerLines(page, { title, kind, labels, tall = 168, axis = "layer" }) {
-  let series = [], hovered = -1, xOf = () => 0;
-  const nearest = (x) => {
-    const step = labels.length > 1 ? xOf(1) - xOf(0) : 1;
-    return within(Math.round((x - xOf(0)) / step), labels.length);
-  };
-  const canvas = cellCanvas(title, { at: (x) => nearest(x), hover: (i) => { hovered = i ?? -1; draw(); },
-    pick: (i) => page.select({ layer: labels[i] }),
-    move: (dx) => page.select({ layer: labels[within(page.row(labels, labels.length - 1) + dx, labels.length)] }) });
-  const readout = h("p", { class: "chart-values", "aria-live": "polite" });
+// Candidates for the ticks of an axis from low to high, ascending.
+function axisTicks(kind, low, high) {
+  if (kind === "symlog") return [0, ...upTo(7).flatMap((e) => [10 ** e, -(10 ** e)])].sort((a, b) => a - b);
+  if (kind !== "log" && kind !== "rank") {
+    const rough = (high - low || 1) / 4, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 2.5, 5, 10].find((s) => s * power >= rough) * power;
+    return upTo(7).map((i) => +((Math.ceil(low / step) + i) * step).toPrecision(10));
+  }
+  // The coarsest grid that puts three marks in the range.
+  const [from, to] = [low, high].map((v) => Math.floor(Math.log10(v))), decades = upTo(to - from + 2).map((i) => from + i);
+  const grids = GRIDS.map((grid) => decades.flatMap((e) => grid.map((m) => m * 10 ** e)));
+  return grids.find((ticks) => ticks.filter((t) => t >= low * 0.9 && t <= high * 1.1).length > 2) || grids[3];
+}
 
-  function draw() {
-    const { theme } = page, { context: c, width } = prepareCanvas(canvas, LINE_TOP + tall + LINE_BOTTOM);
-    const wide = width - LINE_LEFT - LINE_RIGHT, last = labels.length - 1, { y, ticks } = lineScale(kind, series, tall);
-    xOf = (i) => LINE_LEFT + (last ? i / last : 0.5) * wide;
-    c.font = theme.font;
-    c.textBaseline = "middle";
-    c.textAlign = "right";
-    for (const tick of ticks) {
-      c.fillStyle = theme.line;
-      c.fillRect(LINE_LEFT, y(tick) - 0.5, wide, 1);
-      c.fillStyle = theme.soft;
-      c.fillText(number(tick, 3), LINE_LEFT - 7, y(tick));
+// kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" (magnitudes) or "rank" (a logarithm, 1 at the top).
+function lineScale(asked, series, tall) {
+  const all = series.flatMap((s) => [...s.values, ...(s.dashed || [])]).filter(Number.isFinite), whole = asked === "probability";
+  const kind = asked === "log" && all.some((v) => v <= 0) ? "symlog" : asked, ratio = kind === "log" || kind === "rank";
+  const fits = (v) => Number.isFinite(v) && (!ratio || v > 0), known = all.filter(fits);
+  let [low, high] = known.length ? [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b))) : [+ratio, 1];
+  if (kind === "rank") low = 1;
+  else if (whole) [low, high] = [0, 1];
+  else if (!ratio) low = Math.min(0, low);
+  if (ratio) high = Math.max(high, 2 * low);
+  const fold = ratio ? Math.log10 : kind === "symlog" ? (v) => Math.sign(v) * Math.log10(1 + Math.abs(v)) : (v) => v;
+  const room = whole ? 0 : (fold(high) - fold(low) || 1) * 0.06, start = fold(low) - (ratio || low < 0 ? room : 0), end = fold(high) + room;
+  const place = (v) => (fold(v) - start) / (end - start), y = (v) => LINE_TOP + tall * (kind === "rank" ? place(v) : 1 - place(v));
+  const ticks = axisTicks(kind, low, high).filter((t) => place(t) > -1e-9 && place(t) < 1 + 1e-9), every = Math.ceil(ticks.length / 6);
+  return { fits, y, ticks: ticks.filter((_, i) => i % every === 0) };
+}
+
+// `axis` is what a click selects: a layer by its label, a token by its number. `about` stands below
+// while nothing is pointed at.
+export function lineChart(page, { title, kind, labels, tall = 168, axis = "layer", about = `point at a ${axis} to read its values, click to select it` }) {
+  const last = labels.length - 1, chosen = (otherwise) => (axis === "layer" ? page.row(labels, otherwise) : page.index(axis, labels.length, otherwise));
+  let series = [], hovered = -1, xOf = () => 0;
+  const pick = (i) => page.select({ [axis]: axis === "layer" ? labels[i] : i });
+  const canvas = cellCanvas(title, { pick, at: (x) => within(Math.round((x - xOf(0)) / (last > 0 ? xOf(1) - xOf(0) : 1)), labels.length),
+    hover: (i) => { hovered = i ?? -1; draw(); }, move: (dx) => pick(within(chosen(last) + dx, labels.length)) });
+  const readout = h("p.chart-values", { "aria-live": "polite" });
+
+  // A line breaks where a value is missing.
+  function trace(c, values, colour, dash, { y, fits }) {
+    c.setLineDash(dash);
+    let run = [];
+    for (let i = 0; i <= last + 1; i++) {
+      if (i <= last && fits(values[i])) run.push([xOf(i), y(values[i])]);
+      else { polyline(c, run, colour, 1.8); run = []; }
     }
-    c.textAlign = "center";
-    const every = Math.max(1, Math.ceil(labels.length * 30 / wide)), shown = hovered >= 0 ? hovered : page.row(labels);
-    for (let i = 0; i <= last; i++) if ((last - i) % every === 0) c.fillText(shortLabel(labels[i]), xOf(i), LINE_TOP + tall + 12);
-    c.fillText(axis, LINE_LEFT + wide / 2, LINE_TOP + tall + 27);
-    if (shown >= 0) {
-      c.fillStyle = hovered >= 0 ? theme.soft : theme.accent;
-      c.fillRect(xOf(shown) - 0.5, LINE_TOP, 1, tall);
-    }
-    series.forEach((s, n) => {
-      Object.assign(c, { strokeStyle: s.colour, fillStyle: s.colour, lineWidth: 1.8, lineJoin: "round" });
-      c.setLineDash(DASHES[n % DASHES.length]);
-      c.beginPath();
-      let going = false;
-      for (let i = 0; i <= last; i++) {
-        const v = s.values[i], fits = Number.isFinite(v) && (kind === "probability" || v > 0);
-        if (fits && going) c.lineTo(xOf(i), y(v)); else if (fits) c.moveTo(xOf(i), y(v));
-        going = fits;
-      }
-      c.stroke();
-      c.setLineDash([]);
-      for (let i = 0; i <= last; i++) {
-        if (!(Number.isFinite(s.values[i]) && (kind === "probability" || s.values[i] > 0)) || (last > 40 && i !== shown)) continue;
-        c.beginPath();
-        c.arc(xOf(i), y(s.values[i]), i === shown ? 3.6 : 2.3, 0, 7);
-        c.fill();
-      }
-    });
-    readout.replaceChildren(...(shown < 0 ? ["point at a layer to read its values, click to select it"] : [`${axis} ${labels[shown]}: `,
-      ...series.flatMap((s, n) => [n ? ", " : "", h("span", { style: { color: s.colour } }, s.name), " ", h("b", {}, number(s.values[shown], 3))])]));
+    c.setLineDash([]);
   }
 
-  return { node: h("figure", { class: "lines" }, h("figcaption", {}, title), canvas, readout),
-    show(next) { series = next; draw(); } };
+  function draw() {
+    const { theme } = page, { context: c, width } = prepareCanvas(canvas, LINE_TOP + tall + LINE_BOTTOM, theme);
+    const wide = width - LINE_LEFT - LINE_RIGHT, scale = lineScale(kind, series, tall), shown = hovered >= 0 ? hovered : chosen(-1);
+    xOf = (i) => LINE_LEFT + (last > 0 ? i / last : 0.5) * wide;
+    for (const tick of scale.ticks) {
+      polyline(c, [[LINE_LEFT, scale.y(tick)], [LINE_LEFT + wide, scale.y(tick)]], theme.line);
+      letter(c, number(tick, 3), LINE_LEFT - 7, scale.y(tick), theme.soft, "right");
+    }
+    const every = Math.max(1, Math.ceil(labels.length * 30 / wide));
+    for (let i = last; i >= 0; i -= every) letter(c, shortLabel(labels[i]), xOf(i), LINE_TOP + tall + 12, theme.soft);
+    letter(c, axis, LINE_LEFT + wide / 2, LINE_TOP + tall + 27, theme.soft);
+    if (shown >= 0) polyline(c, [[xOf(shown), LINE_TOP], [xOf(shown), LINE_TOP + tall]], hovered >= 0 ? theme.soft : theme.accent);
+    c.lineJoin = "round";
+    series.forEach((s, n) => {
+      if (s.dashed) trace(c, s.dashed, s.colour, [3, 3], scale);
+      trace(c, s.values, s.colour, s.dashed ? [] : DASHES[n % DASHES.length], scale);
+      for (let i = 0; i <= last; i++) {
+        if (scale.fits(s.values[i]) && (last <= 40 || i === shown)) lineMark(c, CORNERS[n % CORNERS.length], xOf(i), scale.y(s.values[i]), i === shown ? 4.4 : 3, s.colour);
+      }
+    });
+    readout.replaceChildren(...(shown < 0 ? [about] : [`${axis} ${labels[shown]}: `, ...series.flatMap((s, n) => [n ? ", " : "",
+      h("span", { style: { color: s.colour } }, s.name), " ", h("b", number(s.values[shown], 3)), s.dashed ? ` (${number(s.dashed[shown], 3)})` : ""])]));
+  }
+
+  return { node: h("figure.lines", h("figcaption", title), canvas, readout), draw, show(next) { series = next; draw(); } };
 }
 
 // The key of a set of lines: colour and dash of each.
-export function lineKey(series, theme) {
-  return h("ul", { class: "key" }, series.map((s, n) => {
-    const sample = h("canvas", { class: "dash", width: 52, height: 12, "aria-hidden": "true" }), c = sample.getContext("2d");
-    Object.assign(c, { strokeStyle: s.colour, lineWidth: 4 });
-    c.setLineDash(DASHES[n % DASHES.length].map((d) => 2 * d));
-    c.beginPath();
-    c.moveTo(0, 6);
-    c.lineTo(52, 6);
-    c.stroke();
-    return h("li", {}, sample, h("bdi", {}, s.name));
+export function lineKey(series) {
+  return h("ul.key", series.map((s, n) => {
+    const sample = h("canvas.dash", { width: 52, height: 12, "aria-hidden": "true" }), c = sample.getContext("2d");
+    c.setLineDash(s.dashed ? [] : DASHES[n % DASHES.length].map((d) => 2 * d));
+    polyline(c, [[0, 6], [52, 6]], s.colour, 4);
+    return h("li", sample, h("bdi", s.name));
   }));
 }
-

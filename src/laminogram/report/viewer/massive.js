@@ -1,28 +1,22 @@
 // Massive activations: one layer's magnitudes as a surface over tokens and channels, all layers as lines.
 
-import { h, placePlate, plate, prepareCanvas } from "./dom.js";
-import { number, shortLabel, signed } from "./format.js";
-import { button, cellCanvas, choices, inQuotes, longRows, tokenNames, topOf, upTo, within } from "./kit.js";
-import { layerLines, lineKey } from "./lines.js";
+import { dot, h, letter, namePlates, polyline, prepareCanvas } from "./dom.js";
+import { inQuotes, number, signed } from "./format.js";
+import { button, cellCanvas, choices, topOf, upTo } from "./kit.js";
+import { lineChart, lineKey } from "./lines.js";
 import { dataTable, fold } from "./tables.js";
 
-const RELIEF_HEIGHT = 530, RIDGES = 128;
+const RELIEF_HEIGHT = 530;
 
 export function drawMassive(picture, page) {
-  const data = picture.data, { labels, tokens, width, top, median, places, signedTop } = data, [T, C] = data.surface.shape;
-  const values = data.surface.values, names = tokenNames(tokens), bunch = Math.ceil(T / RIDGES), ridges = Math.ceil(T / bunch);
-  const limit = topOf(values, Math.abs) || 1, quiet = median.values[data.row] || limit / 1000;
-  const highs = { linear: (v) => v / limit, log: (v) => Math.log1p(v / quiet) / Math.log1p(limit / quiet) };
-  let high = highs.linear, yaw = -0.5, pitch = 0.5, hovered = null, drag = null, shape = null;
-  // Texts longer than the ridges: each stands for a few tokens, channel by channel the largest.
-  const token = new Uint32Array(ridges * C), size = new Float32Array(ridges * C);
-  for (let i = 0; i < ridges; i++) for (let c = 0; c < C; c++) {
-    let best = i * bunch;
-    for (let t = best; t < Math.min(T, (i + 1) * bunch); t++) if (Math.abs(values[t * C + c]) > Math.abs(values[best * C + c])) best = t;
-    token[i * C + c] = best;
-    size[i * C + c] = Math.abs(values[best * C + c]);
-  }
-
+  const { labels, tokens, names, width, bunch, channels, columns, row, peaks, surface, surfaceTokens, top, median } = picture.data;
+  // A ridge is a token; of a longer text, a few tokens, channel by channel the largest.
+  const [ridges, C] = surface.shape;
+  const limit = topOf(surface, Math.abs) || 1, quiet = median[row] || limit / 1000;
+  const heights = [{ name: "linear", high: (v) => v / limit }, { name: "log", high: (v) => Math.log1p(v / quiet) / Math.log1p(limit / quiet) }];
+  let { high } = heights[0], yaw = -0.5, pitch = 0.5, hovered = null, drag = null, shape = null;
+  const tokenOf = ({ i, c }) => (surfaceTokens ? surfaceTokens[i * C + c] : i);
+  const size = (i, c) => Math.abs(surface[i * C + c]);
   // What is not a number lies flat; what is infinite goes to the top.
   const lift = (z) => (z === z ? Math.min(1, high(Math.min(z, limit))) : 0);
 
@@ -31,26 +25,24 @@ export function drawMassive(picture, page) {
     const [cos, sin] = [Math.cos(yaw), Math.sin(yaw)], deep = 0.62, tall = 262 * Math.cos(pitch);
     const spread = Math.min(520, (wide / 2 - 62) / (cos + deep * Math.abs(sin))), lean = Math.abs(sin) + deep * cos;
     const flat = Math.min(0.75 * Math.sin(pitch), (RELIEF_HEIGHT - 70 - tall) / 2 / (spread * lean)), middle = 24 + tall + spread * lean * flat;
-    const x = (u, v) => wide / 2 + spread * (u * cos - v * deep * sin);
-    const y = (u, v, z) => middle + spread * (u * sin + v * deep * cos) * flat - tall * z;
-    return { tall, x, y, u: (c) => (C > 1 ? 2 * c / (C - 1) - 1 : 0), v: (i) => (ridges > 1 ? 2 * i / (ridges - 1) - 1 : 0) };
+    const at = (u, v, z = 0) => [wide / 2 + spread * (u * cos - v * deep * sin), middle + spread * (u * sin + v * deep * cos) * flat - tall * z];
+    const u = (c) => (C > 1 ? 2 * c / (C - 1) - 1 : 0), v = (i) => (ridges > 1 ? 2 * i / (ridges - 1) - 1 : 0);
+    return { tall, at, u, v, peak: (i, c) => at(u(c), v(i), lift(size(i, c))) };
   }
 
   const relief = cellCanvas(picture.alt, {
     at: (px, py) => {
-      if (!shape) return null;
       let best = null, taken = -1;
-      for (let i = 0; i < ridges; i++) for (let c = 0; c < C; c++) {
-        const u = shape.u(c), v = shape.v(i), z = size[i * C + c];
-        if (!(z > taken) || Math.abs(shape.x(u, v) - px) > 5) continue;
-        if (py > shape.y(u, v, 0) + 4 || py < shape.y(u, v, lift(z)) - 6) continue;
+      for (let i = 0; shape && i < ridges; i++) for (let c = 0; c < C; c++) {
+        const z = size(i, c), [x, foot] = shape.at(shape.u(c), shape.v(i));
+        if (!(z > taken) || Math.abs(x - px) > 5 || py > foot + 4 || py < foot - shape.tall * lift(z) - 6) continue;
         taken = z;
         best = { i, c };
       }
       return best;
     },
     hover: (found) => { hovered = found; if (!drag) drawRelief(); },
-    pick: ({ i, c }) => { if (!drag || !drag.moved) page.select({ token: token[i * C + c], channel: c * width }); },
+    pick: (found) => { if (!drag || !drag.moved) page.select({ token: tokenOf(found), channel: found.c * width }); },
     move: (dx, dy) => turn(0.1 * dx, -0.06 * dy) });
   relief.addEventListener("pointerdown", (event) => { drag = { x: event.clientX, y: event.clientY, moved: false }; });
   relief.addEventListener("pointermove", (event) => {
@@ -61,121 +53,77 @@ export function drawMassive(picture, page) {
     turn(dx * 0.006, dy * 0.004);
   });
   relief.addEventListener("pointerleave", () => { drag = null; });
-  const channelName = (c) => (width > 1 ? `${c * width} to ${Math.min(data.channels, (c + 1) * width) - 1}` : c);
   const turn = (dx, dy) => {
     yaw = Math.max(-1.25, Math.min(1.25, yaw + dx));
     pitch = Math.max(0.12, Math.min(1.25, pitch + dy));
     drawRelief();
   };
-  const readout = h("p", { class: "legend-text", "aria-live": "polite" });
+  const readout = h("p.legend-text", { "aria-live": "polite" });
 
-  function drawFloor(c, { x, y, u, v }, theme) {
-    c.strokeStyle = theme.line;
-    c.fillStyle = theme.soft;
-    c.lineWidth = 1;
-    c.beginPath();
-    for (const [a, b] of [[-1, -1], [1, -1], [1, 1], [-1, 1]]) c.lineTo(x(a, b), y(a, b, 0));
-    c.closePath();
-    c.stroke();
-    const total = data.channels, left = yaw < 0 ? -1 : 1;
-    c.textAlign = "center";
+  function drawFloor(c, { at, u, v }, { line, soft }) {
+    const left = yaw < 0 ? -1 : 1, [inner, outer] = left < 0 ? ["left", "right"] : ["right", "left"];
+    polyline(c, [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([a, b]) => at(a, b)), line);
+    polyline(c, [at(-left, -1), at(-left, -1, 1)], line);
     for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-      const at = Math.round(part * (C - 1));
-      c.fillText(Math.min(total - 1, at * width), x(u(at), 1), y(u(at), 1, 0) + 14);
+      const column = Math.round(part * (C - 1)), [x, y] = at(u(column), 1);
+      letter(c, Math.min(channels - 1, column * width), x, y + 14, soft);
     }
-    c.fillText("channel", x(0, 1), y(0, 1, 0) + 32);
-    c.textAlign = left < 0 ? "right" : "left";
-    const every = Math.ceil(ridges / 8);
-    for (let i = 0; i < ridges; i += every) c.fillText(names[i * bunch], x(left, v(i)) + 8 * left, y(left, v(i), 0) + 4);
-    c.textAlign = left < 0 ? "left" : "right";
-    for (const part of high === highs.log ? [0, 0.001, 0.01, 0.1, 1] : [0, 0.25, 0.5, 0.75, 1]) {
-      const value = limit * part, [px, py] = [x(-left, -1), y(-left, -1, high(value))];
-      c.fillRect(px - 3 * (left < 0 ? 0 : 1), py - 0.5, 4, 1);
-      if (part === 0 || high(value) > 0.08) c.fillText(number(value, 3), px - 8 * left, py);
+    const [x, y] = at(0, 1);
+    letter(c, "channel", x, y + 32, soft);
+    for (let i = 0; i < ridges; i += Math.ceil(ridges / 8)) {
+      const [tx, ty] = at(left, v(i));
+      letter(c, names[i * bunch], tx + 8 * left, ty + 4, soft, outer);
     }
-    c.beginPath();
-    c.moveTo(x(-left, -1), y(-left, -1, 0));
-    c.lineTo(x(-left, -1), y(-left, -1, 1));
-    c.stroke();
+    for (const part of high === heights[1].high ? [0, 0.001, 0.01, 0.1, 1] : [0, 0.25, 0.5, 0.75, 1]) {
+      const z = high(limit * part), [px, py] = at(-left, -1, z);
+      if (part === 0 || z > 0.08) letter(c, number(limit * part, 3), px - 8 * left, py, soft, inner);
+      polyline(c, [[px, py], [px - 4 * left, py]], soft);
+    }
   }
 
   function drawRelief() {
-    const { theme } = page, { context: c, width: wide } = prepareCanvas(relief, RELIEF_HEIGHT), p = shape = projection(wide);
-    const chosen = page.index("token", T), channel = page.index("channel", data.channels), ridge = chosen < 0 ? -1 : Math.floor(chosen / bunch);
-    c.font = theme.font;
-    c.textBaseline = "middle";
+    const { theme } = page, { context: c, width: wide } = prepareCanvas(relief, RELIEF_HEIGHT, theme), p = shape = projection(wide), every = upTo(C);
+    const token = page.index("token", tokens.length), channel = page.index("channel", channels);
+    const ridge = token < 0 ? -1 : Math.floor(token / bunch), column = channel < 0 ? -1 : Math.floor(channel / width);
     c.lineJoin = "round";
     drawFloor(c, p, theme);
     for (let i = 0; i < ridges; i++) {
-      const v = p.v(i), [ax, ay, dx, dy] = [p.x(-1, v), p.y(-1, v, 0), p.x(1, v) - p.x(-1, v), p.y(1, v, 0) - p.y(-1, v, 0)];
+      const [[ax, ay], [bx, by]] = [-1, 1].map((u) => p.at(u, p.v(i))), [dx, dy] = [bx - ax, by - ay];
       // Across the ridge's foot, so that equal heights have equal colours.
       const up = p.tall * dx / (dx * dx + dy * dy), grade = c.createLinearGradient(ax, ay, ax + dy * up, ay - dx * up);
       for (let s = 0; s <= 4; s++) grade.addColorStop(s / 4, s ? page.shade(0.35 + 0.6 * s / 4) : theme.faint);
-      const line = new Path2D();
-      for (let k = 0; k < C; k++) line.lineTo(p.x(p.u(k), v), p.y(p.u(k), v, lift(size[i * C + k])));
-      const body = new Path2D(line);
-      body.lineTo(p.x(1, v), p.y(1, v, 0));
-      body.lineTo(p.x(-1, v), p.y(-1, v, 0));
-      Object.assign(c, { fillStyle: theme.paper, globalAlpha: 0.7, strokeStyle: i === ridge ? theme.accent : grade, lineWidth: i === ridge ? 1.6 : 1.1 });
+      const line = every.map((k) => p.peak(i, k)), body = new Path2D();
+      for (const [x, y] of [...line, [bx, by], [ax, ay]]) body.lineTo(x, y);
+      Object.assign(c, { fillStyle: theme.paper, globalAlpha: 0.7 });
       c.fill(body);
       c.globalAlpha = 1;
-      c.stroke(line);
+      polyline(c, line, i === ridge ? theme.accent : grade, i === ridge ? 1.6 : 1.1);
     }
-    const column = channel < 0 ? -1 : Math.floor(channel / width);
-    if (column >= 0) {
-      c.strokeStyle = theme.accent;
-      c.beginPath();
-      for (let i = 0; i < ridges; i++) c.lineTo(p.x(p.u(column), p.v(i)), p.y(p.u(column), p.v(i), lift(size[i * C + column])));
-      c.stroke();
-    }
-    const marks = peaks().map((mark) => ({ ...mark, strong: false }));
-    if (hovered) marks.unshift({ ...hovered, strong: true });
-    else if (ridge >= 0 && column >= 0) marks.unshift({ i: ridge, c: column, strong: true });
-    const taken = [];
-    c.textAlign = "left";
-    for (const mark of marks) {
-      const x = p.x(p.u(mark.c), p.v(mark.i)), y = p.y(p.u(mark.c), p.v(mark.i), lift(size[mark.i * C + mark.c]));
-      c.fillStyle = mark.strong ? theme.accent : theme.ink;
-      c.beginPath();
-      c.arc(x, y, 3, 0, 7);
-      c.fill();
-      const t = token[mark.i * C + mark.c], text = `${names[t]} · ${channelName(mark.c)}  ${signed(values[t * C + mark.c], 3)}`;
-      const at = placePlate(taken, x, y, c.measureText(text).width + 8, 2, wide - 2, 0, RELIEF_HEIGHT);
-      if (at) plate(c, text, at[0], at[1], theme, mark.strong);
-    }
-    const shown = marks[0], t = shown && token[shown.i * C + shown.c];
-    readout.replaceChildren(...(shown ? [`Layer ${labels[data.row]}, token ${t} `, h("bdi", {}, inQuotes(tokens[t])), `, channel ${channelName(shown.c)}: `,
-      h("b", {}, signed(values[t * C + shown.c], 5)), hovered || shown.strong ? "" : ", the largest"] : ["No value is a finite number above zero."]));
-    if (shown) Object.assign(readout.dataset, { token: t, channel: shown.c * width, value: values[t * C + shown.c] });
+    if (column >= 0) polyline(c, upTo(ridges).map((i) => p.peak(i, column)), theme.accent);
+    // What is pointed at or selected, and the three largest.
+    const first = hovered || (ridge >= 0 && column >= 0 ? { i: ridge, c: column } : null);
+    const marks = [first && { ...first, strong: true }, ...peaks.map(([i, k]) => ({ i, c: k }))].filter(Boolean).map((mark) => {
+      const [x, y] = p.peak(mark.i, mark.c), value = surface[mark.i * C + mark.c], t = tokenOf(mark);
+      return { ...mark, x, y, t, value, text: `${names[t]} · ${columns[mark.c]}  ${signed(value, 3)}` };
+    });
+    for (const { x, y, strong } of marks) dot(c, x, y, 3, strong ? theme.accent : theme.ink);
+    namePlates(c, marks, [2, wide - 2, 0, RELIEF_HEIGHT], theme);
+    const [shown] = marks;
+    readout.replaceChildren(...(shown ? [`Layer ${labels[row]}, token ${shown.t} `, h("bdi", inQuotes(tokens[shown.t])), `, channel ${columns[shown.c]}: `,
+      h("b", signed(shown.value, 5)), shown.strong ? "" : ", the largest"] : ["No value is a finite number above zero."]));
+    if (shown) Object.assign(readout.dataset, { token: shown.t, channel: shown.c * width, value: shown.value });
   }
 
-  // The three largest of the surface, channels apart.
-  function peaks() {
-    const found = [];
-    for (let n = 0; n < 3; n++) {
-      let best = -1;
-      for (let k = 0; k < size.length; k++) if (size[k] > 0 && Number.isFinite(size[k]) && !found.includes(k) && (best < 0 || size[k] > size[best])) best = k;
-      if (best >= 0) found.push(best);
-    }
-    return found.map((k) => ({ i: Math.floor(k / C), c: k % C }));
-  }
-
-  const lines = layerLines(page, { title: "Largest three magnitudes and the median, by layer", kind: "log", labels, tall: 210 });
-  const key = h("div", {}), series = () => ["top 1", "top 2", "top 3"].map((name, n) => ({ name, values: labels.map((_, r) => top.values[r * 3 + n]),
-    colour: page.theme.models[n] })).concat({ name: "median", values: median.values, colour: page.theme.soft });
+  const lines = lineChart(page, { title: "Largest three magnitudes and the median, by layer", kind: "log", labels, tall: 210 }), key = h("div");
+  const series = () => [0, 1, 2].map((n) => ({ name: `top ${n + 1}`, values: upTo(labels.length).map((r) => top[r * 3 + n]), colour: page.theme.models[n] }))
+    .concat({ name: "median", values: median, colour: page.theme.soft });
   page.listen(() => {
     drawRelief();
     key.replaceChildren(lineKey(series()));
     lines.show(series());
   });
-  const place = (r, n) => { const t = places.values[(r * 3 + n) * 2]; return h("bdi", {}, `${number(signedTop.values[r * 3 + n])} at ${names[t] ?? t} · ${places.values[(r * 3 + n) * 2 + 1]}`); };
-  const node = h("div", {}, h("div", { class: "tools bar" }, choices("Height", [["linear", "linear"], ["log", "log"]], (name) => { high = highs[name]; drawRelief(); }),
-    button("⟲", "Turn left", () => turn(-0.2, 0)), button("⟳", "Turn right", () => turn(0.2, 0)), button("⇡", "Look flatter", () => turn(0, -0.12)), button("⇣", "Look from above", () => turn(0, 0.12)),
-    h("span", { class: "quiet" }, "drag to turn")),
-  h("div", { class: "relief" }, relief, readout), key, lines.node,
-  fold("The places of the largest values, layer by layer (value at token · channel)", dataTable("", [{ name: "layer" }, { name: "top 1", text: true }, { name: "top 2", text: true },
-    { name: "top 3", text: true }, { name: "median" }], labels.map((label, r) => [shortLabel(label), place(r, 0), place(r, 1), place(r, 2), number(median.values[r], 3)]))));
-  node.csv = () => longRows([["layer", labels], ["place", [1, 2, 3]]], { magnitude: top.values, value: signedTop.values,
-    token: places.values.filter((_, i) => i % 2 === 0), channel: places.values.filter((_, i) => i % 2 === 1), median: labels.flatMap((_, r) => upTo(3).map(() => median.values[r])) });
-  return node;
+  return h("div", h("div.tools.bar", choices("Height", heights, (one) => { high = one.high; drawRelief(); }),
+    [["⟲", "Turn left", -0.2, 0], ["⟳", "Turn right", 0.2, 0], ["⇡", "Look flatter", 0, -0.12], ["⇣", "Look from above", 0, 0.12]]
+      .map(([sign, label, dx, dy]) => button(sign, label, () => turn(dx, dy))), h("span.quiet", "drag to turn")),
+  h("div.relief", relief, readout), key, lines.node, fold("The places of the largest values, layer by layer", dataTable(picture.data.table)));
 }

@@ -27,28 +27,29 @@ export class Recording {
   peaks(token, wanted) {
     const found = [];
     for (let row = 0; row < this.rows; row++) {
-      const start = this.start(row, token), best = [[0, -1], [0, -1]];
-      for (let k = 0; k < this.columns; k++) {
-        const size = Math.abs(this.values[start + k]);
-        if (size > best[0][0]) { best[1] = best[0]; best[0] = [size, k]; } else if (size > best[1][0]) best[1] = [size, k];
+      const start = this.start(row, token);
+      let first = { size: 0 }, second = first;
+      for (let column = 0; column < this.columns; column++) {
+        const size = Math.abs(this.values[start + column]);
+        if (size > second.size) second = { row, column, size };
+        if (size > first.size) [first, second] = [second, first];
       }
-      for (const [size, column] of best) if (column >= 0) found.push({ row, column, size });
+      found.push(...[first, second].filter((peak) => peak.size > 0));
     }
-    return found.sort((a, b) => b.size - a.size).slice(0, wanted).map((p) => ({
-      ...p, value: this.at(p.row, token, p.column), channel: this.channel(p.row, token, p.column) }));
+    return found.sort((a, b) => b.size - a.size).slice(0, wanted);
   }
 
-  beyond(limit, token = null) {
-    let total = 0;
-    if (token === null) {
-      for (const v of this.values) if (Math.abs(v) > limit) total++;
-      return total;
-    }
+  // The values of a moment that lie beyond a limit: [row, column, sign] each.
+  beyond(limit, token) {
+    const found = [];
     for (let row = 0; row < this.rows; row++) {
       const start = this.start(row, token);
-      for (let k = 0; k < this.columns; k++) if (Math.abs(this.values[start + k]) > limit) total++;
+      for (let k = 0; k < this.columns; k++) {
+        const v = this.values[start + k];
+        if (Math.abs(v) > limit) found.push([row, k, Math.sign(v)]);
+      }
     }
-    return total;
+    return found;
   }
 }
 

@@ -1,19 +1,20 @@
 // Saving what a page shows: a picture as PNG, its numbers as CSV.
 
+import { h } from "./dom.js";
+import { button } from "./kit.js";
+
 function download(blob, name) {
-  const link = document.createElement("a"), address = URL.createObjectURL(blob);
-  Object.assign(link, { href: address, download: name });
-  link.click();
+  const address = URL.createObjectURL(blob);
+  h("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
 function csvCell(value) {
-  if (value === null || value === undefined) return "";
-  const text = String(value);
+  const text = String(value ?? "");
   return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 }
 
-export function saveCsv(rows, name) {
+function saveCsv(rows, name) {
   const text = rows.map((row) => row.map(csvCell).join(",") + "\r\n").join("");
   download(new Blob([text], { type: "text/csv;charset=utf-8" }), name);
 }
@@ -25,16 +26,16 @@ function paintText(c, node, origin) {
   c.fillStyle = style.color;
   c.textBaseline = "middle";
   let line = "", box = null;
-  const put = () => { if (line.trim()) c.fillText(line, box.left - origin.left, box.top + box.height / 2 - origin.top); };
+  const put = () => { if (box && line.trim()) c.fillText(line, box.left - origin.left, box.top + box.height / 2 - origin.top); };
   for (let i = 0; i < text.length; i++) {
     range.setStart(node, i);
     range.setEnd(node, i + 1);
     const at = range.getClientRects()[0];
     if (!at) { line += text[i]; continue; }
-    if (!box || Math.abs(at.top - box.top) > 2) { if (box) put(); line = ""; box = at; }
+    if (!box || Math.abs(at.top - box.top) > 2) { put(); line = ""; box = at; }
     line += text[i] === "\n" ? " " : text[i];
   }
-  if (box) put();
+  put();
 }
 
 function paintNode(c, node, origin) {
@@ -42,11 +43,8 @@ function paintNode(c, node, origin) {
   if (node.nodeType !== Node.ELEMENT_NODE || node.matches(".tools, details, [hidden]")) return;
   const style = getComputedStyle(node), box = node.getBoundingClientRect();
   if (style.display === "none" || !box.width) return;
-  const [x, y] = [box.left - origin.left, box.top - origin.top];
-  if (node.tagName === "CANVAS") {
-    c.drawImage(node, x, y, box.width, box.height);
-    return;
-  }
+  const x = box.left - origin.left, y = box.top - origin.top;
+  if (node.tagName === "CANVAS") { c.drawImage(node, x, y, box.width, box.height); return; }
   c.save();
   if (!/^(rgba\(0, 0, 0, 0\)|transparent)$/.test(style.backgroundColor)) {
     c.fillStyle = style.backgroundColor;
@@ -63,9 +61,9 @@ function paintNode(c, node, origin) {
 
 // What stands in `node` now, on the page's ground, two pixels or more for each of the page's;
 // `redraw` makes the canvases as fine.
-export function savePng(node, theme, name, redraw) {
+function savePng(node, theme, name, redraw) {
   node.classList.add("saving");
-  const box = node.getBoundingClientRect(), margin = 20, canvas = document.createElement("canvas"), own = window.devicePixelRatio || 1;
+  const box = node.getBoundingClientRect(), margin = 20, canvas = h("canvas"), own = window.devicePixelRatio || 1;
   const ratio = Math.min(Math.max(2, own), 16_000 / (Math.max(box.width, box.height) + 2 * margin));
   window.devicePixelRatio = ratio;
   redraw();
@@ -81,4 +79,10 @@ export function savePng(node, theme, name, redraw) {
   node.classList.remove("saving");
   redraw();
   canvas.toBlob((blob) => download(blob, name), "image/png");
+}
+
+// The two buttons. All but `page`, which has the theme, are asked for when one is pressed.
+export function saveButtons(tag, what, page, { node, name, rows, redraw }) {
+  return [button("PNG", `Save ${what} as a PNG picture`, () => savePng(node(), page.theme, name() + ".png", redraw), tag + ".save-png"),
+    button("CSV", `Save the values of ${what} as CSV`, () => saveCsv(rows(), name() + ".csv"), tag + ".save-csv")];
 }

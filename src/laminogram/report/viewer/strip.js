@@ -9,9 +9,9 @@ export function tokenStrip(model, onPick) {
     return h("button", { type: "button", tabindex: -1, title: `token ${i}, id ${id}`,
       class: i >= model.promptLength ? "token made" : "token",
       // The keyboard stays with the transport: a click must not move it here.
-      onmousedown: (event) => event.preventDefault(), onclick: () => onPick(i) }, h("bdi", {}, text || "∅"));
+      onmousedown: (event) => event.preventDefault(), onclick: () => onPick(i) }, h("bdi", text || "∅"));
   });
-  const node = h("div", { class: "strip", role: "group", "aria-label": "The text, token by token" }, pieces);
+  const node = h("div.strip", { role: "group", "aria-label": "The text, token by token" }, pieces);
   let current = null;
   return {
     node,

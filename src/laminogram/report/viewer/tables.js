@@ -1,16 +1,13 @@
-// Tables with a head, real columns and right-aligned numbers.
+// Tables with a head, real columns and right-aligned numbers, as report/page_tables.py makes them.
 
 import { h } from "./dom.js";
 
-export function dataTable(caption, columns, rows) {
-  return h("div", { class: "table" }, h("table", {}, h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, columns.map((c) => h("th", { scope: "col", class: c.text ? "text" : null }, c.name)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => {
-      const text = columns[i].text ? "text" : null;
-      return i ? h("td", { class: text }, cell) : h("th", { scope: "row", class: text }, cell);
-    }))))));
+// columns: names, words: the numbers of the columns that hold words.
+export function dataTable({ caption, columns, words, rows }) {
+  const cell = (tag, text, i, scope = {}) => h(tag + (words.includes(i) ? ".text" : ""), scope, h("bdi", text));
+  return h("div.table", h("table", h("caption", caption),
+    h("thead", h("tr", columns.map((name, i) => cell("th", name, i, { scope: "col" })))),
+    h("tbody", rows.map((row) => h("tr", row.map((text, i) => (i ? cell("td", text, i) : cell("th", text, i, { scope: "row" }))))))));
 }
 
-export function fold(summary, ...content) {
-  return h("details", {}, h("summary", {}, summary), ...content);
-}
+export function fold(summary, ...content) { return h("details", h("summary", summary), ...content); }

@@ -1,37 +1,31 @@
 // Stacked traces, like an electroencephalogram: one line a layer over the channels, at one moment.
 
-import { drawCached, placePlate, plate, prepareCanvas } from "./dom.js";
-import { number, shortLabel, signed } from "./format.js";
-import { EDGE, GUTTER, placedFrame, roomOf } from "./heatmap.js";
+import { dot, drawCached, letter, namePlates, polyline, prepareCanvas } from "./dom.js";
+import { number, shortLabel } from "./format.js";
+import { EDGE, GUTTER, markBeyond, placedFrame } from "./heatmap.js";
 
 // How dark the bands are, from the widest (all tokens) to the narrowest (the middle half).
 const BANDS = [0.45, 0.99, 1];
 
 export function traceGeometry(rows, rowHeight) {
-  const swing = Math.max(rowHeight * 1.15, 26);
-  const top = swing + 4;
+  const swing = Math.max(rowHeight * 1.15, 26), top = swing + 4;
   return { swing, top, height: top + (rows - 1) * rowHeight + swing + 4 };
 }
 
 export function drawTraces(canvas, panel) {
-  const { recording, token, scale, theme, peaks, marks, rowHeight } = panel, { rows, columns } = recording;
+  const { recording, scale, theme, named, rowHeight } = panel, { rows, columns } = recording;
   const { swing, top, height } = traceGeometry(rows, rowHeight);
-  const frame = prepareCanvas(canvas, height), { context: c, width, ratio } = frame;
-  const wide = width - GUTTER - EDGE, cell = wide / columns;
-  const xOf = (k) => GUTTER + (k + 0.5) * cell, base = (row) => top + row * rowHeight;
+  const frame = prepareCanvas(canvas, height, theme), { context: c, width, ratio } = frame, wide = width - GUTTER - EDGE;
+  const xOf = (k) => GUTTER + (k + 0.5) * wide / columns, base = (row) => top + row * rowHeight;
   drawCached(panel.store, "ground", scale.kind + theme.name, frame, (ground) => drawGround(ground, panel, xOf, base, swing, wide));
-  c.font = theme.font;
-  c.textBaseline = "middle";
   c.lineJoin = "bevel";
-  for (const mark of marks) {
-    c.globalAlpha = mark.strong ? 0.5 : 0.3;
-    c.fillStyle = mark.strong ? theme.accent : theme.ink;
-    c.fillRect(xOf(mark.column) - 0.5, 4, 1, height - 8);
+  for (const { column, strong } of panel.marks) {
+    c.globalAlpha = strong ? 0.5 : 0.3;
+    c.fillStyle = strong ? theme.accent : theme.ink;
+    c.fillRect(xOf(column) - 0.5, 4, 1, height - 8);
   }
-  c.globalAlpha = 1;
-  c.strokeStyle = theme.trace;
-  c.lineWidth = rows > 16 ? 1 : 1.1;
-  const { room, places } = placedFrame(panel, roomOf(width, ratio)), step = wide / room;
+  Object.assign(c, { globalAlpha: 1, strokeStyle: theme.trace, lineWidth: rows > 16 ? 1 : 1.1 });
+  const { room, places } = placedFrame(panel, width, ratio), step = wide / room;
   for (let row = 0; row < rows; row++) {
     const y = base(row);
     let drawing = false;
@@ -51,34 +45,26 @@ export function drawTraces(canvas, panel) {
     }
     c.stroke();
   }
-  if (panel.clipsNow) drawBeyond(c, panel, xOf, base, swing);
-  c.textAlign = "left";
-  const taken = [];
-  for (const mark of [...marks, ...peaks]) {
-    const x = xOf(mark.column), y = base(mark.row) - swing * scale.place(mark.value);
-    c.strokeStyle = mark.strong ? theme.accent : theme.ink;
-    c.fillStyle = theme.paper;
-    c.lineWidth = mark.strong ? 1.75 : 1.1;
-    c.beginPath();
-    c.arc(x, y, 3, 0, 7);
-    c.fill();
+  markBeyond(c, panel.beyond, theme.accent, xOf, (row, side) => base(row) - side * swing, 4);
+  const marks = named.map((mark) => ({ ...mark, x: xOf(mark.column), y: base(mark.row) - swing * scale.place(mark.value) }));
+  for (const { x, y, strong } of marks) {
+    dot(c, x, y, 3, theme.paper);
+    Object.assign(c, { strokeStyle: strong ? theme.accent : theme.ink, lineWidth: strong ? 1.75 : 1.1 });
     c.stroke();
-    const text = `${shortLabel(recording.model.labels[mark.row])}·${mark.channel} ${signed(mark.value, 3)}`;
-    const at = placePlate(taken, x, y, c.measureText(text).width + 8, GUTTER, width - 2, 0, height);
-    if (at) plate(c, text, at[0], at[1], theme, mark.strong);
   }
-  drawCalibration(c, panel, swing, height);
+  namePlates(c, marks, [GUTTER, width - 2, 0, height], theme);
+  // The bar an electroencephalogram has in its corner: how high the full scale stands.
+  const foot = height - 3, [ends, middle] = [[5, 11], 8];
+  for (const y of [foot - swing - 0.5, foot + 0.5]) polyline(c, ends.map((x) => [x, y]), theme.soft);
+  polyline(c, [[middle, foot - swing], [middle, foot]], theme.soft);
+  letter(c, number(scale.limit, 3), 2, foot - swing - 9, theme.soft, "left");
 }
 
 // Bands, zero lines and names of the layers: the same at every token.
-function drawGround(c, panel, xOf, base, swing, wide) {
-  const { recording, scale, theme, rowHeight } = panel, { rows, columns } = recording;
-  c.font = theme.font;
-  c.textBaseline = "middle";
-  c.textAlign = "right";
+function drawGround(c, { recording, scale, theme, rowHeight }, xOf, base, swing, wide) {
+  const { rows, columns, bands } = recording;
   for (let row = 0; row < rows; row++) {
     const y = base(row), first = row * columns;
-    const { bands } = recording;
     for (let i = 0; i < bands.length / 2; i++) {
       [c.fillStyle, c.globalAlpha] = BANDS[i] < 1 ? [theme.band, BANDS[i]] : [theme.middle, 1];
       c.beginPath();
@@ -91,44 +77,7 @@ function drawGround(c, panel, xOf, base, swing, wide) {
   for (let row = 0; row < rows; row++) {
     c.fillStyle = theme.line;
     c.fillRect(GUTTER, base(row) - 0.5, wide, 1);
-    c.fillStyle = theme.soft;
-    if (row % Math.ceil(13 / rowHeight) === 0) c.fillText(shortLabel(recording.model.labels[row]), GUTTER - 8, base(row));
+    if (row % Math.ceil(13 / rowHeight) === 0) letter(c, shortLabel(recording.model.labels[row]), GUTTER - 8, base(row), theme.soft, "right");
   }
-  c.fillText("layer", GUTTER - 8, 9);
-}
-
-function drawBeyond(c, panel, xOf, base, swing) {
-  const { recording, token, scale, theme } = panel;
-  c.fillStyle = theme.accent;
-  c.beginPath();
-  for (let row = 0; row < recording.rows; row++) {
-    const start = recording.start(row, token);
-    for (let k = 0; k < recording.columns; k++) {
-      const v = recording.values[start + k];
-      if (!(Math.abs(v) > scale.limit)) continue;
-      const s = v > 0 ? 1 : -1, x = xOf(k), y = base(row) - s * swing;
-      c.moveTo(x, y - s * 4);
-      c.lineTo(x - 3, y + s);
-      c.lineTo(x + 3, y + s);
-    }
-  }
-  c.fill();
-}
-
-// The bar an electroencephalogram has in its corner: how high the full scale stands.
-function drawCalibration(c, panel, swing, height) {
-  const { scale, theme } = panel, x = 8, y = height - 3 - swing;
-  c.strokeStyle = theme.soft;
-  c.lineWidth = 1;
-  c.beginPath();
-  c.moveTo(x - 3, y - 0.5);
-  c.lineTo(x + 3, y - 0.5);
-  c.moveTo(x, y);
-  c.lineTo(x, y + swing);
-  c.moveTo(x - 3, y + swing + 0.5);
-  c.lineTo(x + 3, y + swing + 0.5);
-  c.stroke();
-  c.fillStyle = theme.soft;
-  c.textAlign = "left";
-  c.fillText(number(scale.limit, 3), 2, y - 9);
+  letter(c, "layer", GUTTER - 8, 9, theme.soft, "right");
 }

@@ -1,17 +1,12 @@
 // Play, pause, step, scrub and speed: one clock for all panels.
 
 import { h } from "./dom.js";
+import { arrowStep, button, choices } from "./kit.js";
 
-export const SPEEDS = [1, 2, 4, 8, 16, 30];
+const SPEEDS = [1, 2, 4, 8, 16, 30];
 
 export class Transport {
-  constructor(length) {
-    this.length = length;
-    this.index = 0;
-    this.playing = false;
-    this.speed = 6;
-    this.listeners = [];
-  }
+  constructor(length) { Object.assign(this, { length, index: 0, playing: false, speed: 4, listeners: [] }); }
 
   listen(callback) { this.listeners.push(callback); }
 
@@ -58,58 +53,44 @@ export class Transport {
   }
 }
 
-function icon(path) {
-  return h("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, h("path", { d: path }));
-}
-
-export function transportBar(transport, scales, onScale) {
-  const glyph = h("path", { d: "" });
-  const play = h("button", { class: "play", id: "play", type: "button", onclick: () => transport.toggle() },
-    h("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, glyph));
-  const back = h("button", { type: "button", id: "back", "aria-label": "One token back", title: "One token back (←)",
-    onclick: () => transport.step(-1) }, icon("M4 3h2v10H4zM13 3v10L7 8z"));
-  const next = h("button", { type: "button", id: "next", "aria-label": "One token on", title: "One token on (→)",
-    onclick: () => transport.step(1) }, icon("M10 3h2v10h-2zM3 3v10l6-5z"));
-  const scrub = h("input", { type: "range", id: "scrub", min: 0, max: Math.max(0, transport.length - 1), step: 1,
+export function transportBar(transport, onScale) {
+  const most = Math.max(1, transport.length - 1);
+  const key = (id, path, label, onclick) => button(h("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, h("path", { d: path })), label, onclick, "button." + id);
+  const back = key("back", "M4 3h2v10H4zM13 3v10L7 8z", "One token back (←)", () => transport.step(-1));
+  const next = key("next", "M10 3h2v10h-2zM3 3v10l6-5z", "One token on (→)", () => transport.step(1));
+  const play = key("play", "", "Play", () => transport.toggle());
+  const scrub = h("input", { type: "range", id: "scrub", min: 0, max: transport.length - 1, step: 1,
     "aria-label": "Place in the text", oninput: () => { transport.pause(); transport.seek(+scrub.value); } });
-  const place = h("output", { class: "place", id: "place" });
-  const speed = h("select", { id: "speed", "aria-label": "Tokens per second",
-    onchange: () => { transport.speed = +speed.value; } },
-  ...SPEEDS.map((s) => h("option", { value: s }, s + " tokens/s")));
-  speed.value = transport.speed = 4;
-  const choice = h("div", { class: "segments", role: "radiogroup", "aria-label": "Scale" }, ...scales.map((name, i) =>
-    h("label", {}, h("input", { type: "radio", name: "scale", value: name, checked: i === 0, onchange: () => onScale(name) }),
-      h("span", {}, name))));
+  const place = h("output.place", { id: "place" });
+  const speed = h("select", { id: "speed", "aria-label": "Tokens per second", onchange: () => { transport.speed = +speed.value; } },
+    SPEEDS.map((s) => h("option", { value: s }, s + " tokens/s")));
+  speed.value = transport.speed;
   transport.listen(() => {
-    const label = transport.playing ? "Pause" : "Play";
-    glyph.setAttribute("d", transport.playing ? "M4 3h3v10H4zM9 3h3v10H9z" : "M4 2.5v11l9.5-5.5z");
+    const label = transport.playing ? "Pause" : "Play", at = transport.index + 1;
+    play.querySelector("path").setAttribute("d", transport.playing ? "M4 3h3v10H4zM9 3h3v10H9z" : "M4 2.5v11l9.5-5.5z");
     play.setAttribute("aria-label", label);
     play.title = label + " (space)";
     scrub.value = transport.index;
-    scrub.style.setProperty("--done", (100 * transport.index / Math.max(1, transport.length - 1)) + "%");
-    scrub.setAttribute("aria-valuetext", `${transport.index + 1} of ${transport.length}`);
-    place.textContent = `${transport.index + 1} / ${transport.length}`;
+    scrub.style.setProperty("--done", 100 * transport.index / most + "%");
+    scrub.setAttribute("aria-valuetext", `${at} of ${transport.length}`);
+    place.textContent = `${at} / ${transport.length}`;
     place.dataset.index = transport.index;
   });
-  return h("div", { class: "transport", role: "toolbar", "aria-label": "Playback" },
-    h("div", { class: "keys" }, back, play, next), scrub, place, speed, choice);
+  return h("div.transport", { role: "toolbar", "aria-label": "Playback" },
+    h("div.keys", back, play, next), scrub, place, speed, choices("Scale", [{ name: "symlog" }, { name: "linear" }], onScale, "scale"));
 }
 
 // Space plays, arrows step, Home and End jump; shift with arrows moves the pin of the panel in use.
 export function listenToKeys(transport, movePin) {
   document.addEventListener("keydown", (event) => {
-    const tag = event.target.tagName, type = event.target.type;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const { tagName: tag, type } = event.target;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (tag === "SELECT" || tag === "TEXTAREA" || (tag === "INPUT" && type !== "range")) return;
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (event.shiftKey && moves[event.key]) movePin(...moves[event.key]);
-    else if (event.key === " ") {
-      if (tag === "BUTTON" || tag === "SUMMARY" || tag === "A") return;
-      transport.toggle();
-    } else if (event.key === "ArrowLeft") transport.step(-1);
-    else if (event.key === "ArrowRight") transport.step(1);
-    else if (event.key === "Home") transport.step(-transport.length);
-    else if (event.key === "End") transport.step(transport.length);
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -transport.length, End: transport.length };
+    const arrow = event.shiftKey && arrowStep(event);
+    if (arrow) movePin(...arrow);
+    else if (event.key in steps) transport.step(steps[event.key]);
+    else if (event.key === " " && !["BUTTON", "SUMMARY", "A"].includes(tag)) transport.toggle();
     else return;
     event.preventDefault();
   });

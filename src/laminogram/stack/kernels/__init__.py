@@ -1,7 +1,7 @@
 """Recurrences of the RWKV mixers as pure functions on tensors: naive references and the fast paths
 beside them.
 
-`wkv4` and `wkv7` are what a mixer calls:
+`wkv4`, `wkv6` (also for RWKV-5) and `wkv7` are what a mixer calls:
 
 | call | runs |
 | --- | --- |
@@ -9,6 +9,8 @@ beside them.
 | `wkv4`, training on CUDA from an empty state, Triton present | one fused Triton kernel each way |
 | `wkv4`, a CPU without gradients | the two-level scan in buffers that fit the cache |
 | `wkv4`, anything else (a given state, no Triton) | the two-level scan, differentiable |
+| `wkv6`, one token | a direct step |
+| `wkv6`, a sequence | chunks of 32 tokens (64 on a GPU) as matrix products |
 | `wkv7`, one token | a direct step |
 | `wkv7`, a sequence | chunks of 16 tokens (64 on a GPU) as matrix products |
 
@@ -26,6 +28,8 @@ from .wkv4 import wkv4 as _wkv4_scan
 from .wkv4_naive import compute_dtype, wkv4_empty_state, wkv4_naive, wkv4_states
 from .wkv4_pattern import wkv4_pattern, wkv4_pattern_channels
 from .wkv4_triton import triton_missing, wkv4_triton
+from .wkv6 import wkv6, wkv6_pattern
+from .wkv6_naive import wkv6_naive
 from .wkv7 import wkv7, wkv7_pattern
 from .wkv7_naive import wkv7_naive, wkv7_states
 
@@ -38,6 +42,9 @@ __all__ = [
     "wkv4_pattern_channels",
     "wkv4_states",
     "wkv4_triton",
+    "wkv6",
+    "wkv6_naive",
+    "wkv6_pattern",
     "wkv7",
     "wkv7_naive",
     "wkv7_pattern",

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunking import chunked
 from .wkv4_naive import compute_dtype
 
 CHUNK = 16
@@ -75,7 +76,7 @@ def wkv7(
         return _single(r, w, k, v, a, b, state)
     length = min(chunk or (CHUNK_GPU if r.is_cuda else CHUNK), tokens)
     chunks = _prepare(r, w, k, a, b, length)
-    values = _chunked(v, length)
+    values = chunked(v, length)
     added = (values.mT @ chunks.write).flatten(1, 2)
     held = state.flatten(0, 1)
     before = []
@@ -129,20 +130,10 @@ def _single(
     return (state @ r).transpose(2, 3).transpose(1, 2), state
 
 
-def _chunked(x: Tensor, length: int, fill: float = 0.0) -> Tensor:
-    """(B, T, H, N) -> (n, B, H, L, N) contiguous, tokens appended at the end to fill the last
-    chunk.
-    """
-    short = -x.shape[1] % length
-    if short:
-        x = F.pad(x, (0, 0, 0, 0, 0, short), value=fill)
-    return x.unflatten(1, (-1, length)).permute(1, 0, 3, 2, 4).contiguous()
-
-
 def _prepare(r: Tensor, w: Tensor, k: Tensor, a: Tensor, b: Tensor, length: int) -> _Chunks:
     """The four matrices of every chunk of `length` tokens."""
-    r, k, a, b = (_chunked(x, length) for x in (r, k, a, b))
-    logs = _chunked(w, length, fill=1.0).log()
+    r, k, a, b = (chunked(x, length) for x in (r, k, a, b))
+    logs = chunked(w, length, fill=1.0).log()
     total = logs.cumsum(dim=3)
     end = total[..., -1:, :]
     grown = torch.exp(-total)

@@ -15,18 +15,27 @@ from laminogram.stack.config import (
     AttentionConfig,
     AttnConfig,
     ChannelMix4Config,
+    ChannelMix6Config,
     ChannelMix7Config,
     FfnConfig,
+    LatentAttentionConfig,
     LayerConfig,
     MLPConfig,
+    MoEConfig,
     TimeMix4Config,
+    TimeMix5Config,
+    TimeMix6Config,
     TimeMix7Config,
 )
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers.attention import Attention
+from laminogram.stack.mixers.latent import LatentAttention
 from laminogram.stack.mixers.mlp import MLP
+from laminogram.stack.mixers.moe import MoE
 from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
 from laminogram.stack.mixers.rwkv4_decode import layer_decoder
+from laminogram.stack.mixers.rwkv5 import TimeMix5
+from laminogram.stack.mixers.rwkv6 import ChannelMix6, TimeMix6
 from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
 from laminogram.stack.taps import Taps
 
@@ -49,8 +58,14 @@ def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
     match config:
         case AttentionConfig():
             return Attention(config, size, rotary.index(config.rope))
+        case LatentAttentionConfig():
+            return LatentAttention(config, size, rotary.index(config.rope))
         case TimeMix4Config():
             return TimeMix4(config, size)
+        case TimeMix5Config():
+            return TimeMix5(config, size)
+        case TimeMix6Config():
+            return TimeMix6(config, size)
         case TimeMix7Config():
             return TimeMix7(config, size)
 
@@ -67,7 +82,11 @@ def channel_mixer(config: FfnConfig, size: int) -> nn.Module:
     match config:
         case MLPConfig():
             return MLP(config, size)
+        case MoEConfig():
+            return MoE(config, size)
         case ChannelMix4Config():
             return ChannelMix4(config, size)
+        case ChannelMix6Config():
+            return ChannelMix6(config, size)
         case ChannelMix7Config():
             return ChannelMix7(config, size)

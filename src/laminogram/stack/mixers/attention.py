@@ -29,6 +29,8 @@ class Attention(nn.Module):
         super().__init__()
         if config.window is not None and not config.causal:
             raise ConfigError("an attention window is defined for causal attention only")
+        if config.alibi and not config.causal:
+            raise ConfigError("slopes (ALiBi) are defined for causal attention only")
         self.config, self.rope_index = config, rope_index
         width = config.num_attention_heads * config.head_dim
         narrow = config.num_key_value_heads * config.head_dim
@@ -79,8 +81,6 @@ class Attention(nn.Module):
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.mask_key]
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(q.dtype)
         batch, tokens, heads, size = q.shape
         if tokens == 1 and not causal and not self.config.alibi:
             # The heads that share a key are the rows of one product: nothing is repeated.
@@ -109,8 +109,9 @@ class Attention(nn.Module):
         scores = (q.transpose(1, 2) @ keys.transpose(2, 3)) * self.scale
         allowed = ctx.allowed(self.mask_key)
         wide = scores if scores.dtype == torch.float64 else scores.float()
-        if self.config.alibi:
-            wide = wide + ctx.masks[self.mask_key][0]
+        penalties, _ = ctx.masks[self.mask_key]
+        if self.config.alibi and penalties is not None:
+            wide = wide + penalties
         pattern = wide.masked_fill(~allowed, float("-inf")).softmax(-1)
         pattern = taps("pattern", pattern, allowed)
         return (pattern.to(values.dtype) @ values).transpose(1, 2)

@@ -28,9 +28,11 @@ class MLP(nn.Module):
         """A feed-forward network remembers nothing."""
 
     def forward(self, h: Tensor, ctx: Context, slot: None, taps: Taps) -> Tensor:
+        return self.down.wide(taps("ffn_act", self.activated(h)))
+
+    def activated(self, h: Tensor) -> Tensor:
+        """What enters the down projection: `h (..., C) -> (..., F)`."""
         dtype = product_dtype(self.down.weight)
         if self.config.gated:  # the gate first: its memory is free again when `up` asks for some
-            act = self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
-        else:
-            act = self.activation(self.up(h).to(dtype))
-        return self.down.wide(taps("ffn_act", act))
+            return self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
+        return self.activation(self.up(h).to(dtype))

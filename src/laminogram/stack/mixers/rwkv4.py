@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from laminogram.stack import kernels
 from laminogram.stack.cache import StateSlot, state_dtype
-from laminogram.stack.config import ChannelMix4Config, TimeMix4Config
+from laminogram.stack.config import ChannelMix4Config, ChannelMix6Config, TimeMix4Config
 from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.recurrence import token_by_token
@@ -74,7 +74,7 @@ class TimeMix4(nn.Module):
 class ChannelMix4(nn.Module):
     """`ffn_in (B, T, C) -> ffn_out (B, T, C)`: squared ReLU gated by a sigmoid receptance."""
 
-    def __init__(self, config: ChannelMix4Config, size: int) -> None:
+    def __init__(self, config: ChannelMix4Config | ChannelMix6Config, size: int) -> None:
         super().__init__()
         self.mix_k = nn.Parameter(torch.empty(size))
         self.mix_r = nn.Parameter(torch.empty(size))
@@ -87,10 +87,13 @@ class ChannelMix4(nn.Module):
     ) -> StateSlot:
         return StateSlot(torch.zeros(batch, self.mix_k.shape[0], device=device, dtype=dtype))
 
+    def _mixed(self, h: Tensor, shifted: Tensor, mix: Tensor) -> Tensor:
+        return mixed(h, shifted, mix)
+
     def forward(self, h: Tensor, ctx: Context, slot: StateSlot | None, taps: Taps) -> Tensor:
         shifted = previous(h, None if slot is None else slot.shift)
-        up = self.up(mixed(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
-        gate = torch.sigmoid(self.r(mixed(h, shifted, self.mix_r)))
+        up = self.up(self._mixed(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
+        gate = torch.sigmoid(self.r(self._mixed(h, shifted, self.mix_r)))
         if slot is not None:
             slot.store(ctx.last(h))  # last: for one token `shifted` is the slot's own memory
         act = taps("ffn_act", F.relu(up).square())

@@ -18,6 +18,11 @@ from laminogram.stack.config import ChannelMix7Config, TimeMix7Config
 from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.mixers.heads import add_heads
+from laminogram.stack.mixers.matrix_state import (
+    GroupNormParameters,
+    first_state,
+    initial_state,
+)
 from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import moved, previous, product_dtype
 from laminogram.stack.taps import Taps
@@ -55,17 +60,20 @@ class TimeMix7(nn.Module):
         self.r, self.k = Linear(size, size), Linear(size, size)
         self.v, self.o = Linear(size, size), Linear(size, size)
         self.out_norm = GroupNormParameters(size)
+        self.initial_state = initial_state(
+            config.initial_state, config.num_attention_heads, config.head_dim
+        )
 
     def new_slot(
         self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> StateSlot:
         shift = torch.zeros(batch, self.k_k.shape[0], device=device, dtype=dtype)
-        return StateSlot(shift, self.empty_state(batch, device, state_dtype(dtype)))
+        state = self._first_state(batch, device, state_dtype(dtype))
+        return StateSlot(shift, state.detach().clone())  # a cache is no way back for a gradient
 
-    def empty_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The state (B, H, D values, D keys) before any token."""
-        heads, size = self.config.num_attention_heads, self.config.head_dim
-        return torch.zeros(batch, heads, size, size, device=device, dtype=dtype)
+    def _first_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        shape = (batch, self.config.num_attention_heads, self.config.head_dim)
+        return first_state(self.initial_state, shape, device=device, dtype=dtype)
 
     def first_values(self, h: Tensor, last: Tensor | None) -> Tensor:
         """The side stream `v_first` (B, T, H, D) from this layer's input and shift."""
@@ -131,7 +139,7 @@ class TimeMix7(nn.Module):
         taps: Taps,
     ) -> tuple[Tensor, Tensor]:
         known = slot.state if slot is not None else None
-        state = self.empty_state(r.shape[0], r.device, w.dtype) if known is None else known
+        state = self._first_state(r.shape[0], r.device, w.dtype) if known is None else known
         if taps.wants("pattern"):
             taps("pattern", kernels.wkv7_pattern(r, w, k, a, b))
         if not taps.wants("state"):
@@ -151,20 +159,6 @@ def _low_rank(size: int, rank: int) -> tuple[nn.Parameter, nn.Parameter, nn.Para
         nn.Parameter(torch.empty(size, rank)),
         nn.Parameter(torch.empty(rank, size)),
     )
-
-
-class GroupNormParameters(nn.Module):
-    """The norm of each head's answer: `(B, T, H, D)` over D, with weight and bias (C,)."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
-        self.bias = nn.Parameter(torch.empty(size))
-
-    def forward(self, x: Tensor, eps: float) -> Tensor:
-        normed = F.layer_norm(x, x.shape[-1:], eps=eps)
-        weight = self.weight.to(x.dtype).view(x.shape[-2:])
-        return normed * weight + self.bias.to(x.dtype).view(x.shape[-2:])
 
 
 class ChannelMix7(nn.Module):
