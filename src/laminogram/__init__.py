@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from laminogram import outliers as outliers
     from laminogram import plans as plans
     from laminogram import studies as studies
     from laminogram.plans import Plan as Plan
@@ -37,11 +38,23 @@ _HOMES = {
 }
 _ROOMS = {
     "edits": "laminogram.probe.edits",
+    "outliers": "laminogram.outliers",
     "plans": "laminogram.plans",
     "studies": "laminogram.studies",
 }
 
-__all__ = ["Edit", "Gram", "Measurement", "Plan", "View", "edits", "load", "plans", "studies"]
+__all__ = [
+    "Edit",
+    "Gram",
+    "Measurement",
+    "Plan",
+    "View",
+    "edits",
+    "load",
+    "outliers",
+    "plans",
+    "studies",
+]
 
 
 def __getattr__(name: str) -> Any:

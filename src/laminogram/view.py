@@ -146,7 +146,7 @@ class View(Subject):
     def measure(
         self,
         texts: Text,
-        statistics: str | Sequence[Any] = ("moments",),
+        statistics: str | Sequence[Any] | Mapping[str, Sequence[Any]] = ("moments",),
         sites: str | Sequence[str] = ("ffn_out",),
         layers: int | Iterable[int] | None = None,
         *,

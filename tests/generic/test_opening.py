@@ -160,6 +160,20 @@ def test_a_layer_that_reads_more_than_the_stream_is_found_out() -> None:
         wrap(model, causal=True)
 
 
+def test_a_layer_that_writes_on_what_it_is_given_is_refused() -> None:
+    model = draw(tf.AutoModelForCausalLM.from_config(model_of("granite").config))
+
+    class Writing(type(model.model.layers[1])):  # type: ignore[misc]
+        def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            out = super().forward(hidden_states, **kwargs)
+            hidden_states.zero_()
+            return out
+
+    model.model.layers[1].__class__ = Writing
+    with pytest.raises(FamilyError, match="Writing writes on the hidden state"):
+        wrap(model, causal=True)
+
+
 def test_positions_that_a_model_does_not_have_are_an_error() -> None:
     with pytest.raises(TokenError, match="up to 64 tokens"):
         wrapped("opt").loss(ids_of(1, 65))

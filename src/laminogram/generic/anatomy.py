@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from laminogram.errors import FamilyError
 from laminogram.generic.spine import HIDDEN, Call
 from laminogram.stack.config import Block
 
@@ -79,7 +80,10 @@ def with_first(output: Any, x: Tensor) -> Any:
 
 
 def dissect(layer: nn.Module, call: Call, size: Sequence[int]) -> Anatomy:
-    """The anatomy of a layer that is given `call` with hidden states of `size` (B, T, C)."""
+    """The anatomy of a layer that is given `call` with hidden states of `size` (B, T, C).
+
+    FamilyError for a layer that writes on them.
+    """
     for dtype, tolerance in _PRECISIONS.items():
         try:
             subject = _Subject(layer, call, size, dtype, tolerance)
@@ -141,7 +145,13 @@ class _Subject:
                 if path:
                     handle = module.register_forward_hook(hook(path), with_kwargs=True)
                     handles.callback(handle.remove)
-            out = first(self.call(self.layer, x.clone()))
+            given = x.clone()
+            out = first(self.call(self.layer, given))
+        if not torch.equal(given, x):
+            raise FamilyError(
+                f"{type(self.layer).__name__} writes on the hidden state that it is given, so what "
+                "others read there would change"
+            )
         for path, count in calls.items():
             if count > 1:
                 entered.pop(path, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from laminogram.errors import FamilyError
 from laminogram.plans.cost import Figures, Half
 from laminogram.plans.plan import Part
 from laminogram.stack.config import (
@@ -20,6 +21,7 @@ from laminogram.stack.config import (
     TimeMix5Config,
     TimeMix6Config,
     TimeMix7Config,
+    WrappedLayerConfig,
 )
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.moe import MoE
@@ -46,8 +48,11 @@ def figures(
     """What a token costs in every layer, with `context` positions in attention's view.
 
     The bytes are those of the stack's own caches. v_first_from_embedding: count the value product
-    that provides RWKV-7's side stream before the first step.
+    that provides RWKV-7's side stream before the first step. FamilyError for a stack whose layers
+    another library runs.
     """
+    if any(isinstance(layer, WrappedLayerConfig) for layer in stack.config.layers):
+        raise FamilyError(f"{stack.config.family} is run by transformers: its FLOPs are not known")
     size = stack.config.hidden_size
     layers = tuple(
         (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from laminogram.errors import TokenError
+from laminogram.errors import CacheError, TokenError
 from laminogram.plans import Part
 from laminogram.probe import edits
 from laminogram.probe.gram import Gram
@@ -235,7 +235,11 @@ def _going_on(view: View, batch: Batch) -> Iterator[Row]:
         return
     length = batch.lengths[0]
     whole = view.run(batch)[:, :length]
-    cache = view.new_cache(1, capacity=length, planned=length)
+    try:
+        cache = view.new_cache(1, capacity=length, planned=length)
+    except CacheError as error:  # a stack that another library runs may have none
+        yield from (Row(name, None, None, None, str(error)) for name in names)
+        return
     parts = [view.run(_part(batch, t, t + 1), cache=cache) for t in range(length)]
     yield _judged(names[0], view, [(torch.cat(parts, 1), whole)], f"{length} tokens")
     half = length // 2
