@@ -42,7 +42,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "parameters", "sources"),
-    [("tiny-rwkv4", 2.75e6, 1), ("tiny-rwkv7", 2.5e6, 1), ("small-llama", 5.9e6, 4)],
+    [("tiny-rwkv4", 2.75e6, 1), ("tiny-rwkv7", 0.9e6, 1), ("small-llama", 5.9e6, 4)],
 )
 def test_a_dry_run_leaves_everything(name, parameters, sources, corpus, tmp_path):
     out = tmp_path / name
