@@ -34,7 +34,7 @@ State = dict[str, Tensor]
 # 8 x 256 x 768). On a GPU the limit only bounds the memory of temporaries.
 _CHUNK_CPU = 1 << 16
 _CHUNK_THREAD = 1 << 17
-_CHUNK_GPU = 1 << 23
+_CHUNK_GPU = 1 << 22
 
 
 @dataclass(frozen=True)
