@@ -66,6 +66,23 @@ class FastTokenizer(Tokenizer):
         except TypeError as error:
             raise surrogate(text) from error
 
+    def encode_pair(
+        self, first: str, second: str | None = None, longest: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """The ids and token types of one text, or of two as the file joins them.
+
+        Beyond `longest` tokens in all, the end of the longer text is left out, token by token.
+        """
+        if longest is not None:
+            self.inner.enable_truncation(longest, strategy="longest_first")
+        try:
+            joined = self.inner.encode(first, second)
+        except TypeError as error:
+            raise surrogate(first) from error
+        finally:
+            self.inner.no_truncation()
+        return list(joined.ids), list(joined.type_ids)
+
     def _extended(self, tokens: Sequence[str]) -> Self:
         from tokenizers import AddedToken
         from tokenizers import Tokenizer as Inner
