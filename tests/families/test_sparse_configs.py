@@ -212,6 +212,11 @@ def test_quirks_of_the_published_models() -> None:
     assert (lite.n_group, lite.shared_intermediate_size) == (1, 2816)
 
 
+def test_experts_may_stand_in_every_second_layer() -> None:
+    kinds = [layer.ffn.kind for layer in read("DeepSeek-V2-Lite", moe_layer_freq=2).layers]
+    assert kinds[:5] == ["mlp", "mlp", "moe", "mlp", "moe"]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_configurations_come_back(name: str) -> None:
     config = read(name)

@@ -114,6 +114,16 @@ def test_no_code_of_a_checkpoint_is_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_no_kernel_that_a_checkpoint_names_is_fetched(
+    folder: Path, tmp_path: Path, field: str
+) -> None:
+    """`owner/name` there has transformers fetch and run code from a hub."""
+    view = laminogram.load(changed(folder, tmp_path, **{field: "nobody/kernel"}))
+    ids = ids_of(1, 8)
+    assert torch.equal(view.logits(ids), laminogram.load(folder).logits(ids))
+
+
 def test_what_has_two_stacks_or_packed_weights_is_refused(folder: Path, tmp_path: Path) -> None:
     quantised = changed(folder, tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(FamilyError, match="is quantised"):

@@ -74,3 +74,12 @@ def test_the_command(tmp_path: Path) -> None:
     text = CliRunner().invoke(cli, ["count", str(file), "--context", "4096"]).output
     assert "6,738,415,616" in text
     assert "4096 in view" in text
+
+
+def test_no_more_tokens_are_in_view_than_there_are_positions() -> None:
+    source = {
+        **{"model_type": "bert", "hidden_size": 8, "intermediate_size": 8, "vocab_size": 9},
+        **{"num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 64},
+    }
+    assert count(source).context == 64
+    assert count(source, context=16).context == 16

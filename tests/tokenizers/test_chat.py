@@ -167,7 +167,7 @@ def test_what_a_template_or_a_chat_may_say() -> None:
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
         ),
         (_text.INTERNLM2, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
-        (_text.BAICHUAN2, "<reserved_106>Hi<reserved_107>"),
+        (_text.BAICHUAN, "<reserved_106>Hi<reserved_107>"),
         (_text.CHATGLM, "<|user|>\n Hi<|assistant|>"),
         (_text.RWKV, "User: Hi\n\nAssistant:"),
     ],

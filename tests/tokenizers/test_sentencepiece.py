@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from tests.tokenizers.small import AWKWARD, TEXTS, sentencepiece_model
 
 from laminogram.errors import CheckpointError, TokenError
-from laminogram.families._text import BAICHUAN2, BOS, CHATGLM
+from laminogram.families._text import BAICHUAN, BOS, CHATGLM
 from laminogram.families.base import TextHabits
 from laminogram.tokenizers import Tokenizer, find_tokenizer, finding, load_tokenizer
 
@@ -89,14 +89,25 @@ def test_names_that_only_the_hub_s_code_lists(tmp_path: Path) -> None:
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     words = [*theirs.encode("\n"), *theirs.encode("the cat")]
     assert chat == [size + 1, size + 3, size + 6, *words, size + 7]
+    template = "[gMASK]sop{% for one in messages %}<|user|>{{ one.content }}{% endfor %}"
+    written = opened(tmp_path, config={"chat_template": template}, habits=CHATGLM)
+    spelled = written.chat_ids([{"role": "user", "content": "sop people"}])
+    assert spelled == [size + 1, size + 3, size + 6, *theirs.encode("sop people")]
     with pytest.raises(CheckpointError, match=r"begin with '\[gMASK\]', which is no token"):
         opened(tmp_path, habits=TextHabits(prefixes=(("[gMASK]",),))).encode("a")
 
 
 def test_pieces_that_users_defined_are_read_in_chats(tmp_path: Path) -> None:
-    ours = opened(tmp_path, habits=BAICHUAN2)
+    ours = opened(tmp_path, habits=BAICHUAN)
     ids = ours.encode(ours.chat([{"role": "user", "content": "the"}]), bos=False)
     assert ours.id_of("<reserved_106>") in ids
+
+
+def test_an_earlier_vocabulary_has_a_chat_of_its_own(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "the"}]
+    for size, text in [(64_000, "<reserved_102>the<reserved_103>"), (125_696, None), (None, None)]:
+        ours = opened(tmp_path, habits=BAICHUAN, vocab_size=size)
+        assert ours.chat(said) == (text or "<reserved_106>the<reserved_107>")
 
 
 def test_a_damaged_model_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.tokenizers.small import AWKWARD, TEXTS, world_lines
 
 from laminogram.errors import CheckpointError, TokenError
-from laminogram.families._text import RWKV
+from laminogram.families._text import RWKV, SharedVocabulary
+from laminogram.families.base import TextHabits
 from laminogram.tokenizers import find_tokenizer, load_tokenizer
 from laminogram.tokenizers.world import LongestMatch, WorldTokenizer, read_world
 
@@ -153,3 +154,12 @@ def test_a_file_without_a_tokenizer_gets_the_one_of_its_size(
     (tmp_path / "rwkv_vocab_v20230424.txt").write_text(world_lines(), encoding="utf-8")
     beside = find_tokenizer(weights, habits=RWKV, vocab_size=65536).tokenizer
     assert beside is not None and beside.vocab_size == 264
+
+
+def test_a_list_of_literals_is_no_wordpiece_vocabulary(tmp_path: Path) -> None:
+    """As the hub's RWKV-5 folders have it beside the weights: a Python literal a line."""
+    (tmp_path / "vocab.txt").write_text("<s>\nb'\\x00'\nb'\\x01'\n")
+    (tmp_path / "shared.txt").write_text(world_lines(), encoding="utf-8")
+    habits = TextHabits(vocabularies=(SharedVocabulary(9, "shared.txt", "is nowhere"),))
+    found = load_tokenizer(tmp_path, habits=habits, vocab_size=9)
+    assert isinstance(found, WorldTokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import laminogram
 from laminogram.checkpoint.write import export
 from laminogram.errors import ConfigError, FamilyError
 from laminogram.evaluate.score import scores
+from laminogram.stack.rebuild import rebuild
 from laminogram.train import add_score_head, extend_vocabulary
 
 
@@ -87,6 +89,23 @@ def test_new_tokens(name: str) -> None:
     assert torch.equal(view.logits(text)[..., :known], before.logits(text)[..., :known])
     assert view.stack.layer(1) is not before.stack.layer(1)
     assert view.stack.layer(1).ffn.up.weight is before.stack.layer(1).ffn.up.weight
+
+
+def test_rows_come_in_multiples() -> None:
+    """Also where the model has more of them than its tokenizer needs."""
+    before = extend_vocabulary(laminogram.load("tiny-llama"), ["<a>"], multiple=61)
+    assert before.config.vocab_size % 64
+    after = extend_vocabulary(before, ["<b>"], multiple=64)
+    assert after.config.vocab_size == -(-before.config.vocab_size // 64) * 64
+
+
+@pytest.mark.parametrize("named", ["TinyForCausalLM", "TinyLMHeadModel"])
+def test_a_configuration_alone_says_that_there_is_a_score(named: str) -> None:
+    view = view_of("llama")
+    config = replace(view.config, source={**view.config.source, "architectures": [named]})
+    source = add_score_head(replace(view, stack=rebuild(view.stack, config, {})), 3).config.source
+    assert source["architectures"] == ["TinyForSequenceClassification"]
+    assert len(source["id2label"]) == 3
 
 
 def test_a_longer_vocabulary_is_saved(tmp_path: Path) -> None:

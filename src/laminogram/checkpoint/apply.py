@@ -71,10 +71,16 @@ class Weights(Mapping[str, Tensor]):
         self._parameters = dict(stack.named_parameters())
 
     def __getitem__(self, name: str) -> Tensor:
+        return self.stored(name).to(self._parameters[name].dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def stored(self, name: str) -> Tensor:
+        """The parameter in the dtype in which the source holds it."""
         bound = self._mapping.ours(name)
         assert bound is not None
-        tensor = bound.read(lambda theirs: self._checkpoint.get(self._keys[theirs]))
-        return tensor.to(self._parameters[name].dtype)
+        return bound.read(lambda theirs: self._checkpoint.get(self._keys[theirs]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
@@ -174,7 +180,7 @@ def write(
     no room for it.
     """
     destination = refuse_existing(dst)
-    _check_room(destination, prepared.made.nbytes)
+    check_room(destination, prepared.made.nbytes)
     manifest = _manifest(prepared)
     destination.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
@@ -184,10 +190,10 @@ def write(
         if not prepared.standalone:
             text = json.dumps(dict(prepared.made.source), indent=2, ensure_ascii=False)
             write_text(work / "config.json", text + "\n")
-        for file in _companions(prepared.path):
+        for file in companions(prepared.path):
             target = work / file
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(_folder(prepared.path) / file, target)
+            shutil.copyfile(folder_of(prepared.path) / file, target)
         write_text(work / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         work.rename(destination)
     finally:
@@ -199,11 +205,12 @@ def refuse_existing(dst: str | Path) -> Path:
     """The path of a directory to be made; CheckpointError where something is there."""
     destination = Path(dst).expanduser()
     if os.path.lexists(destination):
-        raise CheckpointError(f"{destination} exists; a plan is never written over anything")
+        raise CheckpointError(f"{destination} exists; nothing is ever written over it")
     return destination
 
 
-def _check_room(destination: Path, nbytes: int) -> None:
+def check_room(destination: Path, nbytes: int) -> None:
+    """CheckpointError where the disk of `destination` has not that many bytes left."""
     folder = next(parent for parent in destination.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < nbytes:
@@ -283,13 +290,14 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _folder(path: Path) -> Path:
+def folder_of(path: Path) -> Path:
+    """The directory of a model that is one, or a file in one."""
     return path if path.is_dir() else path.parent
 
 
-def _companions(path: Path) -> list[Path]:
+def companions(path: Path) -> list[Path]:
     """Files to copy, relative to the model's folder; beside a single file, only its tokenizer."""
     patterns = _COMPANIONS if path.is_dir() else ("tokenizer.json",)
-    folder = _folder(path)
+    folder = folder_of(path)
     found = {file.relative_to(folder) for pattern in patterns for file in folder.glob(pattern)}
     return sorted(file for file in found if (folder / file).is_file() and file.suffix != ".py")

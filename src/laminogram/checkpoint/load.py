@@ -59,7 +59,13 @@ def describe(
     `settings` replace fields of the configuration (`group_norm_eps=1e-5`). `dtype` is that in which
     fp8 weights are given. Errors are CheckpointError, FamilyError or ConfigError.
     """
+    from laminogram.checkpoint.megatron import is_megatron, read_megatron
+
     path = Path(path)
+    if is_megatron(path):
+        found = read_megatron(path)
+        changed = {**found.config.source, **settings} if settings else None
+        return found if changed is None else read_megatron(path, config=changed)
     checkpoint = open_checkpoint(path)
     file = (path if path.is_dir() else path.parent) / "config.json"
     source = read_config(file) if path.is_dir() and file.is_file() else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ def load_into(
 
     `dtype` None keeps the checkpoint's (the one most elements have). `device` is one device, or a
     function from a parameter's name to its device. `options` go to the layout (`rescaled=6`).
-    CheckpointError lists missing, unexpected and misshaped tensors, with what was expected.
+    On "meta" no tensor is read, and the rest is as usual. CheckpointError lists missing, unexpected
+    and misshaped tensors, with what was expected.
     """
     mapping = bind(checkpoint, layout, config, options)
     keys = {layout.canonical(key): key for key in checkpoint.tensors}
@@ -48,8 +50,8 @@ def load_into(
     bounds = _check(parameters, checkpoint, layout, mapping, keys)
     target = dtype or _common_dtype(checkpoint, keys, bounds.values())
     for name, bound in bounds.items():
-        tensor = bound.read(lambda theirs: checkpoint.get(keys[theirs]))
-        where = device(name) if callable(device) else device
+        where = torch.device(device(name) if callable(device) else device)
+        tensor = bound.read(_getter(checkpoint, keys, blank=where.type == "meta"))
         kept = _precision(stack, name, target)
         tensor = tensor.to(device=where, dtype=kept).contiguous()
         _assign(stack, name, tensor, parameters[name].requires_grad)
@@ -104,6 +106,14 @@ def _check(
             + _listed("misshaped", misshaped)
         )
     return bounds
+
+
+def _getter(
+    checkpoint: Checkpoint, keys: Mapping[str, str], *, blank: bool
+) -> Callable[[str], Tensor]:
+    """Gives a tensor by its name of today, or one of its form without memory."""
+    get = partial(_blank, checkpoint) if blank else checkpoint.get
+    return lambda name: get(keys[name])
 
 
 def _blank(checkpoint: Checkpoint, key: str) -> Tensor:

@@ -62,6 +62,11 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
 
 @dataclass
 class Checkpoint:

@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from laminogram import families
 from laminogram.checkpoint.fingerprint import tensor_bytes
 from laminogram.checkpoint.reading import SAFETENSORS_DTYPES, TensorInfo
+from laminogram.checkpoint.side_by_side import write_side_by_side
 from laminogram.errors import CheckpointError
 from laminogram.stack.config import StackConfig
 
 _NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 MAX_SHARD_BYTES = 5_000_000_000
+Watch = Callable[[str, memoryview], None]
 
 
 def write_safetensors(
@@ -39,28 +41,44 @@ def stream_safetensors(
     infos: Mapping[str, TensorInfo],
     make: Callable[[str], Tensor],
     metadata: Mapping[str, str] | None = None,
+    *,
+    workers: int = 1,
+    watch: Watch | None = None,
 ) -> None:
     """Like `write_safetensors`, each tensor made by `make(name)` when its turn comes.
 
-    CheckpointError where a tensor is not what `infos` promised; then no file is left behind.
+    With several `workers`, tensors are made and written side by side, to the same bytes.
+    `watch(name, chunk)` sees all bytes of a tensor, in order. CheckpointError where a tensor is not
+    what `infos` promised; then no file is left behind.
     """
     path = Path(path)
     # Widest elements first keeps every tensor aligned, so that a reader can map it as it is.
     order = sorted(infos, key=lambda name: (-infos[name].dtype.itemsize, name))
     header = _header({name: infos[name] for name in order}, metadata)
+
+    def chunks(name: str) -> Iterator[memoryview]:
+        tensor = make(name)
+        if (tuple(tensor.shape), tensor.dtype) != infos[name]:
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; "
+                f"announced were {infos[name].shape} and {infos[name].dtype}"
+            )
+        for chunk in tensor_bytes(tensor):
+            if watch is not None:
+                watch(name, chunk)
+            yield chunk
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(header)
-            for name in order:
-                tensor = make(name)
-                if (tuple(tensor.shape), tensor.dtype) != infos[name]:
-                    raise CheckpointError(
-                        f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}; "
-                        f"announced were {infos[name].shape} and {infos[name].dtype}"
-                    )
-                for chunk in tensor_bytes(tensor):
-                    file.write(chunk)
+            if workers > 1 and hasattr(os, "pwrite"):
+                file.flush()
+                sizes = {name: infos[name].nbytes for name in order}
+                write_side_by_side(file.fileno(), len(header), sizes, chunks, workers)
+            else:
+                for name in order:
+                    file.writelines(chunks(name))
             file.flush()
             os.fsync(file.fileno())
         _permit(temporary)
@@ -164,24 +182,37 @@ def write_shards(
 ) -> None:
     """Write tensors, made one at a time, to safetensors files of at most that size, with an index
     where there are several."""
+    shards = plan_shards(infos, max_shard_bytes)
+    for file, shard in shards.items():
+        stream_safetensors(folder / file, shard, make, {"format": "pt"})
+    write_index(folder, shards)
+
+
+def plan_shards(
+    infos: Mapping[str, TensorInfo], max_shard_bytes: int
+) -> dict[str, dict[str, TensorInfo]]:
+    """Which tensors go to which file, in their order; a file holds at least one."""
     shards: list[dict[str, TensorInfo]] = [{}]
     filled = 0
     for name, info in infos.items():
-        size = torch.Size(info.shape).numel() * info.dtype.itemsize
-        if shards[-1] and filled + size > max_shard_bytes:
+        if shards[-1] and filled + info.nbytes > max_shard_bytes:
             shards.append({})
             filled = 0
         shards[-1][name] = info
-        filled += size
+        filled += info.nbytes
     if len(shards) == 1:
-        stream_safetensors(folder / "model.safetensors", shards[0], make, {"format": "pt"})
+        return {"model.safetensors": shards[0]}
+    count = len(shards)
+    names = (f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1))
+    return dict(zip(names, shards))
+
+
+def write_index(folder: Path, shards: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+    """Write which tensor lies in which file, where there are several."""
+    if len(shards) == 1:
         return
-    placed = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        stream_safetensors(folder / file, shard, make, {"format": "pt"})
-        placed.update(dict.fromkeys(shard, file))
-    total = sum(torch.Size(i.shape).numel() * i.dtype.itemsize for i in infos.values())
+    placed = {name: file for file, shard in shards.items() for name in shard}
+    total = sum(info.nbytes for shard in shards.values() for info in shard.values())
     index = {"metadata": {"total_size": total}, "weight_map": placed}
     write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 

@@ -67,6 +67,8 @@ def find(source: Mapping[str, Any]) -> Family:
     """
     model_type = source.get("model_type")
     architectures = source.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise FamilyError(f"architectures is {architectures!r}; expected a list of class names")
     for family in known().values():
         if model_type in family.model_types:
             return family

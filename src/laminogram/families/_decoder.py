@@ -15,6 +15,7 @@ from laminogram.families.base import (
     Rename,
     Rule,
     SplitRows,
+    Target,
     halves,
     heads,
     named,
@@ -191,6 +192,7 @@ def decoder_layout(
     *rules: Rule,
     mark: str = f"{LAYER}.self_attn.q_proj.weight",
     aliases: tuple[tuple[str, str], ...] = (),
+    target: Target | None = None,
 ) -> Layout:
     """The layout "hf": the two ends with the rules of a layer, recognised by one of its tensors."""
     return Layout(
@@ -200,4 +202,5 @@ def decoder_layout(
         ignore=("*.rotary_emb.inv_freq",),
         duplicates=(("lm_head.weight", "model.embed_tokens.weight"),),
         aliases=aliases,
+        target=target,
     )

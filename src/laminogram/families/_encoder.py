@@ -75,7 +75,7 @@ def has(fields: Fields, shapes: Shapes | None, ending: str, *classes: str) -> bo
     """Whether a part is there: by its tensors; without tensors, by the class's name."""
     if shapes is not None:
         return any(key.endswith(ending) for key in shapes)
-    return any(name in classes for name in fields.raw("architectures", []))
+    return any(name in classes for name in fields.listed("architectures"))
 
 
 def encoder_rules(prefix: str) -> tuple[Rule, ...]:

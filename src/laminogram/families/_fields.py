@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -15,7 +14,8 @@ _HARMLESS = re.compile(
     r"""_.* | architectures | model_type | transformers_version | (torch_)?dtype | auto_map
     | .*dropout.* | (.*_)?initializer_.* | use_cache | .*_token_id | .*pretraining_tp
     | name_or_path | id2label | label2id | num_labels | problem_type | return_dict | output_.*
-    | gradient_checkpointing | tokenizer_class | prefix | finetuning_task | task_specific_params
+    | gradient_checkpointing | tokenizer_.* | prefix | finetuning_task | task_specific_params
+    | max_sequence_length | model_max_length | .*softmax_in_fp32
     | unsloth_.* | .*_version | max_length | min_length | max_new_tokens | do_sample
     | early_stopping | num_beams | top_k | top_p | typical_p | temperature | .*_penalty
     | .*no_repeat_ngram_size | bad_words_ids | num_return_sequences | remove_invalid_values
@@ -42,6 +42,13 @@ _MOST = {
     r"vocab|position|length|window": 2**31 - 1,
     r"": 2**20,
 }
+_LARGEST = 1e18
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a number above zero that arithmetic can hold."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and 0 < value <= _LARGEST
 
 
 class Fields:
@@ -89,8 +96,7 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A positive number; required where `default` is None."""
         value = self._given(name, default)
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if not numeric or not 0 < value < math.inf:
+        if not is_positive(value):
             self.refuse(name, value, "a positive number")
         return float(value)
 
@@ -104,9 +110,16 @@ class Fields:
     def activation(self, name: str, default: str) -> str:
         """The name of an activation function that the stack has."""
         value = self._given(name, default)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             self.refuse(name, value, "one of " + ", ".join(sorted(ACTIVATIONS)))
-        return str(value)
+        return value
+
+    def listed(self, name: str) -> list[str]:
+        """A list of texts, empty where the field is absent."""
+        value = self.raw(name, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.refuse(name, value, "a list of texts")
+        return list(value)
 
     def token(self, name: str) -> int | None:
         """A token id, or None."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from laminogram.families._rules import Fetch
 from laminogram.families._rwkv import OURS
-from laminogram.families.base import Binding, Layout, Rename, Rule, Transpose, named
+from laminogram.families._target import in_mix
+from laminogram.families.base import SIZES, Binding, Layout, Rename, Rule, Target, Transpose, named
 
 _FLA = "model.layers.{i}"
 _FLA_ORDER, _ORDER = "rwkvg", "wkvrg"
@@ -97,4 +98,17 @@ def finch_fla() -> Layout:
             Rename("lm_head.weight", "head.weight"),
         ),
         duplicates=(("lm_head.weight", "model.embeddings.weight"),),
+        target=Target(
+            "RWKV6ForCausalLM",
+            (*SIZES, "num_heads", "norm_eps", "max_position_embeddings"),
+            {
+                "proj_low_rank_dim": in_mix("mix_rank"),
+                "gate_low_rank_dim": in_mix("decay_rank"),
+                "hidden_act": lambda config: "sqrelu",
+                # Its default for keys is half the width.
+                "expand_k": lambda config: 1.0,
+                "expand_v": lambda config: 1.0,
+            },
+            opened_by="flash-linear-attention",
+        ),
     )

@@ -6,9 +6,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from laminogram.families.base import Halved, Rename, Rule, Squeeze, Transpose, named
+from laminogram.families._target import in_mix
+from laminogram.families.base import (
+    SIZES,
+    Halved,
+    Rename,
+    Rule,
+    Squeeze,
+    Target,
+    Transpose,
+    named,
+)
+from laminogram.stack.config import StackConfig
 
 OURS = "layers.{i}"
+SAID = (*SIZES, "attention_hidden_size", "layer_norm_epsilon")
+"""What configurations of the Hugging Face form have in common."""
 _MATRICES = {"key": "k", "value": "v", "receptance": "r", "gate": "g"}
 
 
@@ -77,3 +90,20 @@ def mixes(prefix: str, part: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
 def letters(names: str) -> dict[str, str]:
     """Letters that are the same on both sides, for `mixes`."""
     return {name: name for name in names}
+
+
+def head_size_divisor(config: StackConfig) -> float:
+    """By what a head's answer was divided before its norm, as the norm's epsilon shows."""
+    eps = float(getattr(config.layers[0].attn, "group_norm_eps", 64e-5))
+    return round((eps / 1e-5) ** 0.5, 6)
+
+
+def hub_target(architecture: str, **ranks: str) -> Target:
+    """The hub's configurations of RWKV-5 and 6; `ranks` are fields with ours that they hold."""
+    special = {field: in_mix(ours) for field, ours in ranks.items()}
+    return Target(
+        architecture,
+        (*SAID, "head_size"),
+        {"head_size_divisor": head_size_divisor, **special},
+        opened_by="laminogram, and the hub's modelling code",
+    )

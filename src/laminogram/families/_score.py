@@ -33,10 +33,13 @@ def count_labels(fields: Fields, shapes: Mapping[str, tuple[int, ...]] | None, w
     """How many labels a classifier has: by its weight, else by its names for them."""
     if shapes is not None and weight in shapes:
         return shapes[weight][0]
-    return fields.integer("num_labels", len(fields.raw("id2label", {})) or 2)
+    names = fields.raw("id2label", {})
+    if not isinstance(names, Mapping):
+        fields.refuse("id2label", names, "an object: the name of each label")
+    return fields.integer("num_labels", len(names) or 2)
 
 
 def _is_scored(fields: Fields, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
     if shapes is not None:
         return _WEIGHT in shapes
-    return any(str(name).endswith(CLASS_ENDING) for name in fields.raw("architectures", []))
+    return any(name.endswith(CLASS_ENDING) for name in fields.listed("architectures"))

@@ -43,8 +43,9 @@ class TextHabits:
     bos: whether texts begin with BOS. prefixes: tokens by name that texts begin with instead; the
     first of several that the vocabulary has.
     sentencepiece_special: names that are numbered on from a sentencepiece model's last piece. chat:
-    a chat template in Jinja, without what every text begins with; turn_ends: what the assistant
-    writes after its turn. A tokenizer.json says all but these two itself.
+    a chat template in Jinja, without what every text begins with, but for models of the vocabulary
+    sizes that `chats` has templates for; turn_ends: what the assistant writes after its turn. A
+    tokenizer.json says all but these itself.
     """
 
     bos: bool = False
@@ -53,6 +54,7 @@ class TextHabits:
     sentencepiece_special: tuple[str, ...] = ()
     vocabularies: tuple[SharedVocabulary, ...] = ()
     chat: str | None = None
+    chats: tuple[tuple[int, str], ...] = ()
     turn_ends: tuple[str, ...] = ()
 
 
@@ -103,17 +105,24 @@ QWEN = TextHabits(
 
 INTERNLM2 = TextHabits(bos=True, chat=_CHATML_TURNS, turn_ends=("<|im_end|>",))
 
-BAICHUAN2 = TextHabits(
-    chat=(
+
+def _reserved_turns(user: int, assistant: int) -> str:
+    """Turns that begin with reserved tokens of these numbers."""
+    return (
         "{% for message in messages %}"
-        "{% if message.role == 'user' %}<reserved_106>"
-        "{% elif message.role == 'assistant' %}<reserved_107>{% endif %}"
+        f"{{% if message.role == 'user' %}}<reserved_{user}>"
+        f"{{% elif message.role == 'assistant' %}}<reserved_{assistant}>{{% endif %}}"
         "{{ message.content }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}<reserved_107>{% endif %}"
-    ),
-)
+        f"{{% if add_generation_prompt %}}<reserved_{assistant}>{{% endif %}}"
+    )
 
+
+# In both vocabularies the tokens 195 and 196 begin the turns; in the first (64,000) they have
+# other names than in the second.
+BAICHUAN = TextHabits(chat=_reserved_turns(106, 107), chats=((64_000, _reserved_turns(102, 103)),))
+
+# Chats are those of ChatGLM 3: its predecessor's "[Round 1]" cannot be told from the files.
 CHATGLM = TextHabits(
     prefixes=(("[gMASK]", "sop"), ("[gMASK]", "<sop>")),
     tiktoken=TiktokenHabits(

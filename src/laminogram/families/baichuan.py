@@ -21,7 +21,7 @@ from laminogram.families._decoder import (
     grouped_attention,
     own_rope,
 )
-from laminogram.families._text import BAICHUAN2
+from laminogram.families._text import BAICHUAN
 from laminogram.families.base import Family, Fields, Shapes, SplitRows, query_key_value
 from laminogram.stack.config import StackConfig
 
@@ -70,7 +70,7 @@ FAMILY = Family(
     model_types=("baichuan",),
     architectures=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
     configure=_configure,
-    text=BAICHUAN2,
+    text=BAICHUAN,
     layouts=(
         decoder_layout(
             *NORMS,

@@ -34,10 +34,16 @@ from laminogram.families._rules import (
     match,
     query_key_value,
 )
+from laminogram.families._target import GROUPED, KINDS, PTH, SIZES, TURNED, Target
 from laminogram.families._text import TextHabits, TiktokenHabits
 from laminogram.stack.config import StackConfig
 
 __all__ = [
+    "GROUPED",
+    "KINDS",
+    "PTH",
+    "SIZES",
+    "TURNED",
     "Binding",
     "Bound",
     "Deinterleave",
@@ -53,6 +59,7 @@ __all__ = [
     "SplitHeads",
     "SplitRows",
     "Squeeze",
+    "Target",
     "TensorMap",
     "TextHabits",
     "TiktokenHabits",
@@ -76,7 +83,8 @@ class Layout:
     patterns of tensors without meaning (buffers), in which `{layers}` is the number of layers,
     `duplicates` pairs (copy, original): a copy that no tensor of the stack needs is accepted where
     it equals its original. `aliases` are endings (old, new) of keys. `options` are the names that
-    its operations read from the checkpoint or the caller.
+    its operations read from the checkpoint or the caller. `target` says how another model is told
+    in this form; a layout without one is only written as what it was read from.
     """
 
     name: str
@@ -86,6 +94,7 @@ class Layout:
     duplicates: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     options: tuple[str, ...] = ()
+    target: Target | None = None
 
     def canonical(self, key: str) -> str:
         """A checkpoint's key with an old ending replaced."""
@@ -146,6 +155,15 @@ class Family:
         config = _score.with_score(self.configure(fields, shapes), fields, shapes)
         fields.finish(self.harmless)
         return replace(config, source=dict(source))
+
+    def express(self, layout: Layout, config: StackConfig) -> dict[str, Any]:
+        """What config.json says where `config` is written in this layout, as far as it can.
+
+        ConfigError where the layout is no target, or the stack has no such parts at all.
+        """
+        if layout.target is None:
+            raise ConfigError("its published form is only read here, not written")
+        return layout.target.source(config, self.model_types[0], self.names)
 
     def layout(self, keys: Iterable[str]) -> Layout:
         """The first layout whose marks are among the keys; CheckpointError where there is none."""

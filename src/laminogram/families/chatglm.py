@@ -73,8 +73,7 @@ FAMILY = Family(
     configure=_configure,
     text=CHATGLM,
     harmless=(
-        *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion"),
-        "fp32_residual_connection",
+        *("apply_query_key_layer_scaling", "bias_dropout_fusion", "fp32_residual_connection"),
         # What the published code overwrites with the fields that are read here.
         *("vocab_size", "num_hidden_layers"),
     ),

@@ -58,4 +58,5 @@ FAMILY = Family(
             mark=MARK,
         ),
     ),
+    defaults={"q_lora_rank": 1536},
 )

@@ -63,4 +63,13 @@ FAMILY = Family(
     harmless=TRAINING,
     configure=_configure,
     layouts=(replace(_LAYOUT, ignore=(*_LAYOUT.ignore, "model.layers.{layers}.*")),),
+    defaults={
+        "first_k_dense_replace": 3,
+        "max_position_embeddings": 4096,
+        "n_group": 8,
+        "n_shared_experts": 1,
+        "q_lora_rank": 1536,
+        "routed_scaling_factor": 2.5,
+        "topk_group": 4,
+    },
 )

@@ -14,7 +14,7 @@ from laminogram.families._decoder import (
     rms_norm,
 )
 from laminogram.families._text import BOS
-from laminogram.families.base import Family, Fields, Shapes
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target
 from laminogram.stack.config import EmbeddingConfig, StackConfig
 
 
@@ -49,7 +49,14 @@ FAMILY = Family(
     architectures=("GemmaForCausalLM",),
     configure=_configure,
     text=BOS,
-    layouts=(decoder_layout(*NORMS, *ATTENTION, *GATED),),
+    layouts=(
+        decoder_layout(
+            *NORMS,
+            *ATTENTION,
+            *GATED,
+            target=Target("GemmaForCausalLM", (*TURNED, "attention_bias")),
+        ),
+    ),
     defaults={
         "head_dim": 256,
         "max_position_embeddings": 8192,

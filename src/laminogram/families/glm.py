@@ -11,7 +11,8 @@ from laminogram.families._decoder import (
     decoder_layout,
     grouped_attention,
 )
-from laminogram.families.base import Family, Fields, Shapes
+from laminogram.families._target import rope_with_share
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target
 from laminogram.stack.config import StackConfig
 
 
@@ -26,7 +27,18 @@ FAMILY = Family(
     model_types=("glm",),
     architectures=("GlmForCausalLM",),
     configure=_configure,
-    layouts=(decoder_layout(*NORMS, *INTERLEAVED, *FUSED_GATED),),
+    layouts=(
+        decoder_layout(
+            *NORMS,
+            *INTERLEAVED,
+            *FUSED_GATED,
+            target=Target(
+                "GlmForCausalLM",
+                (*TURNED, "attention_bias"),
+                {"rope_parameters": rope_with_share},
+            ),
+        ),
+    ),
     defaults={
         "num_key_value_heads": 2,
         "head_dim": 128,

@@ -13,7 +13,8 @@ from laminogram.families._decoder import (
     decoder_layout,
     grouped_attention,
 )
-from laminogram.families.base import Family, Fields, Shapes, named
+from laminogram.families._target import rope_with_share
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target, named
 from laminogram.stack.config import StackConfig
 
 
@@ -36,6 +37,11 @@ FAMILY = Family(
             *named(f"{LAYER}.post_mlp_layernorm", f"{OURS}.ffn_post_norm", "weight"),
             *INTERLEAVED,
             *FUSED_GATED,
+            target=Target(
+                "Glm4ForCausalLM",
+                (*TURNED, "attention_bias"),
+                {"rope_parameters": rope_with_share},
+            ),
         ),
     ),
     defaults={

@@ -36,6 +36,9 @@ def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
         partial=0.25,
         max_positions=positions,
     )
+    # The same two once more, under the names of other families, as some programs write them.
+    fields.only("rope_theta", rope.theta)
+    fields.only("partial_rotary_factor", fields.raw("rotary_pct", 0.25))
     layer = LayerConfig(
         block="parallel" if fields.flag("use_parallel_residual", True) else "pre",
         norm=norm,

@@ -6,14 +6,17 @@ Source: `modeling_internlm2.py` of internlm/internlm2-7b.
 from __future__ import annotations
 
 from laminogram.families._decoder import decoder, decoder_layer, grouped_attention
+from laminogram.families._target import attention
 from laminogram.families._text import INTERNLM2
 from laminogram.families.base import (
+    GROUPED,
     Family,
     Fields,
     Layout,
     Rename,
     Shapes,
     SplitGroups,
+    Target,
     named,
 )
 from laminogram.stack.config import StackConfig
@@ -58,6 +61,12 @@ FAMILY = Family(
             ),
             ignore=("*.rotary_emb.inv_freq",),
             duplicates=(("output.weight", "model.tok_embeddings.weight"),),
+            target=Target(
+                "InternLM2ForCausalLM",
+                (*GROUPED, "rope_theta", "rope_scaling"),
+                {"bias": lambda config: attention(config).qkv_bias},
+                opened_by="laminogram, and the family's own modelling code",
+            ),
         ),
     ),
 )

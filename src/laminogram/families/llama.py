@@ -17,7 +17,7 @@ from laminogram.families._decoder import (
     grouped_attention,
 )
 from laminogram.families._text import LLAMA
-from laminogram.families.base import Family, Fields, Shapes
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target
 from laminogram.stack.config import StackConfig
 
 
@@ -45,6 +45,7 @@ FAMILY = Family(
                 (".ln1.weight", ".input_layernorm.weight"),
                 (".ln2.weight", ".post_attention_layernorm.weight"),
             ),
+            target=Target("LlamaForCausalLM", (*TURNED, "attention_bias", "mlp_bias")),
         ),
     ),
 )

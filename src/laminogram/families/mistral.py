@@ -12,7 +12,7 @@ from laminogram.families._decoder import (
     grouped_attention,
 )
 from laminogram.families._text import BOS
-from laminogram.families.base import Family, Fields, Shapes
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target
 from laminogram.stack.config import StackConfig
 
 
@@ -29,7 +29,14 @@ FAMILY = Family(
     architectures=("MistralForCausalLM",),
     configure=_configure,
     text=BOS,
-    layouts=(decoder_layout(*NORMS, *ATTENTION, *GATED),),
+    layouts=(
+        decoder_layout(
+            *NORMS,
+            *ATTENTION,
+            *GATED,
+            target=Target("MistralForCausalLM", (*TURNED, "sliding_window")),
+        ),
+    ),
     # An absent window is the first release's; null is none.
     defaults={
         "num_key_value_heads": 8,

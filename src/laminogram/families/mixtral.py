@@ -36,4 +36,10 @@ FAMILY = Family(
             *routed_experts("block_sparse_moe", {"w1": "gate", "w3": "up", "w2": "down"}),
         ),
     ),
+    defaults={
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+    },
 )

@@ -15,12 +15,23 @@ from laminogram.families._decoder import (
     grouped_attention,
 )
 from laminogram.families._text import BOS
-from laminogram.families.base import Family, Fields, Shapes, SplitRows, query_key_value
+from laminogram.families.base import (
+    TURNED,
+    Family,
+    Fields,
+    Shapes,
+    SplitRows,
+    Target,
+    query_key_value,
+)
 from laminogram.stack.config import StackConfig
 
 
 def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
-    fields.only("attention_bias", False)
+    for bias in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        fields.only(bias, False)
+    for unused in ("full_attn_mod", "interpolate_factor"):  # Phi-4-mini's, which no program reads
+        fields.only(unused, 1)
     fields.integer("original_max_position_embeddings")  # the length at which the rotary changes
     window = fields.optional("sliding_window")
     attn = grouped_attention(fields, partial=1.0, window=window)
@@ -46,6 +57,10 @@ FAMILY = Family(
             *OUTPUT,
             *FUSED_GATED,
             mark=_FUSED,
+            target=Target(
+                "Phi3ForCausalLM",
+                (*TURNED, "sliding_window", "original_max_position_embeddings"),
+            ),
         ),
     ),
     defaults={

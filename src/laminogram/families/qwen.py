@@ -77,7 +77,7 @@ FAMILY = Family(
     configure=_configure,
     text=QWEN,
     harmless=(
-        *("bf16", "fp16", "fp32", "softmax_in_fp32", "onnx_safe"),
+        *("bf16", "fp16", "fp32", "onnx_safe"),
         *("use_flash_attn", "use_cache_kernel"),
     ),
     layouts=(

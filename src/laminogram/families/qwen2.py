@@ -14,7 +14,7 @@ from laminogram.families._decoder import (
     grouped_attention,
     windows,
 )
-from laminogram.families.base import Family, Fields, Shapes
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target
 from laminogram.stack.config import StackConfig
 
 
@@ -30,7 +30,17 @@ FAMILY = Family(
     model_types=("qwen2",),
     architectures=("Qwen2ForCausalLM",),
     configure=_configure,
-    layouts=(decoder_layout(*NORMS, *ATTENTION, *GATED),),
+    layouts=(
+        decoder_layout(
+            *NORMS,
+            *ATTENTION,
+            *GATED,
+            target=Target(
+                "Qwen2ForCausalLM",
+                (*TURNED, "sliding_window", "use_sliding_window", "layer_types"),
+            ),
+        ),
+    ),
     defaults={
         "max_position_embeddings": 32_768,
         "sliding_window": 4096,

@@ -17,7 +17,7 @@ from laminogram.families._decoder import (
     rms_norm,
     windows,
 )
-from laminogram.families.base import Family, Fields, Shapes, named
+from laminogram.families.base import TURNED, Family, Fields, Shapes, Target, named
 from laminogram.stack.config import StackConfig
 
 
@@ -41,6 +41,10 @@ FAMILY = Family(
             *named(f"{LAYER}.self_attn.q_norm", f"{OURS}.attn.q_norm", "weight"),
             *named(f"{LAYER}.self_attn.k_norm", f"{OURS}.attn.k_norm", "weight"),
             *GATED,
+            target=Target(
+                "Qwen3ForCausalLM",
+                (*TURNED, "attention_bias", "sliding_window", "use_sliding_window", "layer_types"),
+            ),
         ),
     ),
     defaults={

@@ -54,4 +54,5 @@ FAMILY = Family(
             *routed_experts("mlp"),
         ),
     ),
+    defaults={"num_key_value_heads": 4, "max_position_embeddings": 32_768},
 )

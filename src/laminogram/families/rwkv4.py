@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from laminogram.families._blink import LAYER, generation, layer_count, size
-from laminogram.families._rwkv import BLINK, HF, OURS, letters, mixes, shared
+from laminogram.families._rwkv import BLINK, HF, OURS, SAID, letters, mixes, shared
 from laminogram.families._text import RWKV
 from laminogram.families.base import (
+    PTH,
     Family,
     Fields,
     Halved,
@@ -21,6 +22,7 @@ from laminogram.families.base import (
     NegativeExponential,
     Rename,
     Shapes,
+    Target,
     Transpose,
 )
 from laminogram.stack.config import (
@@ -100,6 +102,7 @@ def _blink(name: str, *, converted: bool) -> Layout:
             *mixes(f"{LAYER}.ffn.time_mix_", "ffn", letters("kr")),
         ),
         options=("_strategy", "_version", "_rescale_layer") if converted else (),
+        target=None if converted else PTH,
     )
 
 
@@ -118,6 +121,12 @@ def _hf() -> Layout:
         ),
         duplicates=(("head.weight", HF.embedding),),
         options=("rescaled",),
+        target=Target(
+            "RwkvForCausalLM",
+            SAID,
+            # Nothing ends there: it is how long a text its CUDA kernel takes at once.
+            {"context_length": lambda config: config.max_position_embeddings or 1024},
+        ),
     )
 
 

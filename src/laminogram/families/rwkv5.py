@@ -20,9 +20,18 @@ from laminogram.families._blink import (
     refuse_converted,
     size,
 )
-from laminogram.families._rwkv import BLINK, HF, OURS, Tree, letters, mixes, shared
+from laminogram.families._rwkv import BLINK, HF, OURS, Tree, hub_target, letters, mixes, shared
 from laminogram.families._text import RWKV
-from laminogram.families.base import Family, Fields, Halved, Layout, Rename, Shapes, named
+from laminogram.families.base import (
+    PTH,
+    Family,
+    Fields,
+    Halved,
+    Layout,
+    Rename,
+    Shapes,
+    named,
+)
 from laminogram.stack.config import (
     ChannelMix4Config,
     EmbeddingConfig,
@@ -152,9 +161,10 @@ FAMILY = Family(
             _WORDS,
             duplicates=(("head.weight", HF.embedding),),
             options=("rescaled",),
+            target=hub_target("Rwkv5ForCausalLM"),
         ),
-        _layout("blink", BLINK, "time_faaaa", letters("kvrg")),
-        _layout("blink-first", BLINK, "time_first", letters("kvrg")),
+        _layout("blink", BLINK, "time_faaaa", letters("kvrg"), target=PTH),
+        _layout("blink-first", BLINK, "time_first", letters("kvrg"), target=PTH),
     ),
     recognise=_recognise,
     text=RWKV,

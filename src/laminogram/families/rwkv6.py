@@ -20,9 +20,10 @@ from laminogram.families._blink import (
     size,
 )
 from laminogram.families._finch_fla import finch_fla
-from laminogram.families._rwkv import BLINK, HF, OURS, Tree, letters, mixes, shared
+from laminogram.families._rwkv import BLINK, HF, OURS, Tree, hub_target, letters, mixes, shared
 from laminogram.families._text import RWKV
 from laminogram.families.base import (
+    PTH,
     Family,
     Fields,
     Halved,
@@ -41,6 +42,8 @@ from laminogram.stack.config import (
     StackConfig,
     TimeMix6Config,
 )
+
+_WIDE = 4096
 
 
 def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
@@ -100,8 +103,14 @@ def _check_fla(fields: Fields) -> None:
 
 
 def _ranks(fields: Fields, shapes: Shapes | None, layer: int) -> tuple[int, int]:
-    """The ranks of one token shift and of the decay: from the tensors where there are any."""
-    found = [fields.integer("proj_low_rank_dim", 32), fields.integer("gate_low_rank_dim", 64)]
+    """The ranks of one token shift and of the decay: from the tensors where there are any, else
+    from the fields, else those of the published models, of which the wide ones have them doubled.
+    """
+    wide = 2 if fields.integer("hidden_size") == _WIDE and fields.raw("num_heads") is None else 1
+    found = [
+        fields.integer("proj_low_rank_dim", 32 * wide),
+        fields.integer("gate_low_rank_dim", 64 * wide),
+    ]
     for tree in (BLINK, HF):
         prefix = tree.attention.format(i=layer)
         for at, (name, parts) in enumerate((("time_maa_w1", 5), ("time_decay_w1", 1))):
@@ -162,9 +171,17 @@ FAMILY = Family(
     harmless=("use_l2warp",),
     configure=_configure,
     layouts=(
-        _layout("hf", HF, duplicates=(("head.weight", HF.embedding),), options=("rescaled",)),
+        _layout(
+            "hf",
+            HF,
+            duplicates=(("head.weight", HF.embedding),),
+            options=("rescaled",),
+            target=hub_target(
+                "Rwkv6ForCausalLM", proj_low_rank_dim="mix_rank", gate_low_rank_dim="decay_rank"
+            ),
+        ),
         finch_fla(),
-        _layout("blink", BLINK),
+        _layout("blink", BLINK, target=PTH),
     ),
     recognise=_recognise,
     text=RWKV,

@@ -16,14 +16,18 @@ from laminogram.families._blink import (
     layer_count,
     size,
 )
+from laminogram.families._target import in_mix
 from laminogram.families._text import RWKV
 from laminogram.families.base import (
+    PTH,
+    SIZES,
     Family,
     Fields,
     Layout,
     Rename,
     Shapes,
     Squeeze,
+    Target,
     Transpose,
     named,
 )
@@ -82,10 +86,9 @@ def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
     hidden = fields.integer("hidden_size")
     if fields.raw("attn") is not None:
         fields.refuse("attn", fields.raw("attn"), "null: hybrids with attention are not supported")
-    if any(value != hidden for value in fields.raw("value_dim", [])):
-        fields.refuse(
-            "value_dim", fields.raw("value_dim"), f"hidden_size, {hidden}, in every layer"
-        )
+    widths = fields.raw("value_dim", hidden)
+    if any(width != hidden for width in (widths if isinstance(widths, list) else [widths])):
+        fields.refuse("value_dim", widths, f"hidden_size, {hidden}, in every layer")
     count, head_dim = _heads(fields, hidden)
     norm = NormConfig(kind="layer", eps=fields.number("norm_eps", 1e-5), bias=True)
     # Training normalises o / 8 with epsilon 1e-5 for heads of 64: this epsilon, without the / 8.
@@ -181,6 +184,7 @@ _BLINK = Layout(
     ),
     # Published files carry them; nothing reads them, for layer 0 is where v_first comes from.
     ignore=("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"),
+    target=PTH,
 )
 _HF = Layout(
     name="fla",
@@ -211,6 +215,19 @@ _HF = Layout(
         Rename("lm_head.weight", "head.weight"),
     ),
     duplicates=(("lm_head.weight", "model.embeddings.weight"),),
+    target=Target(
+        "RWKV7ForCausalLM",
+        (*SIZES, "num_heads", "norm_eps", "max_position_embeddings"),
+        {
+            **{
+                f"{name}_low_rank_dim": in_mix(f"{name}_rank")
+                for name in ("decay", "a", "v", "gate")
+            },
+            "head_dim": in_mix("head_dim"),
+            "hidden_act": lambda config: "sqrelu",
+        },
+        opened_by="flash-linear-attention",
+    ),
 )
 
 FAMILY = Family(

@@ -19,7 +19,10 @@ def _configure(fields: Fields, shapes: Shapes | None) -> StackConfig:
     bias = fields.flag("use_bias", True)
     fields.only("norm_type", "layer_norm")
     fields.only("mlp_type", "default")
-    norm = NormConfig(kind="layer", eps=fields.number("norm_epsilon", 1e-5), bias=True)
+    fields.only("scale_attn_weights", True)
+    eps = fields.number("norm_epsilon", 1e-5)
+    fields.only("layer_norm_epsilon", eps)  # the same once more, in the published files
+    norm = NormConfig(kind="layer", eps=eps, bias=True)
     attn = grouped_attention(
         fields, qkv_bias=bias, o_bias=bias, window=fields.optional("sliding_window")
     )

@@ -77,6 +77,8 @@ def _read_config(folder: Path, settings: Mapping[str, Any]) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise FamilyError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+    # A checkpoint may name a hub's kernels here, which are code; transformers chooses its own.
+    config._attn_implementation = config._experts_implementation = None
     for name, value in settings.items():
         if not hasattr(config, name):
             known = ", ".join(sorted(config.to_dict()))

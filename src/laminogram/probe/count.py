@@ -48,10 +48,11 @@ def count(
 
     source: a config.json or its contents, a directory, a weight file, a bundled name, or a hub id
     (only its config.json is downloaded). precision: that of the cache and of the weights in it.
-    context: how many tokens attention looks at. CheckpointError, FamilyError or ConfigError say
-    what is wrong with the configuration.
+    context: how many tokens attention looks at, no more than the model learned positions for.
+    CheckpointError, FamilyError or ConfigError say what is wrong with the configuration.
     """
     config, name = configuration(source)
+    context = min(context, config.embedding.positions or context)
     with torch.device("meta"):
         stack = Stack(config, device="meta", dtype=precision_dtype(precision))
         plan = stack.full_plan()

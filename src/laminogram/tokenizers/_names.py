@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 class Names:
     """Texts that are one token each wherever they stand; where several fit, the longest.
 
-    A name of `hidden` is a token that no text can write: it would be found inside words.
+    A name of `hidden` counts only behind a name that begins the text (`[gMASK]sop`): elsewhere it
+    would be found inside words.
     """
 
     def __init__(self, ids: Mapping[str, int], hidden: frozenset[str] = frozenset()) -> None:
@@ -23,8 +24,19 @@ class Names:
         """The pieces of a text in order, none empty, each with its id where it is a name."""
         pieces = self._pattern.split(text) if self.ids.keys() - self.hidden else [text]
         for place, piece in enumerate(pieces):
-            if piece:
-                yield piece, self.ids[piece] if place % 2 else None
+            if place % 2:
+                yield piece, self.ids[piece]
+                continue
+            second = place == 2 and not pieces[0]
+            behind = self._hidden_start(piece) if second else ""
+            if behind:
+                yield behind, self.ids[behind]
+            if piece[len(behind) :]:
+                yield piece[len(behind) :], None
+
+    def _hidden_start(self, piece: str) -> str:
+        """The longest hidden name that the piece begins with, or nothing."""
+        return max((name for name in self.hidden if piece.startswith(name)), key=len, default="")
 
     def plus(self, names: Mapping[str, int]) -> Names:
         """These names and further ones."""

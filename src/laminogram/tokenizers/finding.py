@@ -58,10 +58,11 @@ def find_tokenizer(
         return found
     tokenizer = found.tokenizer
     source = manner.settings.template
+    usual = next((chat for size, chat in habits.chats if size == vocab_size), habits.chat)
     tokenizer.manner = replace(
         manner,
         prefix=_prefix(tokenizer, habits),
-        template=_template(source or habits.chat),
+        template=_template(source or usual),
         template_begins=source is not None,
         turn_ends=() if source else habits.turn_ends,
     )
@@ -85,7 +86,8 @@ def _beside(folder: Path, manner: Manner, habits: TextHabits) -> Found:
         return Found(world.read_world(file, manner))
     if (folder / gpt2.VOCABULARY).is_file() and (folder / gpt2.MERGES).is_file():
         return Found(gpt2.read_gpt2(folder, manner))
-    if (folder / wordpiece.FILE).is_file():
+    # Where models share a vocabulary, a file of that name lists it once more, in another form.
+    if (folder / wordpiece.FILE).is_file() and not habits.vocabularies:
         return Found(wordpiece.read_wordpiece(folder / wordpiece.FILE, manner))
     return Found()
 

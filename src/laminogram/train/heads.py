@@ -5,6 +5,7 @@ Both give a new view and leave the old one as it is; the layers are shared betwe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,7 +63,7 @@ def extend_vocabulary(
         raise ConfigError(f"multiple is {multiple}; it must be at least 1")
     known = view.tokenizer.vocab_size
     tokenizer = view.tokenizer.with_added(tokens)
-    rows = max(view.config.vocab_size, -(-tokenizer.vocab_size // multiple) * multiple)
+    rows = -(-max(view.config.vocab_size, tokenizer.vocab_size) // multiple) * multiple
     config = replace(view.config, vocab_size=rows, source=_longer(view.config, rows))
     parameters = dict(view.stack.named_parameters())
     grown = {
@@ -77,7 +78,6 @@ def extend_vocabulary(
 def _grown(table: Tensor, known: int, wanted: int, rows: int) -> Tensor:
     """A table (V, ...) with rows from `known` to `wanted` at the mean of those before; rows beyond
     the old ones get the mean too."""
-    known = min(known, table.shape[0])
     mean = table[:known].double().mean(0)
     out = table.new_empty(rows, *table.shape[1:])
     out[: table.shape[0]] = table
@@ -94,7 +94,9 @@ def _longer(config: StackConfig, rows: int) -> Mapping[str, Any]:
 def _classifier_source(source: Mapping[str, Any], labels: int) -> Mapping[str, Any]:
     """The configuration under which transformers opens the same weights as a classifier."""
     named = [str(one) for one in source.get("architectures") or []]
-    classes = [one.replace("ForCausalLM", "ForSequenceClassification") for one in named]
+    classes = [
+        re.sub("(ForCausalLM|LMHeadModel)$", "ForSequenceClassification", one) for one in named
+    ]
     ids = {str(label): f"LABEL_{label}" for label in range(labels)}
     back = {text: int(label) for label, text in ids.items()}
     kept = {key: value for key, value in source.items() if key != "num_labels"}
