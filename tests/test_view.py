@@ -23,7 +23,7 @@ def test_every_way_to_name_devices_gives_the_same(device: Any) -> None:
         assert spread.generate(text, max_new_tokens=4).text
 
 
-@pytest.mark.parametrize("precision", ["int4", "float8", torch.int8, torch.bool])
+@pytest.mark.parametrize("precision", ["int3", "float8", torch.int8, torch.bool])
 def test_a_precision_that_does_not_exist_is_named(precision: Any) -> None:
     with pytest.raises(ConfigError, match="is unknown; there are float32"):
         view_of("llama").using(precision=precision)

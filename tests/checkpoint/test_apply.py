@@ -213,10 +213,10 @@ def test_what_stands_beside_the_weights(sources: Sources, tmp_path: Path) -> Non
     for name in ("config.json", "model.safetensors"):
         (source / name).write_bytes((folder / name).read_bytes())
     for name in copied + left:
-        (source / name).write_text(f"{{}} {name}")
+        (source / name).write_text(json.dumps({"file": name}))
     made = apply_plan(source, "0, 2", tmp_path / "deep" / "plan")
     for name in copied:
-        assert (made / name).read_text() == f"{{}} {name}"
+        assert json.loads((made / name).read_text()) == {"file": name}
     assert not [name for name in left if (made / name).exists()]
     before, after = (json.loads((at / "config.json").read_text()) for at in (source, made))
     assert after == before | {"num_hidden_layers": 2}

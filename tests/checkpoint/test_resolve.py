@@ -50,19 +50,27 @@ def test_a_clone_has_the_models_of_its_zoo(tmp_path: Path, monkeypatch: pytest.M
 def test_the_hub_is_asked_for_tables_and_weights_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, object] = {}
+    asked: list[dict[str, object]] = []
 
     def download(name: str, **options: object) -> str:
-        asked.update(options, name=name)
+        asked.append({**options, "name": name})
         return str(tmp_path)
 
+    def patterns(number: int) -> list[str]:
+        found = asked[number]["allow_patterns"]
+        assert isinstance(found, list)
+        return found
+
     monkeypatch.setattr(resolving, "snapshot_download", download)
+    (tmp_path / "model.safetensors").touch()
     assert resolve("owner/model", revision="v1").name == "owner/model"
-    assert asked["name"] == "owner/model"
-    assert asked["revision"] == "v1"
-    patterns = asked["allow_patterns"]
-    assert isinstance(patterns, list)
-    assert not [p for p in patterns if p.endswith((".py", ".bin", ".pth", "*"))]
+    assert [asked[0]["name"], asked[0]["revision"]] == ["owner/model", "v1"]
+    assert len(asked) == 1
+    assert not [p for p in patterns(0) if p.endswith((".py", ".bin", ".pth", "*"))]
+    # Old uploads have pickles alone; they are read without executing anything.
+    (tmp_path / "model.safetensors").unlink()
+    resolve("owner/model")
+    assert set(patterns(2)) - set(patterns(1)) == {"pytorch_model*.bin"}
 
 
 def test_offline_and_unknown_names_say_what_was_tried() -> None:

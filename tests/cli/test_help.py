@@ -22,6 +22,15 @@ SURFACE = {
     "attention": PICTURE | {"--layers"},
     "doctor": {"model", "--dtype", "--device"},
     "count": {"config", "--context", "--dtype", "--json"},
+    "convert": {
+        *("source", "dst", "--to", "--lossy", "--verify", "--dry-run", "--pairs", "--dtype"),
+        *("--rescaled", "--shard-size", "--tp", "--pp", "--vpp", "--stages", "--layout"),
+        *("--norms", "--vocab-size", "--vocab-padding"),
+    },
+    "evaluate": {
+        *("model", "--tasks", "--data", "--text-file", "--plan", "--limit", "--shots", "--bos"),
+        *("--out", "--dtype", "--device"),
+    },
     "eeg": {
         *("models", "--prompt", "--text-file", "--site", "--new-tokens", "--precision", "--out"),
         *("--force", "--full", "--frame", "--token", "--fps", "--theme", "--scale", "--plan"),
@@ -51,6 +60,11 @@ SURFACE = {
     "map": PICTURE,
     "massive": PICTURE | {"--site"},
     "next": PICTURE | {"--top", "--temperature"},
+    "paint": {
+        *("model", "--variants", "--tasks", "--data", "--text-file", "--limit", "--shots"),
+        *("--seeds", "--iterations", "--out", "--text-only", "--open", "--kv"),
+        *("--dtype", "--device"),
+    },
     "plan": set(),
     "plan apply": {"model", "plan", "dst", "--copy"},
     "plan build": {

@@ -19,7 +19,7 @@ from laminogram.probe import edits
 def test_equals_cross_entropy_of_the_logits(
     kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK", chunk)
+    monkeypatch.setattr(module, "CHUNK", chunk)
     view, ids = view_of(kind), ids_of(3, 11)
     wanted = F.cross_entropy(view.logits(ids)[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     found = loss(view, ids)

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from laminogram import bundled
 from laminogram.errors import CheckpointError
 
-# Weights and tables only: no code, no pickles.
+# Weights and tables only: no code; pickles (read without executing anything) where nothing else is.
 HUB_FILES = (
     "*.json",
     "*.safetensors",
@@ -23,6 +23,9 @@ HUB_FILES = (
     "rwkv_vocab_v*.txt",
     "chat_template.jinja",
 )
+_OLD_WEIGHTS = ("pytorch_model*.bin",)
+# The same weights once more, as some owners' own programs read them.
+_TWICE = ("consolidated*", "original/*")
 _NOT_THERE = (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -49,10 +52,20 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolve
         return Resolved(path, path.stem if path.is_file() else path.resolve().name)
     _check_hub_id(text)
     try:
-        folder = snapshot_download(text, revision=revision, allow_patterns=list(HUB_FILES))
+        folder = _download(text, revision, HUB_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = _download(text, revision, HUB_FILES + _OLD_WEIGHTS)
     except _NOT_THERE as error:
         raise _unreachable(text, error) from error
-    return Resolved(Path(folder), text)
+    return Resolved(folder, text)
+
+
+def _download(text: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    return Path(
+        snapshot_download(
+            text, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_TWICE)
+        )
+    )
 
 
 def fetch_configuration(text: str, *, revision: str | None = None) -> Path:

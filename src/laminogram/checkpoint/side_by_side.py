@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Condition
+from threading import Condition, Event
 
 _IN_FLIGHT = 512_000_000
+_FLUSH_SECONDS = 0.1
 
 
 def write_side_by_side(
@@ -35,7 +36,9 @@ def write_side_by_side(
                 _write_at(descriptor, chunk, place)
                 place += len(chunk)
 
-    pool = ThreadPoolExecutor(workers)
+    pool, written = ThreadPoolExecutor(workers), Event()
+    flusher = ThreadPoolExecutor(1)
+    flushed = flusher.submit(_flush, descriptor, written)
     try:
         # Largest first, so that none of them is left over for one thread at the end.
         jobs = [pool.submit(put, name) for name in sorted(sizes, key=sizes.__getitem__)[::-1]]
@@ -43,6 +46,15 @@ def write_side_by_side(
             job.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        written.set()
+        flusher.shutdown()
+    flushed.result()  # the system tells an error of the disk once, to whoever flushes first
+
+
+def _flush(descriptor: int, written: Event) -> None:
+    """Keep the disk busy while tensors are made, instead of waiting for all of it at the end."""
+    while not written.wait(_FLUSH_SECONDS):
+        os.fsync(descriptor)
 
 
 def _write_at(descriptor: int, data: memoryview, place: int) -> None:

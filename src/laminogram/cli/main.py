@@ -23,6 +23,9 @@ Examples:
   laminogram ls models                   the models that come with the package
   laminogram ls sites tiny-llama         what can be recorded and edited in a model
   laminogram plan show "0-7, 25-31"      the order of layers as a picture, and what it costs
+  laminogram convert MODEL DIR --to qwen2 as another family, or for Megatron, with proof
+  laminogram evaluate MODEL --plan PLAN  what a changed order keeps of the model's skills
+  laminogram count config.json           what a model needs, before anything is downloaded
   laminogram doctor MODEL                does the arithmetic of this model hold?
 
 \b

@@ -15,6 +15,7 @@ from laminogram.stack.config import (
     WrappedConfig,
 )
 from laminogram.stack.flops import idle_entries
+from laminogram.stack.quantise import weights_of
 from laminogram.stack.stack import Stack
 
 PARTS = ("embedding", "attn", "ffn", "norms", "head")
@@ -26,7 +27,8 @@ class Card:
     """What one needs to know of a model before running it.
 
     parameters: count by part; active_parameters: those that one token meets, the experts that it is
-    not sent to left out; bytes_by_precision: of the weights alone; cache_bytes_per_token: keys
+    not sent to left out; bytes_by_precision: of the weights alone, if all were of a dtype, and as
+    they are stored where they are quantised; cache_bytes_per_token: keys
     and values that each token adds under the plan, 0 for a recurrent stack; state_bytes: what one
     row remembers whatever its length, 0 for attention; context: the longest text it was made for,
     None where it names none; begins_with: the tokens that a text begins with unless asked
@@ -86,9 +88,14 @@ def make_card(
 ) -> Card:
     """The card of a stack under a plan; nothing is run."""
     counts = dict.fromkeys(PARTS, 0)
-    for path, parameter in stack.named_parameters():
-        counts[part_of(path)] += parameter.numel()
+    stored = 0
+    for path, weight in weights_of(stack):
+        counts[part_of(path)] += weight.numel()
+        stored += weight.nbytes
     total = sum(counts.values())
+    sizes = {name: size * total for name, size in _BYTES.items()}
+    if stack.quantised is not None:
+        sizes[str(stack.quantised)] = stored
     return Card(
         name=name,
         family=stack.config.family,
@@ -98,11 +105,11 @@ def make_card(
         parameters=counts,
         parameter_total=total,
         active_parameters=total - idle_entries(stack),
-        bytes_by_precision={name: size * total for name, size in _BYTES.items()},
+        bytes_by_precision=sizes,
         cache_bytes_per_token=_cache_bytes(stack, plan, kv),
         state_bytes=_state_bytes(stack, plan),
         context=stack.config.max_position_embeddings,
-        dtype=str(stack.dtype).removeprefix("torch."),
+        dtype=str(stack.quantised or stack.dtype).removeprefix("torch."),
         tokenizer=tokenizer,
         plan=str(plan),
         begins_with=begins_with,

@@ -16,6 +16,7 @@ from torch import Tensor
 from laminogram.errors import EditError, SiteError
 from laminogram.plans import Plan, Step
 from laminogram.probe.edits import Edit
+from laminogram.probe.slots import fill, rows_of, slot_of, source_at, values_at
 from laminogram.stack import sites
 from laminogram.stack.config import LatentAttentionConfig, MoEConfig, StackConfig
 from laminogram.stack.sites import EAGLE, STACK_STEP, Site
@@ -83,14 +84,14 @@ class Program:
         prompts = torch.tensor(self.prompt_lengths, device=run.positions.device)[:, None]
         chosen: dict[tuple[int, torch.device], Tensor] = {}
         for placed in self._placed:
-            device = placed.slot.scale.device
+            device = placed.slot.rows.device
             key = id(placed.edit), device
             if key not in chosen:  # the same in every layer of the edit
-                chosen[key] = _rows(placed.edit, run, prompts).to(device)
+                chosen[key] = rows_of(placed.edit, run, prompts).to(device)
             if placed.source is not None:
-                shift = _at_positions(placed.source, run, placed.edit.site).to(device)
-                _fill(placed.slot, "shift", shift)
-            _fill(placed.slot, "rows", chosen[key])
+                shift = values_at(placed.source, run, placed.edit).to(device)
+                fill(placed.slot, "shift", shift)
+            fill(placed.slot, "rows", chosen[key])
 
     def frames(self, row: int) -> int:
         """How many tokens of a row have been read so far."""
@@ -221,130 +222,13 @@ def _place(edit: Edit, stack: Stack, plan: Plan) -> list[_Placed]:
         device = stack.device if layer is None else layer.device
         if edit.site in ("final", "logits"):
             device = stack.head_device
-        placed.append(_Placed(edit, step, _slot(edit, site, stack, plan, step, device),
-                              _source(edit, step)))  # fmt: skip
-    return placed
-
-
-def _source(edit: Edit, step: int) -> Tensor | None:
-    if edit.source is None:
-        return None
-    if step not in edit.source:
-        raise EditError(f"the gram to patch from has no {edit.site!r} at step {step}")
-    return edit.source[step]
-
-
-def _slot(
-    edit: Edit, site: Site, stack: Stack, plan: Plan, step: int, device: torch.device
-) -> EditSlot:
-    sizes = axis_sizes(site, stack.config, None if step == STACK_STEP else plan.steps[step].layer)
-    fixed = torch.ones(1, device=device, dtype=torch.bool)
-    trailing = [axis for axis in site.axes if axis not in ("B", "T")]
-    if site.name == "pattern":
-        trailing = ["H", "T", "S"]
-    for chosen, axis, word in (
-        (edit.heads, _head_axis(trailing), "heads"),
-        (edit.experts, "E" if "E" in trailing else None, "experts"),
-        (edit.channels, trailing[-1] if trailing else None, "channels"),
-    ):
-        if chosen is None:
-            continue
-        if axis is None or axis not in sizes:
-            raise EditError(f"{site.name!r} (axes {' '.join(site.axes)}) has no axis of {word}")
-        mask = _index_mask(chosen, sizes[axis], word, site.name).to(device)
-        shape = [1] * len(trailing)
-        shape[trailing.index(axis)] = sizes[axis]
-        fixed = fixed & mask.view(shape)
-    scale, shift, low, high = (
-        _spread(values, edit, trailing, sizes).to(device)
-        for values in (edit.scale, edit.shift, edit.low, edit.high)
-    )
-    count = torch.zeros((), dtype=torch.int64, device=device)
-    rows = torch.ones(1, 1, dtype=torch.bool, device=device)
-    return EditSlot(
-        scale, shift, low, high, fixed, rows, count, count.clone(), edit.source is not None
-    )
-
-
-def _head_axis(trailing: Sequence[str]) -> str | None:
-    return next((axis for axis in ("H", "K") if axis in trailing), None)
-
-
-def _index_mask(chosen: Sequence[int], size: int, word: str, site: str) -> Tensor:
-    for index in chosen:
-        if not -size <= index < size:
-            raise SiteError(
-                f"{word[:-1]} {index} of {site!r} does not exist: there are 0-{size - 1}"
+        sizes = axis_sizes(site, stack.config, None if layer is None else plan.steps[step].layer)
+        placed.append(
+            _Placed(
+                edit, step, slot_of(edit, site, sizes, device), source_at(edit, site, step, sizes)
             )
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[torch.tensor(chosen)] = True
-    return mask
-
-
-def _spread(
-    values: Tensor, edit: Edit, trailing: Sequence[str], sizes: Mapping[str, int]
-) -> Tensor:
-    """Values for the selected channels, laid out over all channels of the site."""
-    if values.numel() == 1:
-        return values.reshape(()).clone()  # the slot's own: a captured graph's buffers are written
-    size = sizes.get(trailing[-1], 0)
-    if values.dim() > 1 and edit.kind != "patch":
-        wanted = tuple(sizes.get(axis, 0) for axis in trailing)
-        pairs = zip(reversed(values.shape), reversed(wanted))
-        if values.dim() > len(wanted) or any(have not in (1, want) for have, want in pairs):
-            raise EditError(
-                f"{edit.kind} at {edit.site!r} was given values of shape {tuple(values.shape)}; "
-                f"the site has {wanted} for each token (axes {' '.join(trailing)})"
-            )
-    if edit.channels is not None and values.shape[-1] == len(edit.channels):
-        spread = values.new_zeros(*values.shape[:-1], size)
-        spread[..., torch.tensor(edit.channels)] = values
-        return spread
-    if values.shape[-1] != size:
-        raise EditError(
-            f"{edit.kind} at {edit.site!r} was given {values.shape[-1]} values; it selects "
-            f"{size if edit.channels is None else len(edit.channels)} channels"
         )
-    return values
-
-
-def _rows(edit: Edit, run: Run, prompts: Tensor) -> Tensor:
-    """Which rows and columns (B, T) of this forward an edit selects."""
-    rows = run.mask
-    if edit.phase != "all":
-        new = run.positions >= prompts
-        rows = rows & (new if edit.phase == "new" else ~new)
-    if edit.positions is not None:
-        wanted = torch.tensor(edit.positions, device=run.positions.device)
-        absolute = torch.where(wanted < 0, prompts + wanted, wanted)
-        rows = rows & (run.positions[..., None] == absolute[:, None]).any(-1)
-    if edit.source is not None:
-        known = torch.tensor(edit.source_lengths, device=run.positions.device)[:, None]
-        rows = rows & (run.positions < known)
-    return rows
-
-
-def _at_positions(source: Tensor, run: Run, site: str) -> Tensor:
-    """The patch's values (B, T, ...) at the columns of this forward."""
-    if site == "pattern":
-        raise EditError("a pattern cannot be patched from a gram; set or scale it")
-    rows, columns = run.positions.shape
-    if source.shape[0] not in (1, rows):
-        raise EditError(f"the gram to patch from has {source.shape[0]} rows, this run has {rows}")
-    index = run.positions.to(source.device).clamp(max=source.shape[1] - 1)
-    index = index.reshape(rows, columns, *[1] * (source.dim() - 2))
-    return source.expand(rows, *source.shape[1:]).gather(
-        1, index.expand(rows, columns, *source.shape[2:])
-    )
-
-
-def _fill(slot: EditSlot, name: str, values: Tensor) -> None:
-    """Write into the slot's own buffer where the shape allows, so that a captured graph sees it."""
-    have: Tensor = getattr(slot, name)
-    if have.shape == values.shape and have.dtype == values.dtype:
-        have.copy_(values)
-    else:
-        setattr(slot, name, values.clone())
+    return placed
 
 
 def axis_sizes(site: Site, config: StackConfig, layer: int | None) -> dict[str, int]:

@@ -22,26 +22,21 @@ from laminogram.plans.tree import PlanTree
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
 from laminogram.probe.program import Program, Reads, Sink, check_effects
+from laminogram.probe.weight_edits import WeightEdit, edited
 from laminogram.stack import forward, sweep
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
 from laminogram.stack.config import StackConfig
 from laminogram.stack.forward import Logits
+from laminogram.stack.quantise import DTYPES, Scheme, grammar, quantised
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
 from laminogram.stack.taps import Observer
 from laminogram.tokenizers import Tokenizer
 
 Text = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor | Batch
-PRECISIONS = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
+PRECISIONS = DTYPES
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Subject:
     v_first: Provision = "embedding"
     kv: KeysAndValues = "exact"
     source: Any = None
+    weight_edits: tuple[WeightEdit, ...] = ()
 
     # What it is
 
@@ -76,12 +72,17 @@ class Subject:
     def dtype(self) -> torch.dtype:
         return self.stack.dtype
 
+    @property
+    def precision(self) -> str:
+        """The dtype, or what the weights are quantised to: `float32`, `fp32+int8`."""
+        return str(self.stack.quantised or self.dtype).removeprefix("torch.")
+
     @cached_property
     def conditions(self) -> str:
         """Plan, edits, precision and readings as text: what a cache belongs to."""
-        edits = "; ".join(str(edit) for edit in self.edits) or "none"
+        edits = "; ".join(self._edit_texts()) or "none"
         readings = f"v_first {self.v_first}, kv {self.kv}"
-        return f"plan {self.plan}, edits {edits}, {self.dtype}, {readings}"
+        return f"plan {self.plan}, edits {edits}, {self.precision}, {readings}"
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
@@ -100,15 +101,20 @@ class Subject:
             "model": self.name,
             "family": self.config.family,
             "weights_hash": fingerprint(self.stack),
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": self.precision,
+            "quantised": self.stack.quantised and self.stack.quantised.facts(),
             "device": str(self.device),
             "plan": str(self.plan),
-            "edits": [str(edit) for edit in self.edits],
+            "edits": self._edit_texts(),
             "v_first": self.v_first,
             "kv": self.kv,
             "bos_token_id": self.config.bos_token_id,
             "begins_with": self._begins_with(),
         }
+
+    def _edit_texts(self) -> list[str]:
+        """Every edit as text: those of weights, which `stack` has already, then those at sites."""
+        return [str(edit) for edit in (*self.weight_edits, *self.edits)]
 
     def _begins_with(self) -> list[str] | None:
         """The names of the tokens that texts begin with, none where BOS is off; None without a
@@ -118,7 +124,7 @@ class Subject:
         return [self.tokenizer.name_of(one) or str(one) for one in self.tokenizer.prefix]
 
     def __repr__(self) -> str:
-        count = len(self.edits)
+        count = len(self._edit_texts())
         edits = f", {count} edit{'s' if count > 1 else ''}" if count else ""
         return f"<{self.name}: {self.config.family}, plan {self.plan}{edits}>"
 
@@ -127,35 +133,41 @@ class Subject:
     def using(
         self,
         plan: Plan | str | Iterable[int] | None = None,
-        edits: Edit | Iterable[Edit] = (),
+        edits: Edit | WeightEdit | Iterable[Edit | WeightEdit] = (),
         precision: str | torch.dtype | None = None,
         v_first: Provision | None = None,
         kv: KeysAndValues | None = None,
     ) -> Self:
         """The same weights under other conditions.
 
-        plan replaces this view's plan; edits are added to its edits, after them; precision converts
-        a copy of the weights (`fp32`, `bf16`, `fp16`); v_first chooses how RWKV-7's side stream is
-        provided (`embedding` or `first-step`); kv whether each step of a parallel group remembers
-        its own keys and values (`exact`) or the group their mean (`averaged`, as in the code of
+        plan replaces this view's plan; edits are added to its edits, after them, and those of
+        weights act before the precision; precision converts a copy of the weights (`fp32`, `bf16`,
+        `fp16`) or quantises it (`int8`, `w8a8`, `llm.int8`, `bf16+int4-g128`, `fp8-blocks`, ...:
+        see `stack.quantise.scheme`); v_first chooses how RWKV-7's side stream is provided
+        (`embedding` or `first-step`); kv whether each step of a parallel group remembers its own
+        keys and values (`exact`) or the group their mean (`averaged`, as in the code of
         "Transformer Layers as Painters"). PlanError, SiteError or EditError say what does not
         exist.
         """
         wanted = self.plan if plan is None else Plan.of(plan)
         v_first, kv = v_first or self.v_first, kv or self.kv
         check_plan(wanted, self.config, v_first, kv)
-        added = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        added = (edits,) if isinstance(edits, Edit | WeightEdit) else tuple(edits)
         for one in added:
-            if not isinstance(one, Edit):
+            if not isinstance(one, Edit | WeightEdit):
                 raise EditError(
                     f"{one!r} is no edit; laminogram.edits makes them: edits.zero('ffn_out')"
                 )
-        stack = self.stack if precision is None else _converted(self.stack, precision)
+        of_weights = tuple(one for one in added if isinstance(one, WeightEdit))
+        stack = edited(self.stack, of_weights)
+        if precision is not None:
+            stack = _converted(stack, precision)
         view = replace(
             self,
             stack=stack,
             plan=wanted,
-            edits=self.edits + added,
+            edits=self.edits + tuple(one for one in added if isinstance(one, Edit)),
+            weight_edits=self.weight_edits + of_weights,
             v_first=v_first,
             kv=kv,
         )
@@ -304,13 +316,23 @@ def precision_dtype(precision: str | torch.dtype) -> torch.dtype:
     if precision in (torch.float64, *PRECISIONS.values()):
         return precision
     if isinstance(precision, torch.dtype) or precision not in PRECISIONS:
-        raise ConfigError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
+        raise ConfigError(
+            f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}, and for "
+            f"view.using: {grammar()}"
+        )
     return PRECISIONS[precision]
 
 
 def _converted(stack: Stack, precision: str | torch.dtype) -> Stack:
     """The stack with its weights in another precision, tensor by tensor; itself where they are."""
+    if isinstance(precision, str) and precision not in PRECISIONS:
+        return quantised(stack, Scheme.parse(precision))
     dtype = precision_dtype(precision)
+    if stack.quantised is not None:
+        raise ConfigError(
+            f"the weights are {stack.quantised} already: give the precision with the format, as in "
+            "bf16+int8, to the model they were made from"
+        )
     if dtype == stack.dtype:
         return stack
     convert = getattr(stack, "converted", None)

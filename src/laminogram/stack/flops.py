@@ -25,6 +25,7 @@ from laminogram.stack.config import (
 )
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.moe import MoE
+from laminogram.stack.quantise import weights_of
 from laminogram.stack.stack import Stack
 
 DEFAULT_CONTEXT = 1024
@@ -102,7 +103,7 @@ def idle_entries(module: nn.Module) -> int:
     """The entries of the weights in a module's experts that one token does not meet."""
     return sum(
         (part.config.num_experts - part.config.num_experts_per_tok)
-        * sum(weight.numel() for weight in part.expert(0).parameters())
+        * sum(weight.numel() for _, weight in weights_of(part.expert(0)))
         for part in module.modules()
         if isinstance(part, MoE)
     )

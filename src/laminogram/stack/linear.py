@@ -15,12 +15,24 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class PackedWeight(Protocol):
-    """A weight that is not stored dense: it knows how to multiply itself."""
+    """A weight that is not stored dense: it knows how to multiply itself.
+
+    One whose products cannot overflow says `takes_fp32`: its `product` takes fp32 above fp16, too.
+    """
 
     shape: torch.Size
 
     def product(self, x: Tensor) -> Tensor:
         """`x (..., in) -> (..., out)` in the dtype of `x`."""
+        ...
+
+
+@runtime_checkable
+class OpenedWeight(PackedWeight, Protocol):
+    """A packed weight that also shows what its product multiplies."""
+
+    def opened(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs `x (..., in)` as they enter the product, and the dense weight (out, in)."""
         ...
 
 
@@ -46,10 +58,21 @@ def linear_wide(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor
     if weight_dtype(weight) is not torch.float16:
         return linear(x, weight, bias)
     wide = x.float()
+    if getattr(weight, "takes_fp32", False):
+        return linear(wide, weight, bias)
     _, exponent = torch.frexp(wide.abs().amax(-1, keepdim=True))
     scale = torch.exp2((exponent + _HEADROOM).float())
     out = linear((wide / scale).half(), weight).float() * scale
     return out if bias is None else out + bias.float()
+
+
+def opened(x: Tensor, weight: Weight) -> tuple[Tensor, Tensor]:
+    """What `linear` multiplies, for paths that need the terms of its sum one by one."""
+    if isinstance(weight, Tensor):
+        return x, weight
+    if isinstance(weight, OpenedWeight):
+        return weight.opened(x)
+    raise TypeError(f"a {type(weight).__name__} does not show the terms of its product")
 
 
 def weight_dtype(weight: Weight) -> torch.dtype:

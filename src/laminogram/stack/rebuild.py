@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from laminogram.stack.config import StackConfig
+from laminogram.stack.quantise import described, packed_weights, place
 from laminogram.stack.stack import Stack
 
 
@@ -14,6 +15,9 @@ def rebuild(stack: Stack, config: StackConfig, replaced: Mapping[str, Tensor]) -
     """A stack of `config` with the tensors of `replaced` by name, and for the rest the very
     parameters of `stack`, shared with it. KeyError where neither has a tensor that it needs."""
     other = Stack(config, device="meta")
+    for path, packed in packed_weights(stack):
+        if path not in replaced:
+            place(other, path, packed)
     own = dict(stack.named_parameters())
     for path in [name for name, _ in other.named_parameters()]:
         owner, _, name = path.rpartition(".")
@@ -24,4 +28,6 @@ def rebuild(stack: Stack, config: StackConfig, replaced: Mapping[str, Tensor]) -
         if kept is None:
             raise KeyError(path)
         setattr(other.get_submodule(owner), name, kept)
+    if stack.quantised is not None:
+        other.quantised = described(other, stack.quantised.scheme)
     return other

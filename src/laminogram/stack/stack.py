@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,19 @@ from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
 from laminogram.stack.together import Together
 
+if TYPE_CHECKING:
+    from laminogram.stack.quantise import Quantised
+
 
 class Stack(nn.Module):
     """A language model as data and parameters.
 
     `stack(tokens (B, T)) -> logits (B, T, V)` runs the full plan; `forward.run` runs any plan with
     caches and taps. Built on the meta device it takes no memory until a checkpoint fills it.
+    `quantised` says what of it is packed (`stack.quantise`), None for nothing.
     """
+
+    quantised: Quantised | None = None
 
     def __init__(
         self,

@@ -1,76 +1,134 @@
 """Taps: where probes read and edits write while a layer runs.
 
-A layer passes every named tensor through `taps(site, x)`. Which names are tapped, and with how many
-edits, is the *signature*: fixed before the run, so a compiled layer is specialised by it and a site
-that is not named costs nothing. What an edit does lives in tensors, so one compiled layer serves
-every edit of the same signature.
+A layer passes every named tensor through `taps(site, x)`. Which names are tapped, and with which
+kinds of edits, is the *signature*: fixed before the run, so a compiled layer is specialised by it
+and a site that is not named costs nothing. What an edit does lives in tensors, so one compiled
+layer serves every edit of the same signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Signature = tuple[tuple[str, int, bool], ...]
-"""For each tapped site in sorted order: its name, how many edits act there, whether it is read."""
+from laminogram.errors import EditError
+
+_ALL = slice(None)
+
+Signature = tuple[tuple[str, tuple[str, ...], bool], ...]
+"""For each tapped site in sorted order: its name, what kinds of edits act there, whether it is
+read."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EditSlot:
-    """One edit at one site of one step, as tensors: `x -> clamp(x * scale + shift, low, high)`
-    where selected.
+    """One edit at one site of one step, as tensors: new values where it selects.
 
-    Zero, set, scale, add, clip and patch are all this one form: with `scale` 0 the old value plays
-    no part (so it may be infinite). Every tensor broadcasts against the site's. `where` says which
-    entries are selected; it is the product of `rows` (B, T), renewed for each run from the
-    positions, and of the fixed masks over heads and channels.
+    `where` says which entries are selected; it is the product of `rows` (B, T), renewed for each
+    run from the positions, and of the `fixed` masks over heads and channels, which broadcast
+    against the site's. `selected` and `changed` count entries over the run. A subclass says what
+    the new values are, and of which `kind` it is: a compiled layer is specialised by the kinds.
+    """
 
-    `selected` and `changed` count entries over the run.
+    fixed: Tensor
+    rows: Tensor
+    selected: Tensor
+    changed: Tensor
+
+    @property
+    def kind(self) -> str:
+        """What a signature calls the edit."""
+        raise NotImplementedError
+
+    def moved(self, x: Tensor, columns: slice = _ALL) -> Tensor:
+        """The new values of these columns of the run, as if everything were selected."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The edited tensor; bits of unselected and unchanged entries are kept."""
+        rows = self.rows.reshape(self.rows.shape + (1,) * (x.dim() - 2))
+        return self._write(x, rows & self.fixed, self.moved(x))
+
+    def heads_first(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """The same for a tensor (B, H, T, S), whose rows are its third axis, where `allowed`
+        (1|B, 1, T, S): a weight that the mask forbids does not exist and is never written."""
+        rows = self.rows[:, None, :, None]
+        return self._write(x, rows & self.fixed & allowed, self.moved(x))
+
+    def token(self, x: Tensor, t: int) -> Tensor:
+        """The same for one token's slice (B, 1, ...) of the site."""
+        here = slice(t, t + 1)
+        rows = self.rows[:, here]
+        rows = rows.reshape(rows.shape + (1,) * (x.dim() - 2))
+        return self._write(x, rows & self.fixed, self.moved(x, here))
+
+    def _write(self, x: Tensor, where: Tensor, moved: Tensor) -> Tensor:
+        where = where.expand(x.shape)
+        change = where & (moved != x)
+        self.selected.add_(where.sum())
+        self.changed.add_(change.sum())
+        if torch.is_grad_enabled() and (x.requires_grad or moved.requires_grad):
+            written: Tensor = _Write.apply(x, moved, where, change)
+            return written
+        return torch.where(change, moved, x)
+
+
+@dataclass(kw_only=True)
+class EntrySlot(EditSlot):
+    """`x -> clamp(x * scale + shift, low, high)`, each entry by itself.
+
+    Zero, set, scale, add, clip, patch, mean and resample are all this one form: with `scale` 0 the
+    old value plays no part (so it may be infinite). Every tensor broadcasts against the site's.
     """
 
     scale: Tensor
     shift: Tensor
     low: Tensor
     high: Tensor
-    fixed: Tensor
-    rows: Tensor
-    selected: Tensor
-    changed: Tensor
     by_token: bool = False  # shift is (B, T, ...), as a patch writes it
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The edited tensor; bits of unselected and unchanged entries are kept."""
-        rows = self.rows.reshape(self.rows.shape + (1,) * (x.dim() - 2))
-        return self._apply(x, rows & self.fixed, self.shift)
+    @property
+    def kind(self) -> str:
+        return "entries"
 
-    def heads_first(self, x: Tensor, allowed: Tensor) -> Tensor:
-        """The same for a tensor (B, H, T, S), whose rows are its third axis, where `allowed`
-        (1|B, 1, T, S): a weight that the mask forbids does not exist and is never written."""
-        rows = self.rows[:, None, :, None]
-        return self._apply(x, rows & self.fixed & allowed, self.shift)
-
-    def token(self, x: Tensor, t: int) -> Tensor:
-        """The same for one token's slice (B, 1, ...) of the site."""
-        rows = self.rows[:, t : t + 1]
-        shift = self.shift[:, t : t + 1] if self.by_token else self.shift
-        return self._apply(x, rows.reshape(rows.shape + (1,) * (x.dim() - 2)) & self.fixed, shift)
-
-    def _apply(self, x: Tensor, where: Tensor, shift: Tensor) -> Tensor:
+    def moved(self, x: Tensor, columns: slice = _ALL) -> Tensor:
+        shift = self.shift[:, columns] if self.by_token else self.shift
         scale, shift = self.scale.to(x.dtype), shift.to(x.dtype)
         moved = torch.where(scale == 0, shift, x * scale + shift)
-        moved = torch.maximum(torch.minimum(moved, self.high.to(x.dtype)), self.low.to(x.dtype))
-        where = where.expand(x.shape)
-        change = where & (moved != x)
-        self.selected.add_(where.sum())
-        self.changed.add_(change.sum())
-        if torch.is_grad_enabled() and x.requires_grad:
-            written: Tensor = _Write.apply(x, moved, where, change)
-            return written
-        return torch.where(change, moved, x)
+        return torch.maximum(torch.minimum(moved, self.high.to(x.dtype)), self.low.to(x.dtype))
+
+
+@dataclass(kw_only=True)
+class RowSlot(EditSlot):
+    """`x -> x + dose * (function(x, *values) - x)`: what needs more than the entry itself.
+
+    The function is fixed before the run and named in the signature; `values` and `dose` are
+    tensors, so that one compiled layer serves all of them. It must treat each token by itself.
+    """
+
+    function: Callable[..., Tensor]
+    values: tuple[Tensor, ...]
+    dose: Tensor
+
+    @property
+    def kind(self) -> str:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"rows by {name}"
+
+    def moved(self, x: Tensor, columns: slice = _ALL) -> Tensor:
+        moved = self.function(x, *self.values)
+        if moved.shape != x.shape:
+            raise EditError(
+                f"an edit made {tuple(moved.shape)} of a tensor {tuple(x.shape)}: its shape must "
+                "stay"
+            )
+        moved, dose = moved.to(x.dtype), self.dose.to(x.dtype)
+        between = torch.where(dose == 0, x, x + dose * (moved - x))
+        return torch.where(dose == 1, moved, between)
 
 
 class _Write(torch.autograd.Function):
@@ -107,7 +165,8 @@ class Taps:
     def signature(self) -> Signature:
         """What a compiled layer is specialised by."""
         return tuple(
-            (site, len(self.edits.get(site, ())), site in self.reads) for site in sorted(self.names)
+            (site, tuple(slot.kind for slot in self.edits.get(site, ())), site in self.reads)
+            for site in sorted(self.names)
         )
 
     def wants(self, *sites: str) -> bool:

@@ -9,7 +9,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_STUDIES = ("attention", "lens", "massive", "model_map", "next_token", "similarity")
+_STUDIES = (
+    "attention",
+    "lens",
+    "massive",
+    "model_map",
+    "next_token",
+    "operation_targets",
+    "operations",
+    "painters",
+    "precision",
+    "similarity",
+)
 
 
 def __getattr__(name: str) -> Any:

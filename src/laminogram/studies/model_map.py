@@ -16,6 +16,7 @@ from laminogram.probe.program import steps_of
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
 from laminogram.stack.config import LayerConfig
+from laminogram.stack.quantise import Packed, weights_of
 from laminogram.studies.reading import (
     Tables,
     about,
@@ -128,8 +129,8 @@ def model_map(view: Subject, text: Text | None = None) -> ModelMap:
 
 def _parts(view: Subject) -> tuple[PartRow, ...]:
     """Every part in the order of the forward; together they hold every parameter once."""
-    found: dict[tuple[int | None, str], dict[str, Tensor]] = {}
-    for path, parameter in view.stack.named_parameters():
+    found: dict[tuple[int | None, str], dict[str, Tensor | Packed]] = {}
+    for path, parameter in weights_of(view.stack):
         layer = int(path.split(".")[1]) if path.startswith("layers.") else None
         found.setdefault((layer, part_of(path)), {})[path] = parameter
     order: list[tuple[int | None, str]] = [(None, "embedding")]
@@ -145,7 +146,9 @@ def _parts(view: Subject) -> tuple[PartRow, ...]:
     ) + _tied(view, found)
 
 
-def _row(view: Subject, layer: int | None, kind: str, tensors: dict[str, Tensor]) -> PartRow:
+def _row(
+    view: Subject, layer: int | None, kind: str, tensors: dict[str, Tensor | Packed]
+) -> PartRow:
     labels = {"norms": "final norm"}
     depth = 2 if layer is not None and kind == "norms" else 3 if layer is not None else 1
     return PartRow(
@@ -153,7 +156,7 @@ def _row(view: Subject, layer: int | None, kind: str, tensors: dict[str, Tensor]
         kind=kind,
         name=_name(kind, None if layer is None else view.config.layers[layer]),
         parameters=sum(x.numel() for x in tensors.values()),
-        bytes=sum(x.numel() * x.element_size() for x in tensors.values()),
+        bytes=sum(x.nbytes for x in tensors.values()),
         shape=", ".join(
             f"{'.'.join(path.split('.')[depth:])} {'x'.join(map(str, x.shape))}"
             for path, x in tensors.items()
@@ -187,12 +190,13 @@ def _weight_statistics(view: Subject) -> dict[str, np.ndarray]:
     numbers = {name: np.zeros(count) for name in ("parameters", "bytes")}
     squares = {kind: np.zeros((2, count)) for kind in ("attn", "ffn")}
     for layer in range(count):
-        for path, x in view.stack.layer(layer).named_parameters():
+        for path, x in weights_of(view.stack.layer(layer)):
             numbers["parameters"][layer] += x.numel()
-            numbers["bytes"][layer] += x.numel() * x.element_size()
+            numbers["bytes"][layer] += x.nbytes
             kind = part_of(f"layers.{layer}.{path}")
             if kind in squares:
-                square = float(torch.linalg.vector_norm(x.detach(), dtype=torch.float64)) ** 2
+                dense = x.dense() if isinstance(x, Packed) else x.detach()
+                square = float(torch.linalg.vector_norm(dense, dtype=torch.float64)) ** 2
                 squares[kind][:, layer] += square, x.numel()
     return numbers | {f"weight_rms_{kind}": _rms(*sums) for kind, sums in squares.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laminogram.stack.linear import Linear
+from laminogram.stack.linear import Linear, opened
 from laminogram.stack.taps import Taps
 
 
@@ -14,7 +14,8 @@ def add_heads(z: Tensor, output: Linear, taps: Taps) -> Tensor:
 
     The bias of the projection belongs to no head and is added after the sum.
     """
-    weight = output.weight.unflatten(1, z.shape[2:])  # (C, H, D)
+    flat, dense = opened(z.flatten(2), output.weight)
+    z, weight = flat.view(z.shape), dense.unflatten(1, z.shape[2:])  # (C, H, D)
     if weight.dtype == torch.float16:
         z, weight = z.float(), weight.float()
     parts = taps("head_out", torch.einsum("bthd,chd->bthc", z, weight))

@@ -1,0 +1,247 @@
+"""`laminogram convert`: write a model as another family, or in another of its own forms."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from laminogram.cli.options import DTYPES, Function, parse_dtype
+from laminogram.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from laminogram.convert.prepare import Prepared
+    from laminogram.convert.proof import Proof
+    from laminogram.convert.write import Converted
+
+
+def _cut(function: Function) -> Function:
+    """Add what says how a Megatron checkpoint is cut."""
+    options = (
+        click.option("--tp", type=click.IntRange(min=1), help="Megatron: tensor-parallel ranks."),
+        click.option("--pp", type=click.IntRange(min=1), help="Megatron: pipeline stages."),
+        click.option("--vpp", type=click.IntRange(min=1), help="Megatron: chunks of a stage."),
+        click.option("--stages", metavar="N,N,...", help="Megatron: layers of every chunk."),
+        click.option(
+            "--norms",
+            type=click.Choice(["te", "local"]),
+            help="Megatron: names of norms, Transformer Engine's (default) or the plain ones.",
+        ),
+        click.option(
+            "--vocab-padding",
+            type=click.Choice(["zero", "last"]),
+            help="Megatron: rows that pad the vocabulary, zeros (default) or copies of the last.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command(name="convert", short_help="Write a model as another family, with proof.")
+@click.argument("source", required=False)
+@click.argument("dst", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--to", metavar="FAMILY|megatron", help="The family to write; default: the source's own."
+)
+@click.option(
+    "--layout",
+    help="Which of the family's forms (laminogram ls families); Megatron: legacy or torch_dist.",
+)
+@click.option("--lossy", is_flag=True, help="Allow what is lost; it is printed.")
+@click.option(
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    metavar="fp32|bf16|fp16",
+    help="Precision of the result; default: each tensor keeps its own.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Run both models on the same tokens; default: for weights of up to 1 GB.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
+@click.option("--pairs", is_flag=True, help="Print which family converts to which, and stop.")
+@click.option(
+    "--rescaled",
+    type=click.IntRange(min=1),
+    help="For an RWKV that transformers saved after it ran: its rescale_every.",
+)
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(min=1),
+    help="True rows of a Megatron source's vocabulary, where its files do not say.",
+)
+@click.option(
+    "--shard-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Gigabytes of one file of weights.",
+)
+@_cut
+def command(
+    source: str | None,
+    dst: Path | None,
+    to: str | None,
+    layout: str | None,
+    lossy: bool,
+    dtype: str | None,
+    verify: bool | None,
+    dry_run: bool,
+    pairs: bool,
+    rescaled: int | None,
+    vocab_size: int | None,
+    shard_size: float,
+    **cut: Any,
+) -> None:
+    """Write the model SOURCE as the new directory DST, as another family or in another form.
+
+    Either may be Megatron's: --to megatron writes for --tp ranks and --pp stages, and a source that
+    is one is recognised. What the target cannot express is refused with the reason before anything
+    is written. The grade (same bytes, exact in fp32, lossy) and the proof are printed and stored in
+    DST/laminogram.json. A conversion that was broken off goes on where it stood when the same
+    command is given again.
+
+    \b
+    Examples:
+      laminogram convert ./qwen2.5-7b ./as-llama --to llama
+      laminogram convert ./model.pth ./hf --layout fla
+      laminogram convert ./glm-4-9b ./as-llama --to llama --dry-run
+      laminogram convert ./qwen2.5-7b ./ranks --to megatron --tp 4 --pp 2
+      laminogram convert --pairs
+    """
+    if pairs:
+        _print_pairs()
+        return
+    if source is None or (dst is None and not dry_run):
+        raise click.UsageError("SOURCE and DST are needed (or --pairs)")
+    from laminogram.checkpoint.apply import refuse_existing
+    from laminogram.convert.prepare import prepare
+
+    if dst is not None:
+        refuse_existing(dst)
+    if to == "megatron":
+        if dry_run or dst is None or dtype is not None:
+            raise click.UsageError("--dry-run and --dtype are for conversions to families")
+        _to_megatron(source, dst, lossy, verify, vocab_size, {"layout": layout, **cut})
+        return
+    _refuse_cut(cut)
+    prepared = prepare(
+        source,
+        to,
+        layout=layout,
+        lossy=lossy,
+        dtype=parse_dtype(dtype),
+        vocab_size=vocab_size,
+        **({} if rescaled is None else {"rescaled": rescaled}),
+    )
+    _print_route(prepared)
+    if dry_run:
+        _print_tensors(prepared)
+    elif dst is not None:
+        _print_result(prepared, _write(prepared, dst, verify, int(shard_size * 1e9)))
+
+
+def _refuse_cut(cut: dict[str, Any]) -> None:
+    for name, value in cut.items():
+        if value is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --to megatron")
+
+
+def _to_megatron(
+    source: str,
+    dst: Path,
+    lossy: bool,
+    verify: bool | None,
+    vocab_size: int | None,
+    cut: dict[str, Any],
+) -> None:
+    from laminogram.convert.megatron import to_megatron
+
+    cut = {name: value for name, value in cut.items() if value is not None}
+    if "stages" in cut:
+        counts = cut["stages"].split(",")
+        if not all(count.strip().isdigit() for count in counts):
+            raise click.BadParameter("expected whole numbers with commas", param_hint="--stages")
+        cut["stages"] = [int(count) for count in counts]
+    written, proof = to_megatron(
+        source, dst, lossy=lossy, verify=verify, vocab_size=vocab_size, **cut
+    )
+    _print_proof(proof)
+    click.echo(f"wrote {written}, opened by Megatron-LM")
+
+
+def _print_pairs() -> None:
+    from laminogram.convert.pairs import pairs
+
+    rows = [(one.source, one.target, one.grade, one.how) for one in pairs()]
+    print_table(("from", "to", "grade", "how, or why not"), rows, title="conversions")
+
+
+def _print_route(prepared: Prepared) -> None:
+    described, route = prepared.described, prepared.route
+    click.echo(
+        f"{prepared.name}: {described.family.name} ({described.layout.name}) -> "
+        f"{route.form.family.name} ({route.form.layout.name}), {len(prepared.tensors)} tensors, "
+        f"{prepared.nbytes / 1e6:,.1f} MB"
+    )
+    for number, change in enumerate(route.changes, 1):
+        click.echo(f"change {number}: {change.what} ({change.grade})")
+    bound = "" if route.limit is None else f", for texts of up to {route.limit} tokens"
+    click.echo(f"grade: {route.grade}{bound}")
+    for loss in prepared.losses:
+        click.echo(f"lost: {loss}")
+    if prepared.rounded:
+        click.echo(
+            "numbers computed anew are rounded to the weights' dtype: --dtype fp32 keeps more"
+        )
+
+
+def _print_tensors(prepared: Prepared) -> None:
+    rows = [
+        (
+            name,
+            ", ".join(planned.origins) or "-",
+            planned.operation or "copy",
+            f"{planned.info.nbytes:,}",
+        )
+        for name, planned in prepared.tensors.items()
+    ]
+    print_table(("to", "from", "operation", "bytes"), rows, title="tensors")
+    click.echo(
+        f"needs {prepared.disk / 1e9:,.2f} GB of disk and at most {prepared.memory / 1e9:,.2f} GB "
+        "of memory; nothing was written"
+    )
+
+
+def _write(prepared: Prepared, dst: Path, verify: bool | None, shard_bytes: int) -> Converted:
+    """Write with a bar on stderr where a person watches."""
+    from laminogram.convert.write import write
+
+    if not sys.stderr.isatty():
+        return write(prepared, dst, verify=verify, max_shard_bytes=shard_bytes)
+    with click.progressbar(length=prepared.nbytes, label="writing", file=sys.stderr) as bar:
+        return write(
+            prepared,
+            dst,
+            verify=verify,
+            max_shard_bytes=shard_bytes,
+            progress=lambda done, total: bar.update(done - bar.pos),
+        )
+
+
+def _print_result(prepared: Prepared, done: Converted) -> None:
+    for remark in done.remarks:
+        click.echo(f"- {remark}")
+    _print_proof(done.proof)
+    target = prepared.form.layout.target
+    opened = "the programs that open its source" if target is None else target.opened_by
+    click.echo(f"wrote {done.path}, opened by {opened}")
+
+
+def _print_proof(proof: Proof | None) -> None:
+    text = "no proof was made; --verify makes one" if proof is None else f"proof: {proof}"
+    click.echo(text)

@@ -1,0 +1,106 @@
+"""What a pack of rows gives under many plans: the logits at the columns that are asked for, alone.
+
+Only those columns meet the head: in a question of eighty tokens that ends in one word it is one.
+Axes: N scored columns of a pack in the order of `Pack.rows`, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laminogram.evaluate.branching import sweep_branches
+from laminogram.evaluate.loss import CHUNK, needs_all_logits
+from laminogram.evaluate.packing import Pack
+from laminogram.plans.tree import PlanTree
+from laminogram.probe.subject import Subject
+from laminogram.stack.batch import Batch
+
+Answer = tuple[float, bool]
+"""The log-likelihood of a row's scored tokens in nats, and whether each was the likeliest."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one plan makes of a pack: `columns` (N, C) before the head, or (N, V) after it where
+    edits act on the logits."""
+
+    view: Subject
+    pack: Pack
+    columns: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens (N,) that were to be predicted."""
+        ids = [token for row in self.pack.rows for token in row.targets]
+        return torch.tensor(ids, device=self.columns.device)
+
+    def logits(self) -> Iterator[tuple[slice, Tensor]]:
+        """Logits (n, V), fp32 or wider, of some columns at a time, with which they are."""
+        ready = needs_all_logits(self.view)
+        stack = self.view.stack
+        chunk = max(1, CHUNK // self.view.config.vocab_size)
+        for begin in range(0, len(self.columns), chunk):
+            part = slice(begin, begin + chunk)
+            columns = self.columns[part]
+            found = columns if ready else stack.head(columns, stack.tied_table)
+            yield part, found if found.dtype == torch.float64 else found.float()
+
+    @torch.no_grad()
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """Nats of every scored token (N,) in fp64, and whether it was the likeliest (N,)."""
+        targets, nats, greedy = self.targets, [], []
+        for part, logits in self.logits():
+            nats.append(F.cross_entropy(logits, targets[part], reduction="none").double())
+            greedy.append(logits.argmax(-1) == targets[part])
+        return torch.cat(nats).cpu(), torch.cat(greedy).cpu()
+
+    def answers(self) -> list[Answer]:
+        """One answer for each of `pack.rows`."""
+        nats, greedy = self.losses()
+        sizes = [row.scored for row in self.pack.rows]
+        return [
+            (-float(lost.sum()), bool(right.all()))
+            for lost, right in zip(nats.split(sizes), greedy.split(sizes), strict=True)
+        ]
+
+
+@torch.no_grad()
+def read(view: Subject, tree: PlanTree, pack: Pack) -> Iterator[tuple[int, Reading]]:
+    """Yield (number of the plan, its reading of the pack), in the order of the tree.
+
+    A pack with trunks needs `branching.can_branch`. Errors as in `View.sweep`.
+    """
+    rows, places = _columns(pack)
+    for number, out in _outs(view, tree, pack):
+        yield number, Reading(view, pack, out[rows.to(out.device), places.to(out.device)])
+
+
+def _outs(view: Subject, tree: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
+    size = view.config.vocab_size
+    if not pack.trunks:
+        batch = Batch.of(pack.inputs, vocab_size=size)
+        return view.sweep(tree, batch, logits="all" if needs_all_logits(view) else "none")
+    firsts = pack.inputs[:: pack.copies]
+    trunks = [one[:trunk] for one, trunk in zip(firsts, pack.trunks, strict=True)]
+    tails = [one[pack.trunks[i // pack.copies] :] for i, one in enumerate(pack.inputs)]
+    return sweep_branches(
+        view, tree, Batch.of(trunks, vocab_size=size), Batch.of(tails, vocab_size=size)
+    )
+
+
+def _columns(pack: Pack) -> tuple[Tensor, Tensor]:
+    """The row and the column in the batch of every scored token's prediction, (N,) each."""
+    rows: list[int] = []
+    places: list[int] = []
+    for number, (tokens, asked) in enumerate(zip(pack.inputs, pack.asked, strict=True)):
+        read_before = pack.trunks[number // pack.copies] if pack.trunks else 0
+        for row in asked:
+            first = len(tokens) - row.scored - read_before
+            places += range(first, first + row.scored)
+            rows += [number] * row.scored
+    return torch.tensor(rows), torch.tensor(places)

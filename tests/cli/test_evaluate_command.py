@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lm_eval", reason="needs the extra [eval]")
+
+from click.testing import CliRunner
+from tests.evaluate.benchmarks import sentence, write_benchmarks
+
+from laminogram.cli.main import cli
+
+FULL = "0-5"
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, ["evaluate", "tiny-llama", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_tasks_and_a_text_under_plans_with_their_files(tmp_path: Path) -> None:
+    data, text, out = tmp_path / "data", tmp_path / "text.txt", tmp_path / "out"
+    data.mkdir()
+    write_benchmarks(data)
+    text.write_text(sentence(random.Random(2), 400))
+    arguments = ["--tasks", "addition,arc_easy,continuation", "--data", str(data), "--limit", "3"]
+    arguments += ["--text-file", str(text), "--plan", "0, 2-5", "--out", str(out)]
+    printed = run(*arguments)
+    for word in ("addition", "arc_easy", "continuation", FULL, "0, 2-5", "acc,none", "perplexity"):
+        assert word in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["tasks"]) == 6
+    assert [one["plan"] for one in summary["text"]] == [FULL, "0, 2-5"]
+    assert summary["text"][0]["kl_from"]["value"] == pytest.approx(0, abs=1e-5)
+    assert summary["manifest"]["weights_hash"]
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 6
+    assert all(len(line["values"][f"{line['main_metric']},none"]) == 3 for line in lines)
+    before = (out / "results.jsonl").read_bytes()
+    run(*arguments)
+    assert (out / "results.jsonl").read_bytes() == before
+
+
+def test_without_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "sorting" in run("--limit", "2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "arc_easy"], "--data"),
+        (["--tasks", "last_word"], "--text-file"),
+        (["--plan", "0-9", "--limit", "1"], "layer 6"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["evaluate", "tiny-llama", *arguments])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

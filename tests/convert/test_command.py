@@ -1,0 +1,89 @@
+"""The command `laminogram convert`, and conversions to and from Megatron through it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+from tests.convert import models
+
+from laminogram.cli.main import cli
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.make("qwen2", tmp_path_factory.mktemp("qwen2"))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["convert", *map(str, arguments)])
+
+
+def test_a_conversion_says_what_it_did(source: Path, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "result", "--to", "llama")
+    assert done.exit_code == 0, done.output
+    assert "change 1: biases of zero for the attention's output (same bytes)" in done.output
+    assert "grade: same bytes\n" in done.output
+    assert "largest logit difference 0 " in done.output
+    assert "opened by transformers" in done.output
+    assert json.loads((tmp_path / "result" / "laminogram.json").read_text())["proof"]["kl"] == 0
+
+
+def test_a_dry_run_lists_every_tensor_and_writes_nothing(source: Path, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "result", "--to", "phi3", "--lossy", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "lost: biases of up to" in done.output
+    row = next(line for line in done.output.splitlines() if ".1.self_attn.qkv_proj" in line)
+    joined = [f"model.layers.1.self_attn.{x}_proj.weight" for x in "qkv"]
+    assert ", ".join(joined) in row and "join" in row
+    down = next(line for line in done.output.splitlines() if ".1.mlp.down_proj" in line)
+    assert down.split()[-2:] == ["copy", "6,144"]
+    assert "nothing was written" in done.output and "GB of disk" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_is_one_line(source: Path, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "result", "--to", "mistral")
+    assert done.exit_code == 1
+    assert done.output.count("\n") == 1
+    assert "biases on q, k and v, which mistral cannot express" in done.output
+    done = run(source)
+    assert done.exit_code == 2 and "SOURCE and DST are needed" in done.output
+
+
+def test_the_table_of_pairs() -> None:
+    done = run("--pairs")
+    rows = [line.split() for line in done.output.splitlines()]
+    assert ["qwen2", "llama", "same", "bytes"] in [row[:4] for row in rows]
+    assert ["qwen3", "llama", "refused"] in [row[:3] for row in rows]
+
+
+@pytest.mark.parametrize("cut", [("--tp", 2, "--pp", 3), ("--layout", "torch_dist")])
+def test_to_megatron_and_back(source: Path, tmp_path: Path, cut: tuple[object, ...]) -> None:
+    done = run(source, tmp_path / "ranks", "--to", "megatron", *cut)
+    assert done.exit_code == 0, done.output
+    assert "largest logit difference 0 " in done.output
+    manifest = json.loads((tmp_path / "ranks" / "laminogram.json").read_text())
+    assert manifest["proof"]["agreement"] == 1 and manifest["to"]["layout"] == "megatron"
+    back = run(tmp_path / "ranks", tmp_path / "back", "--to", "qwen2")
+    assert back.exit_code == 0, back.output
+    want = load_file(source / "model.safetensors")
+    got = load_file(tmp_path / "back" / "model.safetensors")
+    assert set(got) == set(want)
+    assert all(torch.equal(got[name], x) for name, x in want.items())
+    again = run(tmp_path / "ranks", tmp_path / "cut", "--to", "megatron", "--tp", 1, "--pp", 1)
+    assert again.exit_code == 0, again.output
+
+
+def test_what_is_for_megatron_alone(source: Path, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "x", "--to", "llama", "--tp", 2)
+    assert done.exit_code == 2 and "--tp is for --to megatron" in done.output
+    done = run(source, tmp_path / "x", "--to", "megatron", "--dry-run")
+    assert done.exit_code == 2
+    done = run(source, tmp_path / "x", "--to", "megatron", "--stages", "1,b")
+    assert done.exit_code == 2 and "whole numbers" in done.output
+    assert not list(tmp_path.iterdir())

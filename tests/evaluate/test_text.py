@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.evaluate.benchmarks import sentence
+from tests.infer.speaking import speaking_view
+from tests.stacks import view_of
+
+from laminogram.errors import ConfigError, FamilyError, TokenError
+from laminogram.evaluate.loss import loss
+from laminogram.evaluate.text import score_text
+from laminogram.plans import Plan
+from laminogram.probe import edits
+
+PLANS = ("0-2", "0, 2, 1", "0, mean(1-2)")
+
+
+def texts(count: int = 4, words: int = 8) -> list[str]:
+    import random
+
+    draw = random.Random(5)
+    return [sentence(draw, words + 3 * i) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["llama", "rwkv7"])
+def test_short_documents_are_read_whole(kind: str) -> None:
+    view, documents = speaking_view(kind), texts()
+    for one in score_text(view, documents, PLANS, window=200):
+        alone = loss(view.using(plan=one.plan), documents)
+        assert one.tokens == alone.tokens
+        assert one.nats.value == pytest.approx(alone.mean, rel=1e-5)
+        assert one.perplexity.value == pytest.approx(alone.perplexity, rel=1e-5)
+        assert one.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-5)
+        assert one.nats.low < one.nats.value < one.nats.high
+        assert (one.units, one.unit) == (len(documents), "documents")
+
+
+@pytest.mark.parametrize("kind", ["rwkv4", "rwkv7"])
+@pytest.mark.parametrize("window", [7, 33])
+def test_a_recurrent_model_carries_its_state_from_window_to_window(kind: str, window: int) -> None:
+    view, (document,) = speaking_view(kind), texts(1, 40)
+    for one in score_text(view, [document], PLANS, window=window):
+        whole = loss(view.using(plan=one.plan), document)
+        assert one.tokens == whole.tokens
+        assert one.nats.value == pytest.approx(whole.mean, rel=1e-4)
+        assert one.unit == "stretches" and one.units == math.ceil(whole.tokens / window)
+
+
+def test_windows_overlap_by_what_the_stride_leaves() -> None:
+    view, (document,) = speaking_view("llama"), texts(1, 40)
+    ids = view.needed_tokenizer().encode(document)
+    window, stride = 20, 8
+    nats = [0.0]
+    begin, end = 1, window + 1
+    while begin < len(ids):  # each window alone, in plain words
+        part = ids[max(0, end - window - 1) : end]
+        nats.append(float(loss(view, part).per_token[0, -(min(end, len(ids)) - begin) :].sum()))
+        begin, end = min(end, len(ids)), min(end + stride, len(ids))
+    (found,) = score_text(view, [document], window=window, stride=stride)
+    assert found.nats.value * found.tokens == pytest.approx(sum(nats), rel=1e-5)
+
+
+def test_divergences_are_those_of_the_distributions() -> None:
+    view, documents = speaking_view("gpt_neox"), texts()
+    found = score_text(view, documents, PLANS, window=200)
+    for one in found:
+        away = back = 0.0
+        for document in documents:
+            p = torch.softmax(view.logits(document)[0, :-1].double(), -1)
+            q = torch.softmax(view.using(plan=one.plan).logits(document)[0, :-1].double(), -1)
+            away += float((p * (p / q).log()).sum())
+            back += float((q * (q / p).log()).sum())
+        assert one.kl_from.value * one.tokens == pytest.approx(away, rel=1e-4, abs=1e-4)
+        assert one.kl_to.value * one.tokens == pytest.approx(back, rel=1e-4, abs=1e-4)
+    assert found[0].kl_from.value == pytest.approx(0, abs=1e-6)
+    assert found[1].kl_from.value > 0.01
+
+
+def test_edits_are_measured_against_the_model_without_them() -> None:
+    view = speaking_view("llama").using(edits=edits.zero("logits"))
+    (one,) = score_text(view, texts(), window=200)
+    assert one.nats.value == pytest.approx(math.log(view.config.vocab_size), rel=1e-6)
+    assert one.kl_from.value > 0.01
+    assert one.plan == str(Plan.of("0-2"))
+
+
+def test_what_cannot_be_scored_says_so() -> None:
+    with pytest.raises(FamilyError, match="encoder"):
+        score_text(view_of("bert"), ["a text"])
+    with pytest.raises(TokenError, match="two tokens"):
+        score_text(speaking_view("llama"), ["a"])
+    with pytest.raises(ConfigError, match="stride is 9"):
+        score_text(speaking_view("llama"), ["a text"], window=8, stride=9)
