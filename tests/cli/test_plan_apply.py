@@ -49,4 +49,4 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
     assert run("tiny-llama", "0, 2x(1)", str(tmp_path / "made")).exit_code == 1
     assert not list(tmp_path.iterdir())
     result = run("no such model", "0", str(tmp_path))
-    assert "exists; a plan is never written over anything" in result.output
+    assert "exists; nothing is ever written over it" in result.output

@@ -10,6 +10,9 @@ from laminogram.stack.layer import run_layer
 DERIVED = {"llama": "pattern", "moe": "ffn_act", "latent": "k", "alibi": "pattern",
            "gpt_neox": "head_out", "bert": "pattern", "rwkv4": "state", "rwkv6": "pattern",
            "rwkv7": "state", "rwkv5": "state"}  # fmt: skip
+# Compiling takes seconds a signature: the three most different kinds are in every run.
+OFTEN = ("llama", "rwkv4", "latent")
+MARKS = {kind: pytest.mark.slow for kind in KINDS if kind not in OFTEN}
 SIGNATURES = {
     "nothing": ((), ()),
     "read": (("ffn_out", "z"), ()),
@@ -21,7 +24,7 @@ SIGNATURES = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("signature", SIGNATURES)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "rwkv5"])  # it is RWKV-6's
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ())) for kind in KINDS])
 def test_every_signature_is_one_graph(kind, signature):
     names, changes = SIGNATURES[signature]
     names = (DERIVED[kind],) if names is None else names

@@ -60,12 +60,12 @@ def test_the_report_of_the_bundled_pair_plays_without_a_network(browser, index: 
     assert canvases.count() == len(MODELS)
     before = [canvases.nth(panel).evaluate(pixels) for panel in range(len(MODELS))]
     page.locator("#speed").select_option("16")
-    page.locator("#play").click()
+    page.locator(".play").click()
     end = time.monotonic() + 20
     while int(page.locator("#place").get_attribute("data-index")) < 4:
         assert time.monotonic() < end, "it does not play"
         page.wait_for_timeout(20)
-    page.locator("#play").click()
+    page.locator(".play").click()
     after = [canvases.nth(panel).evaluate(pixels) for panel in range(len(MODELS))]
     assert all(a != b for a, b in zip(before, after, strict=True))
     text = page.locator("body").text_content()

@@ -129,6 +129,8 @@ def test_a_trajectory_knows_the_answer_and_what_follows() -> None:
 
 def test_tokens_and_candidates_that_read_the_same_are_told_apart() -> None:
     class Twins:
+        prefix = ()
+
         def token_texts(self, ids: list[int]) -> list[str]:
             return [chr(97 + i // 2) for i in ids]
 

@@ -16,11 +16,16 @@ from rich.console import Console
 from rich.text import Text
 
 from laminogram.report.console import Page, number
+from laminogram.report.terminal_charts import print_comparison, print_outliers
+from laminogram.report.terminal_painters import print_painters
 from laminogram.studies.attention import AttentionMaps
+from laminogram.studies.compare.result import Comparison
 from laminogram.studies.lens import Lens
 from laminogram.studies.massive import DEFINITION, Massive
 from laminogram.studies.model_map import ModelMap
 from laminogram.studies.next_token import NextToken
+from laminogram.studies.outlier_report.report import OutlierReport
+from laminogram.studies.painters.result import Painters
 from laminogram.studies.recording import ModelRecord
 from laminogram.studies.similarity import Similarity
 from laminogram.studies.study import Study
@@ -375,10 +380,13 @@ def _loss_line(record: ModelRecord) -> str:
 
 PRINTERS: dict[type, Callable[..., None]] = {
     AttentionMaps: print_attention,
+    Comparison: print_comparison,
     Lens: print_lens,
     Massive: print_massive,
     ModelMap: print_map,
     NextToken: print_next,
+    OutlierReport: print_outliers,
+    Painters: print_painters,
     Similarity: print_similarity,
     Study: print_study,
 }

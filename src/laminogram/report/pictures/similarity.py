@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from laminogram.report.page_data import plain_number
 from laminogram.report.picture import Picture, packed
 from laminogram.studies.similarity import Similarity
 
@@ -67,7 +68,18 @@ def picture(result: Similarity) -> Picture:
             f"Over {result.count} tokens of {texts}; CKA over {result.cka_tokens}. "
             + " ".join(f"{name}: {source}." for name, source in result.sources.items()),
         ),
+        csv=_csv(result),
     )
+
+
+def _csv(result: Similarity) -> list[list[Any]]:
+    known = [key for key, _, _ in _MEASURES if getattr(result, key) is not None]
+    rows: list[list[Any]] = [["state", "other", *known]]
+    for i, label in enumerate(result.labels):
+        for j, other in enumerate(result.labels):
+            values = (plain_number(float(getattr(result, key)[i, j])) for key in known)
+            rows.append([label, other, *values])
+    return rows
 
 
 def _span(result: Similarity, first: int, last: int) -> str:

@@ -8,7 +8,7 @@ export function writeAddress(state) {
   try {
     history.replaceState(null, "", "#" + new URLSearchParams(state));
   } catch (refused) {
-    // A frame without an address of its own, as in a notebook, keeps its state to itself.
+    // A frame in a notebook has no address of its own.
   }
 }
 

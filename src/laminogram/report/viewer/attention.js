@@ -1,4 +1,4 @@
-// Attention: a small map of every head, and one large map with the tokens beside it.
+// Attention: a small map of every head, one large map with its tokens.
 
 import { paintPixels } from "./colour.js";
 import { box, h, letter, prepareCanvas } from "./dom.js";
@@ -12,7 +12,7 @@ export function drawAttention(picture, page) {
   const dots = pooled > 1 ? "…" : "", limit = two ? topOf(pattern, Math.abs) || 1 : 1, write = two ? signed : number;
   // On a square-root scale, between -1 and 1 as the colour tables are.
   const place = (v) => { const root = Math.sqrt(Math.min(1, Math.abs(v) / limit)); return two ? Math.sign(v) * root : 2 * root - 1; };
-  // Models of one map a layer have it wrapped into rows of four, with the layer's name below.
+  // One map a layer: wrapped into rows of four, with the layer's name below.
   const alone = H === 1, across = alone ? Math.min(L, 4) : H, down = alone ? Math.ceil(L / across) : L, under = alone ? 14 : 0;
   let hovered = null, thumb = 40, side = 400, sheets = new Map(), sheetTheme = null;
 
@@ -83,7 +83,7 @@ export function drawAttention(picture, page) {
     c.imageSmoothingEnabled = false;
     c.drawImage(sheet(now.l, now.head), MAP_LEFT, MAP_TOP, side, side);
     box(c, MAP_LEFT - 0.5, MAP_TOP - 0.5, side + 1, side + 1, theme.line);
-    // The marked name has its place; names are left out that would come too near to it.
+    // Names that would come too near to the marked one are left out.
     const named = (i, marked) => i === marked || (i % every === 0 && !(marked >= 0 && Math.abs(i - marked) * cell < 12));
     for (let i = 0; i < t; i++) {
       const at = (i + 0.5) * cell;
@@ -118,7 +118,7 @@ export function drawAttention(picture, page) {
     drawColourKey(key, page.theme, (two ? [-1, 0, 1, -0.25, 0.25] : [0, 0.1, 0.25, 0.5, 1, 0.01]).map((p) => [(place(p * limit) + 1) / 2, write(p * limit, 2)]), two ? page.theme.two : page.theme.one);
   });
   const node = h(H > 12 ? "div.maps.many" : "div.maps", h("div", thumbs, key, h("p.legend-text", says)), h("div", title, map), panel);
-  // A whole set of maps is large; the table holds the head that is shown.
+  // The head that is shown: a whole set of maps is large.
   node.csv = () => {
     const now = here(), cells = upTo(t).map((i) => i * pooled), from = start(now);
     return longRows([["layer", [labels[now.l]]], ["head", [now.head]], ["query", cells], ["key", cells]], { weight: pattern.subarray(from, from + t * t) });

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-// The picture of a plan: SVG that the report's own writer made, parsed as a document of its own.
+// The picture of a plan: SVG of the report's own writer, parsed as a document.
 function planPicture(plan) {
   const parsed = new DOMParser().parseFromString(plan.picture, "image/svg+xml");
   return h("figure.plan", document.importNode(parsed.documentElement, true),

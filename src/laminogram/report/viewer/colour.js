@@ -1,4 +1,4 @@
-// Colour tables from colours.json (shared with python) and the inks of the current theme.
+// Colour tables from colours.json, and the inks of the theme.
 
 export const darkTheme = window.matchMedia("(prefers-color-scheme: dark)");
 export const NOT_A_NUMBER = "#d04f9a";
@@ -28,7 +28,7 @@ export function hexAt(hex, position) {
   return "#" + hex.slice(6 * i, 6 * i + 6);
 }
 
-// Fills a canvas with an image, a pixel a place between -1 and 1.
+// Fills a canvas, a pixel a place between -1 and 1.
 export function paintPixels(canvas, wide, tall, places, table) {
   Object.assign(canvas, { width: wide, height: tall });
   const c = canvas.getContext("2d", { willReadFrequently: true }), image = c.createImageData(wide, tall);

@@ -6,8 +6,8 @@ function fromBase64(data) {
   return bytes;
 }
 
-// Float16Array is too young to rely on. The bits of a half, moved to where a float has them, are that
-// number divided by 2^112; an exponent of ones stands for what is infinite or no number.
+// Float16Array is too young to rely on. A half's bits, moved to a float's places, are 2^112 times too
+// small; an exponent of ones means infinite or no number.
 function fromHalves(bits, scale) {
   const out = new Float32Array(bits.length), moved = new Uint32Array(out.buffer);
   for (let i = 0; i < bits.length; i++) {

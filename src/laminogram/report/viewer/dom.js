@@ -1,6 +1,6 @@
-// Small helpers for building and drawing the page. Text from models goes through textContent only.
+// Helpers for building and drawing a page. Text from models goes through textContent only.
 
-// h("p.note", { title: "..." }, children...): classes stand after dots, attributes may be left out.
+// h("p.note", { title: "..." }, children...): classes after dots, attributes if any.
 export function h(tag, ...given) {
   const [name, ...classes] = tag.split("."), attributes = given[0]?.constructor === Object ? given.shift() : {};
   const node = name === "svg" || name === "path"
@@ -21,7 +21,7 @@ export function pictureCanvas(classes, label, rest = {}) {
   return h("canvas" + classes, { role: "img", "aria-label": label, ...rest });
 }
 
-// Sizes a canvas to its box in device pixels; its context draws in CSS pixels, in the theme's font.
+// Sizes a canvas to its box; its context draws in CSS pixels, in the theme's font.
 export function prepareCanvas(canvas, height, theme) {
   const ratio = window.devicePixelRatio || 1, width = Math.max(120, canvas.clientWidth);
   const w = Math.round(width * ratio), tall = Math.round(height * ratio);
@@ -36,19 +36,18 @@ export function prepareCanvas(canvas, height, theme) {
   return { context, width, height, ratio };
 }
 
-// Draws what stays the same from moment to moment once, and copies it until `key` changes.
+// Draws what stays the same once, and copies it until `key` changes.
 export function drawCached(store, name, key, { context, width, height, ratio }, draw) {
   const full = [key, width, height, ratio].join();
-  let entry = store[name];
-  if (!entry || entry.key !== full) {
+  if (store[name]?.key !== full) {
     const canvas = h("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
     const own = canvas.getContext("2d");
     own.scale(ratio, ratio);
     Object.assign(own, { font: context.font, textBaseline: "middle" });
     draw(own);
-    entry = store[name] = { key: full, canvas };
+    store[name] = { key: full, canvas };
   }
-  context.drawImage(entry.canvas, 0, 0, width, height);
+  context.drawImage(store[name].canvas, 0, 0, width, height);
 }
 
 export function letter(c, text, x, y, colour, align = "center") {
@@ -76,8 +75,8 @@ export function dot(c, x, y, radius, colour) {
   c.fill();
 }
 
-// Names beside marks, [{ x, y, text, strong }], on plates so that they can be read over anything; as
-// many as find a place inside the frame without covering another.
+// Names beside marks, [{ x, y, text, strong }], on plates: as many as find a place inside the frame
+// without covering another.
 export function namePlates(c, marks, [left, right, top, bottom], theme) {
   const taken = [];
   for (const { x, y, text, strong } of marks) {

@@ -1,4 +1,4 @@
-// The EEG: for each model its traces, heat map and pinned channel; one clock and one scale for all.
+// The EEG: each model's traces, heat map and pinned channel; one clock and one scale.
 
 import { copyButton, readAddress, writeAddress } from "./address.js";
 import { h, pictureCanvas } from "./dom.js";
@@ -123,7 +123,7 @@ export class Eeg {
     return h("div.tools", saves, copyButton("button.tool.copy-link", "Link", "Copy a link to this token, pin and scale", () => this.write()));
   }
 
-  // The values of this moment, as shown: of a pooled block the channel and value largest in size.
+  // The values of this moment, as shown.
   rows() {
     const found = [["model", "layer", "channel", "token", "text", this.page.site]];
     for (const panel of this.panels) {
@@ -138,7 +138,7 @@ export class Eeg {
     return found;
   }
 
-  // A browser takes only so many changes of an address in a time, so they are gathered.
+  // A browser takes only so many changes of an address.
   remember() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.write(), ADDRESS_PAUSE);
@@ -151,7 +151,7 @@ export class Eeg {
       layer: pins.map((pin) => (pin ? pin.label : "")), channel: pins.map((pin) => (pin ? pin.channel : "")) });
   }
 
-  // What an address says; what it does not say, or says of nothing that is there, stays.
+  // What an address says; what it does not say of anything here stays.
   restore() {
     const { token, scale, layer, channel } = readAddress();
     if (/^\d+$/.test(token)) this.transport.index = within(+token, this.transport.length);
@@ -179,7 +179,7 @@ export class Eeg {
     this.remember();
   }
 
-  // What a chart of the layers selects: the pin of every panel that has this layer goes there.
+  // What a chart of the layers selects: the pins of panels with this layer go there.
   select({ layer }) {
     this.layer = layer;
     for (const panel of this.panels) {

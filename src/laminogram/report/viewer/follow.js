@@ -1,4 +1,4 @@
-// One channel followed over the text: a stem a token, and the same channel in the other layers.
+// One channel over the text, and the same one in the other layers.
 
 import { dot, drawCached, letter, polyline, prepareCanvas } from "./dom.js";
 import { EDGE, GUTTER } from "./heatmap.js";

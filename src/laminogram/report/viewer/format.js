@@ -1,7 +1,7 @@
-// How numbers and tokens are written. What stays as it is comes written from report/figures.py.
+// How numbers and tokens are written, as in report/figures.py.
 
 export function number(value, digits = 4) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "n/a";
+  if (Number.isNaN(value ?? NaN)) return "n/a";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -12,7 +12,7 @@ export function number(value, digits = 4) {
 
 export function signed(value, digits = 4) { return (value > 0 ? "+" : "") + number(value, digits); }
 
-// A token as one visible piece: line ends, tabs and control characters get a sign of their own.
+// A token as one visible piece: what cannot be seen gets a sign of its own.
 export function tokenText(text) {
   return text.replace(/\n/g, "↵").replace(/\t/g, "⇥")
     .replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))

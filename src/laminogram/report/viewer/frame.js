@@ -1,4 +1,4 @@
-// How every page begins: its payload is read and drawn, and what goes wrong is said on it.
+// How a page begins: its payload is drawn, and what goes wrong is said.
 
 export function showPage(draw) {
   draw(JSON.parse(document.getElementById("payload").textContent)).then(
@@ -9,7 +9,7 @@ export function showPage(draw) {
     });
 }
 
-// Draws anew where the width has changed; heights follow from what is drawn.
+// Draws anew where the width has changed.
 export function onResize(node, draw) {
   let width = node.clientWidth;
   new ResizeObserver(() => {

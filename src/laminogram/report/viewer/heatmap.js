@@ -1,4 +1,4 @@
-// The heat map: layers x channels of one moment, Canvas 2D through a colour table.
+// The heat map: layers x channels of one moment, through a colour table.
 
 import { paintPixels } from "./colour.js";
 import { box, h, letter, namePlates, prepareCanvas } from "./dom.js";
@@ -9,12 +9,12 @@ export const EDGE = 10;
 
 const sheet = h("canvas");
 
-// A moment as places on the scale, (rows, room). Narrower than its columns, a picture keeps the value
-// largest in size of each pixel. Kept until another moment, width or scale is asked for.
+// A moment as places on the scale, (rows, room), kept until another is asked for. Narrower than its
+// columns, a picture has of each pixel the value largest in size.
 export function placedFrame({ recording, token, scale, store }, width, ratio) {
   const { rows, columns, values } = recording, room = Math.min(columns, Math.floor((width - GUTTER - EDGE) * ratio));
   const key = [token, scale.kind, room].join();
-  if (store.placed && store.placed.key === key) return store.placed;
+  if (store.placed?.key === key) return store.placed;
   const places = new Float32Array(rows * room), wide = columns / room;
   for (let row = 0; row < rows; row++) {
     const start = recording.start(row, token);

@@ -1,10 +1,10 @@
-// What the pictures share: theme, linked selection, names of tokens, bars, choices, keys of colours.
+// What the pictures share: theme, selection, bars, choices, keys of colours.
 
 import { readAddress, writeAddress } from "./address.js";
 import { darkTheme, hexAt, readTheme } from "./colour.js";
 import { box, h, letter, pictureCanvas, prepareCanvas } from "./dom.js";
 
-const LINKED = ["layer", "token", "key", "channel", "head", "state"];
+const LINKED = ["layer", "token", "key", "channel", "head", "state", "M"];
 
 // The selection holds a layer's label and whole numbers; it lives in the page's address.
 export class PicturePage {
@@ -23,7 +23,7 @@ export class PicturePage {
     this.selection = Object.fromEntries(known.map(([name, value]) => [name, name === "layer" ? value : +value]));
   }
 
-  // Changes what is selected; null takes it away, and of nothing given, everything.
+  // Changes what is selected; null takes one away, nothing all.
   select(change) {
     this.selection = change ? { ...this.selection, ...change } : {};
     for (const name of LINKED) if (this.selection[name] === null) delete this.selection[name];
@@ -35,23 +35,23 @@ export class PicturePage {
 
   tell() { for (const draw of this.listeners) draw(); }
 
-  // The selected number if this picture has so many, else its own choice.
+  // The selected number if this picture has so many.
   index(name, length, otherwise = -1) {
     const value = this.selection[name];
     return value === undefined || value >= length ? otherwise : value;
   }
 
-  // The row of the selected layer. A layer that runs at several steps stands for the first of them.
-  row(labels, otherwise = -1) {
-    const { layer } = this.selection, bare = (text) => String(text).replace(/ \(step \d+\)$/, "");
-    return [labels.indexOf(layer), labels.findIndex((label) => bare(label) === bare(layer)), otherwise].find((row) => row >= 0) ?? -1;
+  // The row of the selected label. A layer that runs at several steps stands for the first of them.
+  row(labels, otherwise = -1, name = "layer") {
+    const chosen = this.selection[name], bare = (text) => String(text).replace(/ \(step \d+\)$/, "");
+    return [labels.indexOf(chosen), labels.findIndex((label) => bare(label) === bare(chosen)), otherwise].find((row) => row >= 0) ?? -1;
   }
 
   // A colour of the one-sided table for a place between 0 and 1.
   shade(place) { return hexAt(this.theme.one, 2 * place - 1); }
 }
 
-// Black or white, whichever reads better on a colour given as #rrggbb.
+// Black or white, whichever reads better on #rrggbb.
 export function inkOn(colour) {
   const [r, g, b] = [1, 3, 5].map((i) => (parseInt(colour.slice(i, i + 2), 16) / 255) ** 2.2);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.3 ? "#14191c" : "#ffffff";
@@ -65,7 +65,7 @@ export function fitted(context, text, width) {
   return n > 0 ? text.slice(0, n) + "…" : "";
 }
 
-// A list of names with bars; `part` is a bar's length between 0 and 1, `look` strong, plus or minus.
+// Names with bars; `part` is a length between 0 and 1, `look` strong, plus or minus.
 export function barList(rows, label) {
   return h("ol.bars", { "aria-label": label }, rows.map((row) =>
     h("li", { class: row.look, title: row.title },
@@ -81,7 +81,7 @@ export function sidePanel() { return h("aside.side", { "aria-live": "polite" });
 
 let groups = 0;
 
-// One of several, each with a name, the first to begin with.
+// One of several, the first to begin with.
 export function choices(label, options, onPick, group = "choice" + groups++) {
   return h("div.segments", { role: "radiogroup", "aria-label": label }, options.map((one, i) =>
     h("label", h("input", { type: "radio", name: group, value: one.key ?? one.name, checked: i === 0, onchange: () => onPick(one) }), h("span", one.name))));
@@ -91,7 +91,7 @@ export function button(text, label, onclick, tag = "button.small") {
   return h(tag, { type: "button", "aria-label": label, title: label, onclick }, text);
 }
 
-// The step of an arrow key, [across, down]; it belongs to the picture then, not to the page.
+// The step of an arrow key, [across, down], which the page then does not get.
 export function arrowStep(event) {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (!step || event.ctrlKey || event.metaKey || event.altKey) return null;
@@ -113,7 +113,7 @@ export function within(value, length) { return Math.max(0, Math.min(length - 1, 
 
 export function colourKey(classes = ".colour-key") { return pictureCanvas(classes, "Colour scale"); }
 
-// A strip of a colour table with ticks, [place between 0 and 1, text]; where room is short, the first ones.
+// A strip of a colour table with ticks, [place between 0 and 1, text]: the first ones that find room.
 export function drawColourKey(canvas, theme, ticks, table = theme.one) {
   const { context: c, width } = prepareCanvas(canvas, 34, theme), left = 22, wide = width - 2 * left, drawn = [];
   for (let x = 0; x < wide; x++) {
@@ -135,9 +135,7 @@ export function evenTicks(text) { return [0, 1, 0.5, 0.25, 0.75].map((share) => 
 
 // The largest finite value of an array; 0 where there is none.
 export function topOf(values, size = (v) => v) {
-  let top = 0;
-  for (const v of values) { const s = size(v); if (Number.isFinite(s) && s > top) top = s; }
-  return top;
+  return values.reduce((top, v) => (size(v) > top && size(v) < Infinity ? size(v) : top), 0);
 }
 
 // Rows of a table from arrays with the same axes: [[name, labels], ...] and {column: values}.

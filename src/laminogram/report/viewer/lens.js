@@ -1,4 +1,4 @@
-// The lens: what the model would say if it stopped at each layer, and where an answer forms.
+// The lens: what the model would say at each layer, and where an answer forms.
 
 import { modelColour } from "./colour.js";
 import { box, h, letter, prepareCanvas } from "./dom.js";
@@ -82,7 +82,7 @@ export function drawLens(picture, page) {
     Object.assign(panel.dataset, { row: r, token: t, first: firstWord(r, t).text });
   }
 
-  // The answer of the last row, what really follows, and the tokens that were asked for.
+  // The last row's answer, what really follows, and what was asked for.
   function drawLines() {
     const { t } = here(), final = firstWord(R - 1, t), lines = [];
     const add = (name, ranks, probabilities, wide) => lines.push({ name, colour: modelColour(page.theme, lines.length),

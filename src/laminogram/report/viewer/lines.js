@@ -1,4 +1,4 @@
-// Lines over the layers, or over the tokens: hover reads the values, a click selects.
+// Lines: hover reads the values, a click selects.
 
 import { h, letter, polyline, prepareCanvas } from "./dom.js";
 import { number, shortLabel } from "./format.js";
@@ -7,7 +7,7 @@ import { cellCanvas, upTo, within } from "./kit.js";
 const LINE_LEFT = 46, LINE_RIGHT = 18, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]], CORNERS = [24, 4, 3, 5];
 const GRIDS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]];
 
-// Marks of several shapes tell the lines apart without their colours: so many corners each.
+// Marks tell the lines apart without their colours: so many corners each.
 function lineMark(c, corners, x, y, radius, colour) {
   c.fillStyle = colour;
   c.beginPath();
@@ -15,7 +15,7 @@ function lineMark(c, corners, x, y, radius, colour) {
   c.fill();
 }
 
-// Candidates for the ticks of an axis from low to high, ascending.
+// Candidates for ticks, ascending.
 function axisTicks(kind, low, high) {
   if (kind === "symlog") return [0, ...upTo(7).flatMap((e) => [10 ** e, -(10 ** e)])].sort((a, b) => a - b);
   if (kind !== "log" && kind !== "rank") {
@@ -28,9 +28,9 @@ function axisTicks(kind, low, high) {
   return grids.find((ticks) => ticks.filter((t) => t >= low * 0.9 && t <= high * 1.1).length > 2) || grids[3];
 }
 
-// kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" (magnitudes) or "rank" (a logarithm, 1 at the top).
+// kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" or "rank" (a logarithm, 1 at the top).
 function lineScale(asked, series, tall) {
-  const all = series.flatMap((s) => [...s.values, ...(s.dashed || [])]).filter(Number.isFinite), whole = asked === "probability";
+  const all = series.flatMap((s) => [s.values, s.dashed, s.low, s.high].flatMap((some) => (some ? [...some] : []))).filter(Number.isFinite), whole = asked === "probability";
   const kind = asked === "log" && all.some((v) => v <= 0) ? "symlog" : asked, ratio = kind === "log" || kind === "rank";
   const fits = (v) => Number.isFinite(v) && (!ratio || v > 0), known = all.filter(fits);
   let [low, high] = known.length ? [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b))) : [+ratio, 1];
@@ -45,12 +45,12 @@ function lineScale(asked, series, tall) {
   return { fits, y, ticks: ticks.filter((_, i) => i % every === 0) };
 }
 
-// `axis` is what a click selects: a layer by its label, a token by its number. `about` stands below
-// while nothing is pointed at.
+// `axis` is what a click selects: a token by its number, all else by its label. `about` stands below
+// while nothing is pointed at. A series has its values, a second line or the ends of intervals.
 export function lineChart(page, { title, kind, labels, tall = 168, axis = "layer", about = `point at a ${axis} to read its values, click to select it` }) {
-  const last = labels.length - 1, chosen = (otherwise) => (axis === "layer" ? page.row(labels, otherwise) : page.index(axis, labels.length, otherwise));
+  const last = labels.length - 1, chosen = (otherwise) => (axis === "token" ? page.index(axis, labels.length, otherwise) : page.row(labels, otherwise, axis));
   let series = [], hovered = -1, xOf = () => 0;
-  const pick = (i) => page.select({ [axis]: axis === "layer" ? labels[i] : i });
+  const pick = (i) => page.select({ [axis]: axis === "token" ? i : labels[i] });
   const canvas = cellCanvas(title, { pick, at: (x) => within(Math.round((x - xOf(0)) / (last > 0 ? xOf(1) - xOf(0) : 1)), labels.length),
     hover: (i) => { hovered = i ?? -1; draw(); }, move: (dx) => pick(within(chosen(last) + dx, labels.length)) });
   const readout = h("p.chart-values", { "aria-live": "polite" });
@@ -83,11 +83,13 @@ export function lineChart(page, { title, kind, labels, tall = 168, axis = "layer
       if (s.dashed) trace(c, s.dashed, s.colour, [3, 3], scale);
       trace(c, s.values, s.colour, s.dashed ? [] : DASHES[n % DASHES.length], scale);
       for (let i = 0; i <= last; i++) {
+        if (s.low && scale.fits(s.low[i])) polyline(c, [[xOf(i), scale.y(s.low[i])], [xOf(i), scale.y(s.high[i])]], s.colour, 1.4);
         if (scale.fits(s.values[i]) && (last <= 40 || i === shown)) lineMark(c, CORNERS[n % CORNERS.length], xOf(i), scale.y(s.values[i]), i === shown ? 4.4 : 3, s.colour);
       }
     });
     readout.replaceChildren(...(shown < 0 ? [about] : [`${axis} ${labels[shown]}: `, ...series.flatMap((s, n) => [n ? ", " : "",
-      h("span", { style: { color: s.colour } }, s.name), " ", h("b", number(s.values[shown], 3)), s.dashed ? ` (${number(s.dashed[shown], 3)})` : ""])]));
+      h("span", { style: { color: s.colour } }, s.name), " ", h("b", number(s.values[shown], 3)), s.dashed ? ` (${number(s.dashed[shown], 3)})` : "",
+      s.low ? ` (${number(s.low[shown], 3)} to ${number(s.high[shown], 3)})` : ""])]));
   }
 
   return { node: h("figure.lines", h("figcaption", title), canvas, readout), draw, show(next) { series = next; draw(); } };

@@ -9,7 +9,7 @@ import { lineChart } from "./lines.js";
 import { openRecording } from "./recording.js";
 import { dataTable, fold } from "./tables.js";
 
-// Of each statistic by layer a small chart: solid without the first token, dashed with it.
+// A small chart of each statistic: solid without the first token, dashed with it.
 function statisticsSection(page, eeg) {
   const labels = page.models.reduce((a, b) => (b.labels.length > a.labels.length ? b : a)).labels, key = h("ul.key");
   const charts = page.charts.map(({ title, kind, formula }) => lineChart(eeg, { title, kind, labels, tall: 128, about: formula }));
@@ -28,9 +28,9 @@ showPage(async (page) => {
   const statistics = statisticsSection(page, eeg), slot = (name) => document.getElementById(name), { tables } = page;
   slot("eeg").append(eeg.node);
   slot("statistics").append(...statistics.node);
-  slot("peaks").append(h("div.columns", tables.peaks.map(dataTable)));
+  slot("peaks").append(h("div.columns", tables.peaks.map((one) => dataTable(one))));
   slot("reading").append(dataTable(tables.reading));
-  slot("tables").append(fold("All numbers as tables", ...tables.statistics.map(dataTable)));
+  slot("tables").append(fold("All numbers as tables", ...tables.statistics.map((one) => dataTable(one))));
   const themed = () => {
     eeg.theme = readTheme(page.palette);
     slot("cards").replaceChildren(...page.models.map((model, i) => (model.card ? modelCard(model, modelColour(eeg.theme, i)) : "")));

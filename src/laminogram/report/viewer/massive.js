@@ -1,4 +1,4 @@
-// Massive activations: one layer's magnitudes as a surface over tokens and channels, all layers as lines.
+// Massive activations: one layer as a surface over tokens and channels, all layers as lines.
 
 import { dot, h, letter, namePlates, polyline, prepareCanvas } from "./dom.js";
 import { inQuotes, number, signed } from "./format.js";
@@ -10,7 +10,7 @@ const RELIEF_HEIGHT = 530;
 
 export function drawMassive(picture, page) {
   const { labels, tokens, names, width, bunch, channels, columns, row, peaks, surface, surfaceTokens, top, median } = picture.data;
-  // A ridge is a token; of a longer text, a few tokens, channel by channel the largest.
+  // A ridge is a token, or a few tokens' largest, channel by channel.
   const [ridges, C] = surface.shape;
   const limit = topOf(surface, Math.abs) || 1, quiet = median[row] || limit / 1000;
   const heights = [{ name: "linear", high: (v) => v / limit }, { name: "log", high: (v) => Math.log1p(v / quiet) / Math.log1p(limit / quiet) }];
@@ -20,7 +20,7 @@ export function drawMassive(picture, page) {
   // What is not a number lies flat; what is infinite goes to the top.
   const lift = (z) => (z === z ? Math.min(1, high(Math.min(z, limit))) : 0);
 
-  // Places on the floor run from -1 to 1 along the channels and along the tokens; height from 0 to 1.
+  // Places on the floor run from -1 to 1 along channels and tokens; height from 0 to 1.
   function projection(wide) {
     const [cos, sin] = [Math.cos(yaw), Math.sin(yaw)], deep = 0.62, tall = 262 * Math.cos(pitch);
     const spread = Math.min(520, (wide / 2 - 62) / (cos + deep * Math.abs(sin))), lean = Math.abs(sin) + deep * cos;

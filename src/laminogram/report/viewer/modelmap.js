@@ -1,4 +1,4 @@
-// The model map: the stack as its layers and parts, wide as they have parameters, coloured by a statistic.
+// The model map: layers and parts, wide as they have parameters, coloured by a statistic.
 
 import { box, dot, h, letter, polyline, prepareCanvas } from "./dom.js";
 import { number } from "./format.js";

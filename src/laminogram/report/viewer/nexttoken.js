@@ -1,4 +1,4 @@
-// The next token as bars, the text coloured by how badly each token was expected, and its losses as a line.
+// The next token as bars, the text coloured by its losses, and these as a line.
 
 import { h } from "./dom.js";
 import { inQuotes, number, tokenText } from "./format.js";

@@ -1,4 +1,4 @@
-// Builds a page of pictures from its payload: each draws itself, all share one selection.
+// Builds a page of pictures: each draws itself, all share one selection.
 
 import { copyButton } from "./address.js";
 import { drawAttention } from "./attention.js";
@@ -10,11 +10,12 @@ import { drawLens } from "./lens.js";
 import { drawMassive } from "./massive.js";
 import { drawModelMap } from "./modelmap.js";
 import { drawNextToken } from "./nexttoken.js";
+import { drawPainters } from "./painters.js";
 import { saveButtons } from "./save.js";
 import { drawSimilarity } from "./similarity.js";
 import { fold } from "./tables.js";
 
-const DRAW = { lens: drawLens, attention: drawAttention, similarity: drawSimilarity, massive: drawMassive, model_map: drawModelMap, next_token: drawNextToken };
+const DRAW = { lens: drawLens, attention: drawAttention, similarity: drawSimilarity, massive: drawMassive, model_map: drawModelMap, next_token: drawNextToken, painters: drawPainters };
 
 // Packed arrays anywhere in a picture's data become typed arrays with a shape.
 async function unpacked(data) {

@@ -1,4 +1,4 @@
-// One model's decoded recording: rows (layers) x tokens x columns (channels, pooled if wide).
+// A decoded recording: rows (layers) x tokens x columns (channels, pooled if wide).
 
 import { decodeArray } from "./decode.js";
 
@@ -15,7 +15,7 @@ export class Recording {
 
   at(row, token, column) { return this.values[this.start(row, token) + column]; }
 
-  // The channel that a column shows at this moment: of a pooled block, the largest in size.
+  // The channel that a column shows: of a pooled block, the largest in size.
   channel(row, token, column) {
     if (!this.offsets) return column;
     return column * this.model.width + this.offsets[this.start(row, token) + column];
@@ -23,7 +23,7 @@ export class Recording {
 
   column(channel) { return Math.floor(channel / this.model.width); }
 
-  // The largest values of a moment, at most two of one layer, so that names spread over the layers.
+  // The largest values of a moment, at most two of one layer.
   peaks(token, wanted) {
     const found = [];
     for (let row = 0; row < this.rows; row++) {

@@ -46,7 +46,7 @@ function paintNode(c, node, origin) {
   const x = box.left - origin.left, y = box.top - origin.top;
   if (node.tagName === "CANVAS") { c.drawImage(node, x, y, box.width, box.height); return; }
   c.save();
-  if (!/^(rgba\(0, 0, 0, 0\)|transparent)$/.test(style.backgroundColor)) {
+  if (style.backgroundColor !== "rgba(0, 0, 0, 0)") {
     c.fillStyle = style.backgroundColor;
     for (const part of node.getClientRects()) c.fillRect(part.left - origin.left, part.top - origin.top, part.width, part.height);
   }
@@ -59,8 +59,8 @@ function paintNode(c, node, origin) {
   c.restore();
 }
 
-// What stands in `node` now, on the page's ground, two pixels or more for each of the page's;
-// `redraw` makes the canvases as fine.
+// What stands in `node` now, with two pixels or more for each of the page's; `redraw` makes the
+// canvases as fine.
 function savePng(node, theme, name, redraw) {
   node.classList.add("saving");
   const box = node.getBoundingClientRect(), margin = 20, canvas = h("canvas"), own = window.devicePixelRatio || 1;
@@ -81,7 +81,7 @@ function savePng(node, theme, name, redraw) {
   canvas.toBlob((blob) => download(blob, name), "image/png");
 }
 
-// The two buttons. All but `page`, which has the theme, are asked for when one is pressed.
+// The two buttons; functions are asked when one is pressed.
 export function saveButtons(tag, what, page, { node, name, rows, redraw }) {
   return [button("PNG", `Save ${what} as a PNG picture`, () => savePng(node(), page.theme, name() + ".png", redraw), tag + ".save-png"),
     button("CSV", `Save the values of ${what} as CSV`, () => saveCsv(rows(), name() + ".csv"), tag + ".save-csv")];

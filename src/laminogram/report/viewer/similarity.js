@@ -2,7 +2,7 @@
 
 import { box, h, letter, prepareCanvas } from "./dom.js";
 import { number, shortLabel } from "./format.js";
-import { cellCanvas, choices, colourKey, drawColourKey, evenTicks, factList, longRows, sidePanel, within } from "./kit.js";
+import { cellCanvas, choices, colourKey, drawColourKey, evenTicks, factList, sidePanel, within } from "./kit.js";
 
 const SIM_LEFT = 64, SIM_BOTTOM = 40;
 
@@ -51,8 +51,6 @@ export function drawSimilarity(picture, page) {
     Object.assign(panel.dataset, { row, column, value: value(shown, row, column) });
   }
   page.listen(draw);
-  const node = h("div", h("div.tools.bar", choices("Measure", measures, (one) => { shown = one; draw(); })),
+  return h("div", h("div.tools.bar", choices("Measure", measures, (one) => { shown = one; draw(); })),
     h("div.withside", h("div", matrix, h("div.keyline", key, says)), panel));
-  node.csv = () => longRows([["state", labels], ["other", labels]], Object.fromEntries(measures.map((one) => [one.key, one.matrix])));
-  return node;
 }

@@ -1,10 +1,10 @@
-// Stacked traces, like an electroencephalogram: one line a layer over the channels, at one moment.
+// Stacked traces, one line a layer over the channels, at one moment.
 
 import { dot, drawCached, letter, namePlates, polyline, prepareCanvas } from "./dom.js";
 import { number, shortLabel } from "./format.js";
 import { EDGE, GUTTER, markBeyond, placedFrame } from "./heatmap.js";
 
-// How dark the bands are, from the widest (all tokens) to the narrowest (the middle half).
+// How dark the bands are, from the widest to the narrowest.
 const BANDS = [0.45, 0.99, 1];
 
 export function traceGeometry(rows, rowHeight) {
@@ -53,14 +53,14 @@ export function drawTraces(canvas, panel) {
     c.stroke();
   }
   namePlates(c, marks, [GUTTER, width - 2, 0, height], theme);
-  // The bar an electroencephalogram has in its corner: how high the full scale stands.
+  // The bar in the corner: how high the full scale stands.
   const foot = height - 3, [ends, middle] = [[5, 11], 8];
   for (const y of [foot - swing - 0.5, foot + 0.5]) polyline(c, ends.map((x) => [x, y]), theme.soft);
   polyline(c, [[middle, foot - swing], [middle, foot]], theme.soft);
   letter(c, number(scale.limit, 3), 2, foot - swing - 9, theme.soft, "left");
 }
 
-// Bands, zero lines and names of the layers: the same at every token.
+// Bands, zero lines and names: the same at every token.
 function drawGround(c, { recording, scale, theme, rowHeight }, xOf, base, swing, wide) {
   const { rows, columns, bands } = recording;
   for (let row = 0; row < rows; row++) {

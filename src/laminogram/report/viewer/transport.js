@@ -35,7 +35,7 @@ export class Transport {
     let last = null, owed = 0;
     const tick = (now) => {
       if (!this.playing) return;
-      // A frame's time can lie before the moment that asked for it, so only frames are compared.
+      // A frame's time can lie before its request, so only frames are compared.
       const passed = last === null ? 0 : Math.max(0, Math.min(now - last, 250));
       owed += passed * this.speed / 1000;
       last = now;
@@ -80,12 +80,12 @@ export function transportBar(transport, onScale) {
     h("div.keys", back, play, next), scrub, place, speed, choices("Scale", [{ name: "symlog" }, { name: "linear" }], onScale, "scale"));
 }
 
-// Space plays, arrows step, Home and End jump; shift with arrows moves the pin of the panel in use.
+// Space plays, arrows step, Home and End jump; shift with arrows moves the pin in use.
 export function listenToKeys(transport, movePin) {
   document.addEventListener("keydown", (event) => {
     const { tagName: tag, type } = event.target;
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (tag === "SELECT" || tag === "TEXTAREA" || (tag === "INPUT" && type !== "range")) return;
+    if (tag === "SELECT" || (tag === "INPUT" && type !== "range")) return;
     const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -transport.length, End: transport.length };
     const arrow = event.shiftKey && arrowStep(event);
     if (arrow) movePin(...arrow);
