@@ -20,6 +20,10 @@ PICTURE = {
 SURFACE = {
     "": {"--version", "--debug"},
     "attention": PICTURE | {"--layers"},
+    "compare": {
+        *("conditions", "--text-file", "--letters", "--documents", "--sites", "--scale"),
+        *("--bos", "--out", "--force", "--text-only", "--open", "--dtype", "--device"),
+    },
     "doctor": {"model", "--dtype", "--device"},
     "count": {"config", "--context", "--dtype", "--json"},
     "convert": {
@@ -63,6 +67,11 @@ SURFACE = {
     "paint": {
         *("model", "--variants", "--tasks", "--data", "--text-file", "--limit", "--shots"),
         *("--seeds", "--iterations", "--out", "--text-only", "--open", "--kv"),
+        *("--dtype", "--device"),
+    },
+    "outliers": {
+        *("models", "--precisions", "--edits", "--definitions", "--draws", "--text-file"),
+        *("--letters", "--documents", "--bos", "--out", "--text-only", "--open"),
         *("--dtype", "--device"),
     },
     "plan": set(),

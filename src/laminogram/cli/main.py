@@ -24,6 +24,8 @@ Examples:
   laminogram ls sites tiny-llama         what can be recorded and edited in a model
   laminogram plan show "0-7, 25-31"      the order of layers as a picture, and what it costs
   laminogram convert MODEL DIR --to qwen2 as another family, or for Megatron, with proof
+  laminogram outliers MODEL --open       every definition of an outlier, and what they do
+  laminogram compare A A@precision=int8  any conditions on the same tokens
   laminogram paint MODEL --open          layers skipped, swapped, reversed, averaged, as one page
   laminogram evaluate MODEL --plan PLAN  what a changed order keeps of the model's skills
   laminogram count config.json           what a model needs, before anything is downloaded

@@ -15,8 +15,6 @@ from laminogram.report.figures import number
 from laminogram.report.page_tables import table
 from laminogram.report.picture import Picture, Tables, packed
 
-DRAWN_BY = "painters"
-"""The module of the viewer that draws lines with intervals and coloured tables."""
 KINDS = ("linear", "log", "symlog", "probability")
 Columns = Mapping[str, Sequence[Any]]
 
@@ -70,6 +68,7 @@ def shares(values: Sequence[Sequence[float]]) -> list[list[float | None]]:
 
 
 def charts_picture(
+    kind: str,
     title: str,
     model: str,
     caption: str,
@@ -83,9 +82,10 @@ def charts_picture(
     axis: str = "layer",
     notes: Sequence[str] = (),
 ) -> Picture:
-    """The picture; its tables stand beside the page, and the first is what the page saves."""
+    """The picture, drawn as lines with intervals and coloured tables; its tables stand beside the
+    page, and the first is what the page saves."""
     return Picture(
-        kind=DRAWN_BY,
+        kind=kind,
         title=title,
         caption=caption,
         alt=alt,

@@ -42,6 +42,7 @@ def _outputs(result: Comparison) -> Picture:
     caption = f"Beside {result.labels[0]}: value [95 % interval over documents]"
     tables = result.tables()
     return charts_picture(
+        "compare",
         "Outputs",
         result.model,
         f"What each condition predicts, beside {result.labels[0]}, over {result.documents} "
@@ -75,6 +76,7 @@ def _states(result: Comparison, pair: Pair) -> Picture:
             "lies there says nothing."
         )
     return charts_picture(
+        "compare",
         f"States: {pair.other}",
         result.model,
         f"How far the states of {pair.other} lie from those of {pair.reference}, layer by layer "
@@ -102,6 +104,7 @@ def _distributions(result: Comparison, pair: Pair) -> Picture:
     rows = [[label, *row] for label, row in zip(labels, cells, strict=True)]
     beyond = [one for one in pair.places if one.shift.crossed > one.shift.null_high]
     return charts_picture(
+        "compare",
         f"Distributions of |x|: {pair.other}",
         result.model,
         f"Jensen-Shannon divergence, in nats, of the distributions of |x| / {result.scale} of "

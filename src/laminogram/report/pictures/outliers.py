@@ -86,6 +86,7 @@ def _verdicts(result: OutlierReport, model: str) -> Picture:
         found = ", ".join(sorted(yes)) or "none"
         said.append(f"With {_name(part)}, these find an outlier: {found}.")
     return charts_picture(
+        "outliers",
         "What every definition says",
         model,
         "Every published definition on the same tensors. A cell counts the sites of a layer at "
@@ -192,6 +193,7 @@ def _dispersion(result: OutlierReport, model: str) -> Picture:
                 lines.append(_course(_name(part), found, layers, "value", "low", "high"))
             charts.append(chart(f"{title}: {site}", lines, kind))
     return charts_picture(
+        "outliers",
         "Dispersion by layer",
         model,
         "How large and how spread the values are. The root mean square follows outliers, the "
@@ -244,6 +246,7 @@ def _channels(result: OutlierReport, model: str) -> Picture:
         grids.append(grid(f"{_name(part)}: the largest channels", columns, rows, shares(values)))
     first = grids[0]["rows"][0]
     return charts_picture(
+        "outliers",
         "The largest channels",
         model,
         "Channels by their largest |x| over that of the median channel of the same place. A "
@@ -281,6 +284,7 @@ def _precisions(result: OutlierReport) -> Picture:
     places = ["model, precision, input", "site", "largest divergence", "at layer", "null there"]
     tables = result.tables()
     return charts_picture(
+        "outliers",
         "Precisions",
         result.model,
         f"Each precision beside {result.settings.precisions[0]}: predictions on the same tokens, "
@@ -334,6 +338,7 @@ def _operations(result: OutlierReport, part: Part) -> Picture:
     where = {"model": part.model, "precision": part.precision, "input": part.input}
     tables = result.tables()
     return charts_picture(
+        "outliers",
         f"Operations on outliers: {part.input}",
         part.model,
         "What changing the outliers does to the loss, paired by document, beside the same on as "

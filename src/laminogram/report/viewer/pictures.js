@@ -15,7 +15,7 @@ import { saveButtons } from "./save.js";
 import { drawSimilarity } from "./similarity.js";
 import { fold } from "./tables.js";
 
-const DRAW = { lens: drawLens, attention: drawAttention, similarity: drawSimilarity, massive: drawMassive, model_map: drawModelMap, next_token: drawNextToken, painters: drawPainters };
+const DRAW = { lens: drawLens, attention: drawAttention, similarity: drawSimilarity, massive: drawMassive, model_map: drawModelMap, next_token: drawNextToken };
 
 // Packed arrays anywhere in a picture's data become typed arrays with a shape.
 async function unpacked(data) {
@@ -26,7 +26,7 @@ async function unpacked(data) {
 }
 
 function pictureSection(picture, page, number) {
-  const drawn = DRAW[picture.kind](picture, page), id = "picture-" + number;
+  const drawn = (DRAW[picture.kind] || drawPainters)(picture, page), id = "picture-" + number;
   const tools = h("div.tools.saves", saveButtons("button.small", `“${picture.title}”`, page, { node: () => section, name: () => picture.file,
     rows: () => picture.csv || drawn.csv(), redraw: () => page.tell() }));
   const links = picture.files.flatMap((file, i) => [i ? ", " : "", h("a", { href: "data/" + file }, file)]);
