@@ -3,8 +3,8 @@
     python experiments/painters/recover.py MODEL --tokens DIR --out FILE.jsonl [--steps 400]
 
 Every plan is trained from the model's own weights under itself, on the same blocks, and its loss on
-held-out blocks is taken as it goes. `--tokens` holds encoded shards (zoo/prepare.py); the last
-blocks of the last one are held out.
+held-out blocks is taken as it goes. `--tokens` holds encoded shards (zoo/prepare.py); of the last
+one all blocks are trained on but the last ones, which are held out. The zoo's models have read all.
 """
 
 from __future__ import annotations

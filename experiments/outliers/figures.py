@@ -1,0 +1,222 @@
+"""The figures of the page, from the tables in `results/`.
+
+    python experiments/outliers/figures.py
+
+Writes SVG files to `figures/` beside this script.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from pathlib import Path
+
+from draw import COLOURS, Line, Panel, draw
+from sizes import SEEDS, SIZES
+
+HERE = Path(__file__).parent
+NAMES = list(SIZES["llama"])
+SITES = ("ffn_out", "attn_out", "resid_post")
+INPUTS = ("books", "chinese", "random", "repeated")
+Row = dict[str, str]
+
+
+def main() -> None:
+    """Command line: see the top of the file."""
+    (HERE / "figures").mkdir(exist_ok=True)
+    pictures = (size, depth, inputs, precisions, dispersion, operations, confound)
+    for picture in pictures:
+        file = HERE / "figures" / f"{picture.__name__}.svg"
+        file.write_text(picture(), encoding="utf-8")
+        print(f"{file.name}: {file.stat().st_size} bytes")
+
+
+def rows(name: str, **where: str) -> list[Row]:
+    """The rows of a table that have these values."""
+    with (HERE / "results" / f"{name}.csv").open(encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if all(row[k] == v for k, v in where.items())]
+
+
+def number(text: str) -> float:
+    """A number of a table; NaN where it has none."""
+    return float(text) if text else math.nan
+
+
+def parameters(kind: str) -> list[float]:
+    """Millions of parameters of the four sizes."""
+    known = {row["model"]: float(row["parameters"]) / 1e6 for row in rows("models")}
+    return [known[f"{kind}-{size}-1"] for size in NAMES]
+
+
+def over_layers(found: list[Row], model: str, column: str) -> float:
+    """The median over a model's layers."""
+    values = [number(row[column]) for row in found if row["model"] == model]
+    return statistics.median(values) if values else math.nan
+
+
+def _by_size(found: list[Row], column: str) -> list[Line]:
+    """A line for each family through the median seed, and a thin one for each seed."""
+    lines = []
+    for kind, colour in zip(SIZES, COLOURS, strict=False):
+        seeds = [[over_layers(found, f"{kind}-{s}-{n}", column) for s in NAMES] for n in SEEDS]
+        middle = [_median(values) for values in zip(*seeds, strict=True)]
+        x = parameters(kind)
+        lines += [Line(x, values, colour, width=0.7) for values in seeds]
+        lines.append(Line(x, middle, colour, f"{kind} (thin: seeds)"))
+    return lines
+
+
+def _median(values: tuple[float, ...]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return statistics.median(known) if known else math.nan
+
+
+SIZE_TICKS = [(0.3, "0.3 M"), (1, "1"), (3, "3"), (10, "10")]
+
+
+def size() -> str:
+    """Scale-free quantities by size, median over layers, on the books."""
+    panels = []
+    for column, title in (
+        ("ratio", "max / median of the state"),
+        ("kurtosis", "channel kurtosis"),
+        ("max_median", "largest / median channel"),
+    ):
+        for site in SITES:
+            found = rows("levels", site=site)
+            lines = _by_size(found, column)
+            panels.append(Panel(f"{site}: {title}", lines, SIZE_TICKS, True, True, "parameters"))
+    return draw("Outliers by size, held-out books, median over layers", panels)
+
+
+def depth() -> str:
+    """max / median by relative depth, every seed."""
+    panels = []
+    for kind in SIZES:
+        for site in SITES:
+            found = rows("levels", site=site)
+            lines = []
+            for name, colour in zip(NAMES, COLOURS, strict=False):
+                for seed in SEEDS:
+                    y = _layers(found, f"{kind}-{name}-{seed}", "ratio")
+                    x = [n / max(len(y) - 1, 1) for n in range(len(y))]
+                    lines.append(Line(x, y, colour, name if seed == 1 else "", width=1.1))
+            ticks = [(0, "first"), (1, "last layer")]
+            panels.append(Panel(f"{kind}: {site}", lines, ticks, y_log=True))
+    return draw("max / median of the state by relative depth, held-out books, every seed", panels)
+
+
+def _layers(found: list[Row], model: str, column: str) -> list[float]:
+    own = [row for row in found if row["model"] == model]
+    return [number(row[column]) for row in sorted(own, key=lambda row: int(row["layer"]))]
+
+
+def inputs() -> str:
+    """max / median by size for each input."""
+    panels = []
+    for kind in SIZES:
+        for site in SITES:
+            lines = []
+            for of, colour in zip(INPUTS, COLOURS, strict=False):
+                found = rows("inputs", input=of, site=site)
+                y = [
+                    _median(tuple(over_layers(found, f"{kind}-{s}-{n}", "ratio") for n in SEEDS))
+                    for s in NAMES
+                ]
+                lines.append(Line(parameters(kind), y, colour, of))
+            panels.append(Panel(f"{kind}: {site}", lines, SIZE_TICKS, True, True, "parameters"))
+    return draw("max / median of the state by input, median over layers and seeds", panels)
+
+
+def precisions() -> str:
+    """KL against fp32 by size and format."""
+    panels = []
+    found = rows("precisions", input="books")
+    formats = list(dict.fromkeys(row["precision"] for row in found))
+    for kind in SIZES:
+        lines = []
+        for name, colour in zip(formats, COLOURS, strict=False):
+            for seed in SEEDS:
+                models = [f"{kind}-{size}-{seed}" for size in NAMES]
+                values = {r["model"]: r for r in found if r["precision"] == name}
+                y, low, high = (
+                    [number(values[m][c]) if m in values else math.nan for m in models]
+                    for c in ("kl", "kl_low", "kl_high")
+                )
+                first = seed == 1
+                ends = (low, high) if first else ((), ())
+                label, wide = (name, 1.8) if first else ("", 0.7)
+                lines.append(Line(parameters(kind), y, colour, label, *ends, width=wide))
+        title = f"{kind}: KL(fp32 || format), nats a token"
+        panels.append(Panel(title, lines, SIZE_TICKS, True, True, "parameters"))
+    return draw("Functional divergence by size (whiskers: documents; thin: seeds)", panels, 2)
+
+
+def dispersion() -> str:
+    """How the variance adds up, by relative depth, for the largest models."""
+    parts = ("between_tokens", "between_channels", "between_documents")
+    panels = []
+    for kind in SIZES:
+        for site in SITES:
+            found = rows("dispersion", site=site)
+            lines = []
+            for part, colour in zip(parts, COLOURS, strict=False):
+                for seed in SEEDS:
+                    y = _layers(found, f"{kind}-l-{seed}", part)
+                    label = part.replace("_", " ") if seed == 1 else ""
+                    lines.append(Line(range(len(y)), y, colour, label, width=1.2))
+            ticks = [(n, str(n)) for n in range(0, 12, 2)]
+            panels.append(Panel(f"{kind}-l: {site}", lines, ticks, x_label="layer"))
+    return draw("Shares of the variance by layer, l size, three seeds, held-out books", panels)
+
+
+def operations() -> str:
+    """Loss change of zeroing the largest channel, beside random channels."""
+    found = rows("operations", target="channel", operation="zero")
+    panels = []
+    for kind in SIZES:
+        for later in (False, True):
+            own = [
+                row
+                for row in found
+                if row["model"].startswith(kind)
+                and (int(row["layer"]) * 2 > int(row["layers"]) + 1) == later
+            ]
+            own.sort(key=lambda row: NAMES.index(row["model"].split("-")[1]))
+            x = [NAMES.index(row["model"].split("-")[1]) for row in own]
+            columns = ("loss_change", "loss_change_low", "loss_change_high")
+            y, low, high = ([number(row[c]) for row in own] for c in columns)
+            mean, least, most, like = (
+                [number(row[c]) for row in own]
+                for c in ("random_mean", "random_low", "random_high", "like_in_norm")
+            )
+            lines = [
+                Line(x, y, COLOURS[1], "largest channel", low, high),
+                Line(x, mean, COLOURS[6], "random (range)", least, most),
+                Line(x, like, COLOURS[0], "next in norm", dash="4 3"),
+            ]
+            ticks = list(enumerate(NAMES))
+            where = "three quarters deep" if later else "middle layer"
+            panels.append(Panel(f"{kind}, {where}: nats a token", lines, ticks))
+    return draw("Zeroing the largest channel of the stream (seed 1)", panels, 2)
+
+
+def confound() -> str:
+    """max |ffn_out| by layer, true and with the rescale left in."""
+    models = ("rwkv4-l-1", "rwkv4-l-2", "rwkv4-l-3", "small-rwkv4")
+    panels = []
+    for model in models:
+        own = rows("confound", model=model)
+        x = [int(row["layer"]) for row in own]
+        lines = [
+            Line(x, [number(row["true"]) for row in own], COLOURS[0], "true"),
+            Line(x, [number(row["rescaled"]) for row in own], COLOURS[1], "rescale left in"),
+        ]
+        ticks = [(n, str(n)) for n in range(0, 12, 2)]
+        panels.append(Panel(f"{model}: max |ffn_out|", lines, ticks, x_label="layer"))
+    return draw("The original confound: values after layer 6 halved by the runtime", panels, 4)
+
+
+if __name__ == "__main__":
+    main()
