@@ -66,7 +66,7 @@ SURFACE = {
     "next": PICTURE | {"--top", "--temperature"},
     "paint": {
         *("model", "--variants", "--tasks", "--data", "--text-file", "--limit", "--shots"),
-        *("--seeds", "--iterations", "--out", "--text-only", "--open", "--kv"),
+        *("--seeds", "--iterations", "--out", "--text-only", "--open", "--kv", "--bos"),
         *("--dtype", "--device"),
     },
     "outliers": {

@@ -189,5 +189,6 @@ def test_the_page_opens_without_a_complaint(report: OutlierReport, browser, tmp_
 def test_a_grid_has_a_place_for_every_cell() -> None:
     made_grid = grid("c", ["a", "b", "c"], [["x", 1, 2]], [[0.5, None]])
     assert made_grid["places"] == [[0.5, None]] and made_grid["rows"] == [["x", "1", "2"]]
-    drawn = charts_picture("outliers", "t", "m", "c", "a", {"n": {"v": [1.0, float("nan")]}}, manifest={})
+    tables = {"n": {"v": [1.0, float("nan")]}}
+    drawn = charts_picture("outliers", "t", "m", "c", "a", tables, manifest={})
     assert drawn.csv == [["v"], [1.0], [None]]

@@ -48,7 +48,7 @@ def prepare_legacy(folder: Path, model: Model, *, fresh: bool) -> list[Task]:
     for number, file in enumerate(legacy_files(folder, model)):
         stage, rank = divmod(number, tp)
         file.parent.mkdir(parents=True, exist_ok=True)
-        infos = dict(_parts(model, stage))
+        infos = dict(stage_parts(model, stage))
         content, order = _content(model, stage, infos)
         if fresh:
             write_hollow(file, content)
@@ -73,7 +73,7 @@ def _taker(model: Model, name: str, rank: int) -> Callable[[Tensor], Tensor]:
     return lambda tensor: part(tensor, cut, rank, target.tp)
 
 
-def _parts(model: Model, stage: int) -> Iterator[tuple[str, TensorInfo]]:
+def stage_parts(model: Model, stage: int) -> Iterator[tuple[str, TensorInfo]]:
     """Global names of a stage's tensors with the shapes of their parts."""
     tp, stages = model.target.tp, model.stages
     last = stage == model.target.pp - 1
@@ -94,6 +94,22 @@ def _parts(model: Model, stage: int) -> Iterator[tuple[str, TensorInfo]]:
         yield OUTPUT, TensorInfo(part_shape(whole, "vocabulary", tp), info.dtype)
 
 
+def home_of(model: Model, name: str) -> tuple[int, str]:
+    """The chunk of its stage in which a tensor lies, and what it is called there."""
+    layer = layer_of(name)
+    if layer is None:
+        chunk, local = 0 if name == EMBEDDING else model.target.vpp - 1, name
+    else:
+        place = model.stages.place(layer)
+        chunk, local = place.chunk, numbered(name, place.local)
+    return chunk, spelled(local, model.target.norms)
+
+
+def chunk_names(vpp: int) -> list[str]:
+    """The entries of a rank's file that hold the chunks' tensors."""
+    return ["model"] if vpp == 1 else [f"model{chunk}" for chunk in range(vpp)]
+
+
 def _content(
     model: Model, stage: int, infos: dict[str, TensorInfo]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -104,18 +120,12 @@ def _content(
     order = []
     for chunk in range(vpp):
         for name, tensor in tensors.items():
-            layer = layer_of(name)
-            if layer is None:
-                home, local = 0 if name == EMBEDDING else vpp - 1, name
-            else:
-                place = stages.place(layer)
-                home, local = place.chunk, numbered(name, place.local)
+            home, key = home_of(model, name)
             if home == chunk:
-                chunks[chunk][spelled(local, model.target.norms)] = tensor
+                chunks[chunk][key] = tensor
                 order.append(name)
         if model.target.norms == "te":
             for layer in range(stages.count(stage, chunk)):
                 for module in LINEARS:
                     chunks[chunk][f"decoder.layers.{layer}.{module}._extra_state"] = None
-    names = ["model"] if vpp == 1 else [f"model{chunk}" for chunk in range(vpp)]
-    return {**model.state, **dict(zip(names, chunks))}, order
+    return {**model.state, **dict(zip(chunk_names(vpp), chunks))}, order

@@ -7,18 +7,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from laminogram.checkpoint.fingerprint import hash_tensors
-from laminogram.checkpoint.megatron.arguments import arguments_of, dtype_arguments
-from laminogram.checkpoint.megatron.filling import Journal, Progress, Task, fill, nbytes
-from laminogram.checkpoint.megatron.naming import EMBEDDING, LAYOUT, LINEARS, OUTPUT
+from laminogram.checkpoint.megatron.filling import Journal, Progress, Task, fill
+from laminogram.checkpoint.megatron.making import cut_anew, from_stack
+from laminogram.checkpoint.megatron.naming import EMBEDDING
 from laminogram.checkpoint.megatron.opening import TRACKER, read_megatron
+from laminogram.checkpoint.megatron.placing import parts_of
 from laminogram.checkpoint.megatron.target import Model, Target
 from laminogram.checkpoint.megatron.write_legacy import prepare_legacy
 from laminogram.checkpoint.megatron.write_torch_dist import (
@@ -29,10 +29,10 @@ from laminogram.checkpoint.megatron.write_torch_dist import (
 from laminogram.checkpoint.reading import TensorInfo
 from laminogram.checkpoint.write import write_text
 from laminogram.errors import CheckpointError
-from laminogram.stack.config import AttentionConfig, StackConfig
+from laminogram.stack.config import StackConfig
 
-_PLAIN = (str, int, float, bool, type(None), torch.dtype)
-_WORKERS = min(4, os.cpu_count() or 1)
+WORKERS = min(4, os.cpu_count() or 1)
+"""Tensors in the making at the same time, unless told otherwise."""
 _SAMPLED = 4096
 
 
@@ -45,7 +45,7 @@ def write_megatron(
     extra_files: Iterable[str | Path] = (),
     lossy: bool = False,
     resume: str | None = None,
-    workers: int = _WORKERS,
+    workers: int = WORKERS,
     progress: Progress | None = None,
     **choices: Any,
 ) -> Path:
@@ -65,30 +65,16 @@ def write_megatron(
     express the model, ConfigError where it cannot be cut so, CheckpointError where `destination`
     exists or the disk is too small; all before anything is written.
     """
-    known = dict(
-        infos or {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    model = from_stack(tensors, config, Target(**choices), infos=infos, lossy=lossy)
+    return write_model(
+        model,
+        destination,
+        config.source,
+        extra_files=extra_files,
+        resume=resume,
+        workers=workers,
+        progress=progress,
     )
-    arguments = arguments_of(_within_trained_length(config) if lossy else config)
-    mapping = LAYOUT.bind(config)
-    blank = {
-        name: torch.empty(info.shape, dtype=info.dtype, device="meta")
-        for name, info in known.items()
-    }
-    wanted: dict[str, TensorInfo] = {}
-    for name in mapping.names_of_theirs(list(known)):
-        bound = mapping.theirs(name)
-        assert bound is not None
-        made = bound.write(blank.__getitem__)
-        wanted[name] = TensorInfo(tuple(made.shape), made.dtype)
-
-    def get(name: str) -> Tensor:
-        bound = mapping.theirs(name)
-        assert bound is not None
-        return bound.write(tensors.__getitem__)
-
-    model = _model(wanted, get, arguments, Target(**choices))
-    job = _Job(model, Path(destination), config.source, tuple(map(Path, extra_files)), resume)
-    return job.run(workers, progress)
 
 
 def reshard(
@@ -99,7 +85,7 @@ def reshard(
     vocab_size: int | None = None,
     extra_files: Iterable[str | Path] = (),
     resume: str | None = None,
-    workers: int = _WORKERS,
+    workers: int = WORKERS,
     progress: Progress | None = None,
     **choices: Any,
 ) -> Path:
@@ -109,68 +95,36 @@ def reshard(
     as in `read_megatron`, everything else as in `write_megatron`.
     """
     described = read_megatron(source, config=config, vocab_size=vocab_size)
-    checkpoint = described.checkpoint
-    infos = dict(checkpoint.tensors)
-    if described.config.head.tied and OUTPUT in infos:
-        if not torch.equal(checkpoint.get(OUTPUT), checkpoint.get(EMBEDDING)):
-            raise CheckpointError(
-                f"{source}: {OUTPUT} differs from {EMBEDDING}; under its arguments the model has "
-                "one tensor for both"
-            )
-        del infos[OUTPUT]
-    stored = checkpoint.extras.get("arguments") or {}
-    kept = {name: value for name, value in stored.items() if _is_plain(value)}
-    arguments = arguments_of(described.config)
-    model = _model(infos, checkpoint.get, arguments, Target(**choices), kept)
+    return write_model(
+        cut_anew(described, Target(**choices)),
+        destination,
+        described.config.source,
+        extra_files=extra_files,
+        resume=resume,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def write_model(
+    model: Model,
+    destination: str | Path,
+    source: Mapping[str, Any],
+    *,
+    extra_files: Iterable[str | Path] = (),
+    resume: str | None = None,
+    workers: int = WORKERS,
+    progress: Progress | None = None,
+    complete: Callable[[Path], None] | None = None,
+) -> Path:
+    """Writes what `making` made; the other arguments are as in `write_megatron`.
+
+    source: what becomes config.json. complete: called with the finished directory before it appears
+    under its name; it may add files, and what it raises keeps the directory from appearing.
+    """
     files = tuple(map(Path, extra_files))
-    job = _Job(model, Path(destination), described.config.source, files, resume)
+    job = _Job(model, Path(destination), source, files, resume, complete)
     return job.run(workers, progress)
-
-
-def _within_trained_length(config: StackConfig) -> StackConfig:
-    layers = []
-    for layer in config.layers:
-        attn = layer.attn
-        rope = attn.rope if isinstance(attn, AttentionConfig) else None
-        if isinstance(attn, AttentionConfig) and rope is not None and rope.kind == "dynamic":
-            attn = replace(attn, rope=replace(rope, kind="default", parameters={}))
-        layers.append(replace(layer, attn=attn))
-    return replace(config, layers=tuple(layers))
-
-
-def _model(
-    infos: Mapping[str, TensorInfo],
-    get: Callable[[str], Tensor],
-    arguments: Mapping[str, Any],
-    target: Target,
-    kept: Mapping[str, Any] | None = None,
-) -> Model:
-    """The model with what Megatron needs besides: biases of zeros where one bias brings all."""
-    complete = dict(infos)
-    if arguments["add_bias_linear"]:
-        for layer in range(int(arguments["num_layers"])):
-            for module in LINEARS:
-                stem = f"decoder.layers.{layer}.{module}"
-                weight = infos[f"{stem}.weight"]
-                rows = TensorInfo(weight.shape[:1], weight.dtype)
-                complete.setdefault(f"{stem}.bias", rows)
-    dtype = infos[EMBEDDING].dtype
-
-    def made(name: str) -> Tensor:
-        if name in infos:
-            return get(name)
-        return torch.zeros(complete[name].shape, dtype=complete[name].dtype)
-
-    said = {**arguments, **dtype_arguments(dtype)}
-    model = Model(complete, made, said, target, dict(kept or {}))
-    model.check()
-    return model
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return isinstance(value, _PLAIN)
 
 
 def _samples(model: Model) -> str:
@@ -199,6 +153,7 @@ class _Job:
     source: Mapping[str, Any]
     extra_files: tuple[Path, ...]
     name: str | None
+    complete: Callable[[Path], None] | None = None
 
     @property
     def work(self) -> Path:
@@ -233,8 +188,8 @@ class _Job:
         missing = [str(file) for file in self.extra_files if not file.is_file()]
         if missing:
             raise CheckpointError(f"files to copy along do not exist: {', '.join(missing)}")
+        needed = sum(part.nbytes for part in parts_of(self.model))
         self.destination.parent.mkdir(parents=True, exist_ok=True)
-        needed = sum(nbytes(info) for info in self.model.infos.values())
         free = shutil.disk_usage(self.destination.parent).free
         if needed > free and not self.work.is_dir():
             raise CheckpointError(
@@ -263,6 +218,8 @@ class _Job:
         for file in self.extra_files:
             shutil.copyfile(file, self.work / file.name)
         write_text(self.work / "config.json", json.dumps(dict(self.source), indent=2) + "\n")
-        journal.remove()
         write_text(self.work / TRACKER, self.model.target.tracker)
+        if self.complete is not None:
+            self.complete(self.work)
+        journal.remove()
         self.work.rename(self.destination)

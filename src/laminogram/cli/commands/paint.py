@@ -78,6 +78,12 @@ Examples:
     help="What parallel layers remember while a task generates: exact, each its own keys and "
     "values (default), or averaged, their mean, as in the painters paper.",
 )
+@click.option(
+    "--bos/--no-bos",
+    default=None,
+    help="Whether texts and prompts begin with the begin-of-text token; default: as the tokenizer "
+    "does it. The zoo's models were trained with it.",
+)
 @placement
 def command(
     model: str,
@@ -93,6 +99,7 @@ def command(
     text_only: bool,
     open_page: bool,
     kv: str | None,
+    bos: bool | None,
     dtype: str | None,
     device: str | None,
 ) -> None:
@@ -115,6 +122,7 @@ def command(
         seeds=seeds,
         repeats=iterations,
         kv=kv,  # type: ignore[arg-type]  # click has checked it
+        bos=bos,
         work=folder and folder / "work",
         say=lambda text: click.echo(text, err=True),
     )

@@ -41,16 +41,19 @@ class Pieces:
         return sum(map(len, self.rows))
 
 
-def cut(view: Subject, texts: Texts) -> Pieces:
+def cut(view: Subject, texts: Texts, bos: bool | None = None) -> Pieces:
     """The texts as pieces no longer than what the model was trained for, `LONGEST` without limit.
 
-    A piece begins with the last token of the one before, so that every token but a text's first is
-    predicted once. TokenError where no text has two tokens; ConfigError for an encoder's text that
+    bos: whether a text begins with BOS; None is the tokenizer's habit. A piece begins with the last
+    token of the one before, so that every token but a text's first is predicted once. TokenError where no text has two tokens; ConfigError for an encoder's text that
     is too long, since its parts would lack their special tokens.
     """
     if isinstance(texts, str):
         texts = [texts]
-    encoded = documents(view, texts)
+    if bos is not None and isinstance(texts[0], str):
+        encoded = [view.needed_tokenizer().encode(str(text), bos) for text in texts]
+    else:
+        encoded = documents(view, texts)
     longest = view.config.max_position_embeddings or LONGEST
     rows, owners = [], []
     for number, ids in enumerate(encoded):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from laminogram.errors import ConfigError
-from laminogram.evaluate.evaluate import evaluate
+from laminogram.evaluate.evaluate import Manner, evaluate
 from laminogram.evaluate.ledger import Ledger
 from laminogram.evaluate.loss import check_predicts
 from laminogram.evaluate.result import TaskResult
@@ -52,6 +52,7 @@ def paint(
     seeds: int = SEEDS,
     repeats: int = REPEATS,
     kv: KeysAndValues | None = None,
+    bos: bool | None = None,
     work: str | Path | None = None,
     progress: bool = True,
     say: Callable[[str], object] | None = None,
@@ -65,6 +66,7 @@ def paint(
         tasks: of `evaluate.tasks.open_task`, scored under every plan too.
         seeds: of the shuffled variant; repeats: of the looped middle, 1 to so many.
         kv: what parallel layers remember while tasks generate (`exact`, `averaged`).
+        bos: whether texts and prompts begin with BOS; None is the tokenizer's habit.
         work: a folder for results as they come; what it holds is not computed again.
         say: is told the forecast before the sweep starts.
 
@@ -82,25 +84,18 @@ def paint(
     plans = distinct(chosen)
     for plan in plans:
         view.using(plan=plan)  # finds a plan that cannot run, now
-    pieces = cut(view, PASSAGES if texts is None else texts)
+    pieces = cut(view, PASSAGES if texts is None else texts, bos)
     reader, folder = scorer(view, pieces), None if work is None else Path(work)
     ledger = Ledger(folder)
     waiting = open_reads(ledger, reader, keys(view, reader, plans))
     if say is not None:
         say(str(forecast(view, chosen, reader, tasks, sum(map(len, waiting.values())))))
     sums = sweep(view, reader, plans, pieces.units, ledger, progress=progress)
-    results = _tasks(view, tasks, plans, folder, progress)
+    manner = Manner(bos=bos)
+    results = (
+        evaluate(view, tasks, plans, out=folder, manner=manner, progress=progress) if tasks else []
+    )
     return _result(view, chosen, plans, pieces, reader, sums, results, progress)
-
-
-def _tasks(
-    view: Subject,
-    tasks: Sequence[Task],
-    plans: Sequence[Plan],
-    folder: Path | None,
-    progress: bool,
-) -> list[TaskResult]:
-    return evaluate(view, tasks, plans, out=folder, progress=progress) if tasks else []
 
 
 def _result(
