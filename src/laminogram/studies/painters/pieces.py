@@ -45,8 +45,9 @@ def cut(view: Subject, texts: Texts, bos: bool | None = None) -> Pieces:
     """The texts as pieces no longer than what the model was trained for, `LONGEST` without limit.
 
     bos: whether a text begins with BOS; None is the tokenizer's habit. A piece begins with the last
-    token of the one before, so that every token but a text's first is predicted once. TokenError where no text has two tokens; ConfigError for an encoder's text that
-    is too long, since its parts would lack their special tokens.
+    token of the one before, so that every token but a text's first is predicted once. TokenError
+    where no text has two tokens; ConfigError for an encoder's text that is too long, since its
+    parts would lack their special tokens.
     """
     if isinstance(texts, str):
         texts = [texts]
