@@ -79,11 +79,25 @@ def test_to_megatron_and_back(source: Path, tmp_path: Path, cut: tuple[object, .
     assert again.exit_code == 0, again.output
 
 
+def test_a_dry_run_to_megatron_names_ranks_and_stages(source: Path, tmp_path: Path) -> None:
+    cut = ("--to", "megatron", "--tp", 2, "--pp", 3)
+    done = run(source, tmp_path / "ranks", *cut, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "nothing was written" in done.output and "GB of disk" in done.output
+    assert not list(tmp_path.iterdir())
+    rows = [line for line in done.output.splitlines() if "linear_fc1.weight" in line]
+    assert len(rows) == 3
+    files = [f"release/mp_rank_{rank:02d}_001/model_optim_rng.pt" for rank in range(2)]
+    origins = [f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up")]
+    assert rows[1].startswith("model.decoder.layers.0.") and " .. ".join(files) in rows[1]
+    assert ", ".join(origins) in rows[1] and "rows of both halves cut in 2" in rows[1]
+
+
 def test_what_is_for_megatron_alone(source: Path, tmp_path: Path) -> None:
     done = run(source, tmp_path / "x", "--to", "llama", "--tp", 2)
     assert done.exit_code == 2 and "--tp is for --to megatron" in done.output
-    done = run(source, tmp_path / "x", "--to", "megatron", "--dry-run")
-    assert done.exit_code == 2
+    done = run(source, tmp_path / "x", "--to", "megatron", "--dtype", "fp32")
+    assert done.exit_code == 2 and "--dtype is for" in done.output
     done = run(source, tmp_path / "x", "--to", "megatron", "--stages", "1,b")
     assert done.exit_code == 2 and "whole numbers" in done.output
     assert not list(tmp_path.iterdir())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 import laminogram
 from laminogram.checkpoint.apply import (
@@ -19,13 +19,18 @@ from laminogram.checkpoint.apply import (
     refuse_existing,
 )
 from laminogram.checkpoint.fingerprint import hash_tensors
-from laminogram.checkpoint.load import Described
-from laminogram.checkpoint.megatron import is_megatron, reshard, write_megatron
+from laminogram.checkpoint.megatron import Target
+from laminogram.checkpoint.megatron.making import arguments_for, compose, cut_anew
+from laminogram.checkpoint.megatron.naming import LAYOUT
+from laminogram.checkpoint.megatron.placing import Part, parts_of
+from laminogram.checkpoint.megatron.target import Model
+from laminogram.checkpoint.megatron.writing import WORKERS, write_model
 from laminogram.checkpoint.resolve import resolve
 from laminogram.checkpoint.write import write_text
 from laminogram.convert.changes import Grade
-from laminogram.convert.prepare import opened
+from laminogram.convert.prepare import Prepared, opened
 from laminogram.convert.proof import Proof, check, compare
+from laminogram.convert.route import Form, Route
 from laminogram.convert.write import SMALL
 from laminogram.errors import CheckpointError
 
@@ -33,20 +38,84 @@ NAME = "megatron"
 """What a conversion's target is called that is Megatron's and no family's."""
 
 
-class _Stored(Mapping[str, Tensor]):
-    """The source's parameters by our names, each in the dtype in which it is stored."""
+class Row(NamedTuple):
+    """A tensor as some of the written files hold it: what they call it, the files, the source's
+    tensors it comes from, what is done to them, and its bytes in all these files together."""
 
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
+    key: str
+    files: tuple[Path, ...]
+    origins: tuple[str, ...]
+    operation: str
+    nbytes: int
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights.stored(name)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
+@dataclass(frozen=True)
+class ToMegatron:
+    """A conversion that is known to be possible and not yet written: see `prepare_megatron`."""
 
-    def __len__(self) -> int:
-        return len(self._weights)
+    prepared: Prepared
+    model: Model
+    parts: Sequence[Part]
+    choices: Mapping[str, Any]
+    lossy: bool
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Every tensor of every pipeline stage."""
+        found = []
+        for part in self.parts:
+            origins, made = self._origin(part.name)
+            operation = ", ".join(filter(None, (made, part.operation)))
+            found.append(Row(part.key, part.files, origins, operation, part.nbytes))
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors in all files, which is what writing needs of the disk."""
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that writing needs at most, beyond pages that the system may take back:
+        the largest tensors, as many as are in the making, each with what it is made from."""
+        sizes = sorted(info.nbytes for info in self.model.infos.values())
+        return 3 * sum(sizes[-WORKERS:])
+
+    @property
+    def grade(self) -> Grade:
+        """How equal the result is to the source."""
+        return Grade.LOSSY if self.lossy else Grade.SAME_BYTES
+
+    def _origin(self, name: str) -> tuple[tuple[str, ...], str]:
+        """The source's tensors of a global name, and how the whole tensor is made from them."""
+        described = self.prepared.described
+        if described.layout is LAYOUT:
+            return ((name,), "") if name in described.checkpoint.tensors else ((), "zeros")
+        planned = self.prepared.tensors.get(name)
+        return ((), "zeros") if planned is None else (planned.origins, planned.operation)
+
+
+def prepare_megatron(
+    source: str | Path, *, lossy: bool = False, vocab_size: int | None = None, **choices: Any
+) -> ToMegatron:
+    """Check that a model can be written as Megatron's, cut as `choices` say; write nothing.
+
+    Arguments and errors are those of `to_megatron`.
+    """
+    target = Target(**choices)
+    found = resolve(source)
+    described = opened(found.path, vocab_size=vocab_size)
+    config = described.config
+    route = Route(Form(described.family, LAYOUT), (), dict(config.source), config)
+    weights = Weights(described, {})
+    prepared = Prepared(found.name, found.path, described, route, weights, {})
+    if described.layout is LAYOUT:
+        model = cut_anew(described, target)
+    else:
+        arguments = arguments_for(config, lossy=lossy)
+        infos = {name: planned.info for name, planned in prepared.tensors.items()}
+        model = compose(infos, prepared.make, arguments, target)
+    return ToMegatron(prepared, model, parts_of(model), choices, lossy)
 
 
 def to_megatron(
@@ -61,67 +130,72 @@ def to_megatron(
 ) -> tuple[Path, Proof | None]:
     """Write a model as a Megatron checkpoint; one that already is Megatron's is cut anew.
 
-    choices: the fields of `laminogram.checkpoint.megatron.Target` (tp, pp, layout, ...). verify:
-    read the written ranks back and run them as one stack, None where the model is small; a result
-    that fails is not kept. Other arguments are as in `laminogram.convert.write.convert`. Errors are
-    those of `write_megatron`.
+    choices: the fields of `laminogram.checkpoint.megatron.Target` (tp, pp, layout, ...). See
+    `write_prepared`; other arguments are as in `laminogram.convert.write.convert`. Errors are those
+    of `write_megatron`.
+    """
+    refuse_existing(dst)
+    conversion = prepare_megatron(source, lossy=lossy, vocab_size=vocab_size, **choices)
+    return write_prepared(conversion, dst, verify=verify, progress=progress)
+
+
+def write_prepared(
+    conversion: ToMegatron,
+    dst: str | Path,
+    *,
+    verify: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, Proof | None]:
+    """Write what was prepared as the directory `dst`, which appears once it is complete and proved.
+
+    verify: read the written ranks back and run them as one stack, None where the model is small; a
+    result that fails is not kept. `progress(done, total)` is called with bytes.
     """
     destination = refuse_existing(dst)
-    found = resolve(source)
-    described = opened(found.path, vocab_size=vocab_size)
-    weights = Weights(described, {})
-    files = [folder_of(found.path) / file for file in companions(found.path)]
-    if is_megatron(found.path):
-        reshard(
-            found.path,
-            destination,
-            vocab_size=vocab_size,
-            extra_files=files,
-            resume=found.name,
-            progress=progress,
-            **choices,
-        )
-    else:
-        write_megatron(
-            _Stored(weights),
-            described.config,
-            destination,
-            extra_files=files,
-            lossy=lossy,
-            resume=found.name,
-            progress=progress,
-            **choices,
-        )
+    prepared = conversion.prepared
+    described, folder = prepared.described, folder_of(prepared.path)
     nbytes = sum(info.nbytes for info in described.checkpoint.tensors.values())
-    proof = None
-    if nbytes <= SMALL if verify is None else verify:
-        result = opened(destination, vocab_size=described.config.vocab_size)
-        proof = compare(described, result, {})
-        if not lossy:
-            _keep_if_equal(proof, destination)
-    manifest = _manifest(found.name, described, proof, choices, lossy=lossy)
-    manifest["weights_hash"] = None if proof is None else hash_tensors(weights)
-    write_text(destination / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    return destination, proof
+    proofs: list[Proof] = []
+
+    def complete(work: Path) -> None:
+        if nbytes <= SMALL if verify is None else verify:
+            result = opened(work, vocab_size=described.config.vocab_size)
+            proofs.append(compare(described, result, {}))
+            if not conversion.lossy:
+                _keep_if_equal(proofs[0], work)
+        manifest = _manifest(conversion, proofs[0] if proofs else None)
+        write_text(work / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+    write_model(
+        conversion.model,
+        destination,
+        described.config.source,
+        extra_files=[folder / file for file in companions(prepared.path)],
+        resume=prepared.name,
+        progress=progress,
+        complete=complete,
+    )
+    return destination, proofs[0] if proofs else None
 
 
-def _manifest(
-    name: str, described: Described, proof: Proof | None, choices: Mapping[str, Any], *, lossy: bool
-) -> dict[str, Any]:
+def _manifest(conversion: ToMegatron, proof: Proof | None) -> dict[str, Any]:
+    prepared, choices = conversion.prepared, conversion.choices
+    described = prepared.described
     return {
         "laminogram": laminogram.__version__,
-        "source": name,
+        "source": prepared.name,
         "from": {"family": described.family.name, "layout": described.layout.name},
         "to": {"family": described.family.name, "layout": NAME},
-        "grade": str(Grade.LOSSY if lossy else Grade.SAME_BYTES),
+        "grade": str(conversion.grade),
         "choices": {key: value for key, value in choices.items() if value is not None},
         "proof": None if proof is None else proof.to_dict(),
+        "weights_hash": None if proof is None else hash_tensors(prepared.weights),
     }
 
 
-def _keep_if_equal(proof: Proof, destination: Path) -> None:
+def _keep_if_equal(proof: Proof, folder: Path) -> None:
     try:
         check(proof)
     except CheckpointError:
-        shutil.rmtree(destination)
+        shutil.rmtree(folder)
         raise

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from laminogram.checkpoint.fingerprint import tensor_bytes
@@ -25,11 +24,6 @@ JOURNAL = "journal.jsonl"
 _NOTED = 1 << 28
 
 Progress = Callable[[int, int], None]
-
-
-def nbytes(info: TensorInfo) -> int:
-    """Bytes of a tensor."""
-    return torch.Size(info.shape).numel() * info.dtype.itemsize
 
 
 class Slot(NamedTuple):

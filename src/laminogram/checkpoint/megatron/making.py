@@ -28,7 +28,7 @@ def from_stack(
     infos: Mapping[str, TensorInfo] | None = None,
     lossy: bool = False,
 ) -> Model:
-    """The model of a stack's parameters by our names. Arguments and errors: see `write_megatron`."""
+    """The model of a stack's parameters by our names; arguments are those of `write_megatron`."""
     known = dict(
         infos or {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in tensors.items()}
     )

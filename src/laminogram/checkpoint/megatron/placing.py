@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from laminogram.checkpoint.megatron.naming import EMBEDDING, OUTPUT, cut_of, stacked
+from laminogram.checkpoint.megatron.naming import EMBEDDING, OUTPUT, cut_of, layer_of, stacked
 from laminogram.checkpoint.megatron.splits import check_cut
 from laminogram.checkpoint.megatron.target import Model
 from laminogram.checkpoint.megatron.write_legacy import (
@@ -22,9 +22,10 @@ from laminogram.checkpoint.reading import TensorInfo
 class Part(NamedTuple):
     """A whole tensor at one stage of the pipeline, in the files of all tensor-parallel ranks.
 
-    name: the global name of the tensor of the model that is written. key: what the files call it.
-    files: by rank, from the checkpoint's root. nbytes: in all files together. operation: what is
-    done to the whole tensor, empty where its bytes are copied.
+    name: the global name of the whole tensor. key: what the files call it, with the layer in
+    brackets where those of all layers are stacked. files: by rank, from the checkpoint's root.
+    nbytes: in all files together. operation: what is done to the whole tensor, empty where its
+    bytes are copied.
     """
 
     name: str
@@ -59,7 +60,9 @@ def _torch_dist(model: Model) -> Iterator[Part]:
         shape = (rows, *info.shape[1:])
         check_cut(shape, cut, model.target.tp)
         nbytes = TensorInfo(shape, info.dtype).nbytes
-        yield Part(name, stacked(name), files, nbytes, _operation(model, name))
+        layer = layer_of(name)
+        key = stacked(name) if layer is None else f"{stacked(name)}[{layer}]"
+        yield Part(name, key, files, nbytes, _operation(model, name))
 
 
 def _operation(model: Model, name: str) -> str:

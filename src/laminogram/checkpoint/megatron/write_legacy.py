@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from laminogram.checkpoint.megatron.archives import blanks, places, write_hollow
-from laminogram.checkpoint.megatron.filling import Slot, Task, nbytes
+from laminogram.checkpoint.megatron.filling import Slot, Task
 from laminogram.checkpoint.megatron.legacy import RANK_FILES
 from laminogram.checkpoint.megatron.naming import (
     EMBEDDING,
@@ -55,7 +55,7 @@ def prepare_legacy(folder: Path, model: Model, *, fresh: bool) -> list[Task]:
         starts = places(file)
         for number_there, name in enumerate(order):
             source = EMBEDDING if name == OUTPUT and model.tied else name
-            room, take = nbytes(infos[name]), _taker(model, name, rank)
+            room, take = infos[name].nbytes, _taker(model, name, rank)
             slots[source].append(Slot(file, starts[number_there], room, take))
     return [
         Task(name, info, partial(model.get, name), tuple(slots[name]))

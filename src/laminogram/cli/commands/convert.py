@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,10 @@ from laminogram.cli.options import DTYPES, Function, parse_dtype
 from laminogram.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from laminogram.convert.megatron import ToMegatron
     from laminogram.convert.prepare import Prepared
     from laminogram.convert.proof import Proof
-    from laminogram.convert.write import Converted
+    from laminogram.convert.write import Converted, Progress
 
 
 def _cut(function: Function) -> Function:
@@ -111,6 +114,7 @@ def command(
       laminogram convert ./model.pth ./hf --layout fla
       laminogram convert ./glm-4-9b ./as-llama --to llama --dry-run
       laminogram convert ./qwen2.5-7b ./ranks --to megatron --tp 4 --pp 2
+      laminogram convert ./ranks --to megatron --tp 8 --dry-run
       laminogram convert --pairs
     """
     if pairs:
@@ -124,9 +128,10 @@ def command(
     if dst is not None:
         refuse_existing(dst)
     if to == "megatron":
-        if dry_run or dst is None or dtype is not None:
-            raise click.UsageError("--dry-run and --dtype are for conversions to families")
-        _to_megatron(source, dst, lossy, verify, vocab_size, {"layout": layout, **cut})
+        if dtype is not None:
+            raise click.UsageError("--dtype is for conversions to families")
+        choices = _choices({"layout": layout, **cut})
+        _to_megatron(source, None if dry_run else dst, lossy, verify, vocab_size, choices)
         return
     _refuse_cut(cut)
     prepared = prepare(
@@ -142,7 +147,14 @@ def command(
     if dry_run:
         _print_tensors(prepared)
     elif dst is not None:
-        _print_result(prepared, _write(prepared, dst, verify, int(shard_size * 1e9)))
+        from laminogram.convert.write import write
+
+        shard_bytes = int(shard_size * 1e9)
+        with _bar(prepared.nbytes) as progress:
+            done = write(
+                prepared, dst, verify=verify, progress=progress, max_shard_bytes=shard_bytes
+            )
+        _print_result(prepared, done)
 
 
 def _refuse_cut(cut: dict[str, Any]) -> None:
@@ -151,27 +163,62 @@ def _refuse_cut(cut: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --to megatron")
 
 
+def _choices(cut: dict[str, Any]) -> dict[str, Any]:
+    """The options of a Megatron target that were given."""
+    choices = {name: value for name, value in cut.items() if value is not None}
+    if "stages" in choices:
+        counts = choices["stages"].split(",")
+        if not all(count.strip().isdigit() for count in counts):
+            raise click.BadParameter("expected whole numbers with commas", param_hint="--stages")
+        choices["stages"] = [int(count) for count in counts]
+    return choices
+
+
 def _to_megatron(
     source: str,
-    dst: Path,
+    dst: Path | None,
     lossy: bool,
     verify: bool | None,
     vocab_size: int | None,
-    cut: dict[str, Any],
+    choices: dict[str, Any],
 ) -> None:
-    from laminogram.convert.megatron import to_megatron
+    """Write, or without `dst` print what would be written."""
+    from laminogram.convert.megatron import prepare_megatron, write_prepared
 
-    cut = {name: value for name, value in cut.items() if value is not None}
-    if "stages" in cut:
-        counts = cut["stages"].split(",")
-        if not all(count.strip().isdigit() for count in counts):
-            raise click.BadParameter("expected whole numbers with commas", param_hint="--stages")
-        cut["stages"] = [int(count) for count in counts]
-    written, proof = to_megatron(
-        source, dst, lossy=lossy, verify=verify, vocab_size=vocab_size, **cut
-    )
+    conversion = prepare_megatron(source, lossy=lossy, vocab_size=vocab_size, **choices)
+    _print_cut(conversion)
+    if dst is None:
+        _print_parts(conversion)
+        return
+    with _bar(conversion.nbytes) as progress:
+        written, proof = write_prepared(conversion, dst, verify=verify, progress=progress)
     _print_proof(proof)
     click.echo(f"wrote {written}, opened by Megatron-LM")
+
+
+def _print_cut(conversion: ToMegatron) -> None:
+    described, target = conversion.prepared.described, conversion.model.target
+    click.echo(
+        f"{conversion.prepared.name}: {described.family.name} ({described.layout.name}) -> "
+        f"megatron ({target.layout}, tp {target.tp}, pp {target.pp}, vpp {target.vpp}), "
+        f"{len(conversion.model.infos)} tensors, {conversion.nbytes / 1e6:,.1f} MB"
+    )
+    click.echo(f"grade: {conversion.grade}")
+
+
+def _print_parts(conversion: ToMegatron) -> None:
+    rows = [
+        (
+            row.key,
+            " .. ".join(dict.fromkeys((str(row.files[0]), str(row.files[-1])))),
+            ", ".join(row.origins) or "-",
+            row.operation or "copy",
+            f"{row.nbytes:,}",
+        )
+        for row in conversion.rows
+    ]
+    print_table(("to", "files", "from", "operation", "bytes"), rows, title="tensors")
+    _print_needs(conversion.nbytes, conversion.memory)
 
 
 def _print_pairs() -> None:
@@ -211,26 +258,24 @@ def _print_tensors(prepared: Prepared) -> None:
         for name, planned in prepared.tensors.items()
     ]
     print_table(("to", "from", "operation", "bytes"), rows, title="tensors")
+    _print_needs(prepared.disk, prepared.memory)
+
+
+def _print_needs(disk: int, memory: int) -> None:
     click.echo(
-        f"needs {prepared.disk / 1e9:,.2f} GB of disk and at most {prepared.memory / 1e9:,.2f} GB "
-        "of memory; nothing was written"
+        f"needs {disk / 1e9:,.2f} GB of disk and at most {memory / 1e9:,.2f} GB of memory; "
+        "nothing was written"
     )
 
 
-def _write(prepared: Prepared, dst: Path, verify: bool | None, shard_bytes: int) -> Converted:
-    """Write with a bar on stderr where a person watches."""
-    from laminogram.convert.write import write
-
+@contextmanager
+def _bar(total: int) -> Iterator[Progress | None]:
+    """A bar on stderr where a person watches: what to call with bytes done and in all."""
     if not sys.stderr.isatty():
-        return write(prepared, dst, verify=verify, max_shard_bytes=shard_bytes)
-    with click.progressbar(length=prepared.nbytes, label="writing", file=sys.stderr) as bar:
-        return write(
-            prepared,
-            dst,
-            verify=verify,
-            max_shard_bytes=shard_bytes,
-            progress=lambda done, total: bar.update(done - bar.pos),
-        )
+        yield None
+        return
+    with click.progressbar(length=total, label="writing", file=sys.stderr) as bar:
+        yield lambda done, total: bar.update(done - bar.pos)
 
 
 def _print_result(prepared: Prepared, done: Converted) -> None:

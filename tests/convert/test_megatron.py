@@ -1,0 +1,118 @@
+"""Conversions to Megatron: what is planned is what is written, told on the way, proved before."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.convert import models
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from laminogram.convert import megatron
+from laminogram.convert.megatron import prepare_megatron, to_megatron, write_prepared
+from laminogram.errors import CheckpointError, ConfigError
+
+CUTS: list[dict[str, Any]] = [
+    {"tp": 2, "pp": 3},
+    {"pp": 2, "vpp": 2, "stages": [1, 0, 1, 1], "norms": "local"},
+    {"tp": 2, "layout": "torch_dist"},
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.make("qwen2", tmp_path_factory.mktemp("qwen2"))
+
+
+def held(root: Path) -> dict[tuple[str, str], int]:
+    """Bytes of every tensor by file and name, as torch's own readers find them."""
+    folder = root / "release"
+    if (folder / ".metadata").is_file():
+        metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+        tensors = {k: x for k, x in metadata.items() if isinstance(x, TensorStorageMetadata)}
+        return {
+            ("release/__0_0.distcp", name): tensor.size.numel() * tensor.properties.dtype.itemsize
+            for name, tensor in tensors.items()
+        }
+    found = {}
+    for file in folder.rglob("*.pt"):
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(file, weights_only=True)
+        for chunk in (name for name in content if name.startswith("model")):
+            for name, tensor in content[chunk].items():
+                if isinstance(tensor, Tensor):
+                    found[str(file.relative_to(root)), f"{chunk}.{name}"] = tensor.nbytes
+    return found
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_is_planned_is_what_is_written(
+    source: Path, tmp_path: Path, cut: dict[str, Any]
+) -> None:
+    to_megatron(source, tmp_path / "other", pp=3, verify=False)
+    for number, start in enumerate((source, tmp_path / "other")):
+        planned = prepare_megatron(start, **cut)
+        there = sorted(tmp_path.iterdir())
+        rows, memory = planned.rows, planned.memory
+        assert sorted(tmp_path.iterdir()) == there
+        told: list[tuple[int, int]] = []
+        destination = tmp_path / str(number)
+        write_prepared(planned, destination, progress=lambda *now, told=told: told.append(now))
+        want = held(destination)
+        assert planned.nbytes == sum(want.values()) == sum(row.nbytes for row in rows)
+        listed = {(str(file), row.key.split("[")[0]) for row in rows for file in row.files}
+        assert listed == set(want)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told[-1] == (planned.nbytes, planned.nbytes)
+        assert memory >= max(info.nbytes for info in planned.model.infos.values())
+        origins = {origin for row in rows for origin in row.origins}
+        assert origins == set(planned.prepared.described.checkpoint.tensors)
+
+
+def test_a_result_is_proved_before_it_appears(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination, compare = tmp_path / "ranks", megatron.compare
+    appeared = []
+
+    def broken(*models: Any) -> Any:
+        appeared.append(destination.exists())
+        proof = compare(*models)
+        return type(proof)(**{**proof.to_dict(), "largest": 1e9})
+
+    monkeypatch.setattr(megatron, "compare", broken)
+    with pytest.raises(CheckpointError, match="was not kept"):
+        to_megatron(source, destination, tp=2)
+    assert appeared == [False] and not list(tmp_path.iterdir())
+
+
+def test_a_stop_within_the_proof_is_gone_on_from(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*models: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(megatron, "compare", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            to_megatron(source, tmp_path / "ranks", tp=2)
+    assert [path.name for path in tmp_path.iterdir()] == [".ranks.partial"]
+    told: list[int] = []
+    _, proof = to_megatron(
+        source, tmp_path / "ranks", tp=2, progress=lambda done, total: told.append(done)
+    )
+    assert proof is not None and proof.largest == 0 and not told
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks"]
+    assert not (tmp_path / "ranks" / "journal.jsonl").exists()
+
+
+def test_a_cut_that_is_impossible_is_told_by_the_plan(source: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be shared"):
+        prepare_megatron(source, tp=3)
+    with pytest.raises(ConfigError, match="evenly"):
+        prepare_megatron(source, pp=2)
