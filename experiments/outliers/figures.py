@@ -172,34 +172,24 @@ def dispersion() -> str:
 
 
 def operations() -> str:
-    """Loss change of zeroing the largest channel, beside random channels."""
-    found = rows("operations", target="channel", operation="zero")
+    """Loss change of each operation on the largest channel, by relative depth and size."""
     panels = []
     for kind in SIZES:
-        for later in (False, True):
-            own = [
-                row
-                for row in found
-                if row["model"].startswith(kind)
-                and (int(row["layer"]) * 2 > int(row["layers"]) + 1) == later
-            ]
-            own.sort(key=lambda row: NAMES.index(row["model"].split("-")[1]))
-            x = [NAMES.index(row["model"].split("-")[1]) for row in own]
-            columns = ("loss_change", "loss_change_low", "loss_change_high")
-            y, low, high = ([number(row[c]) for row in own] for c in columns)
-            mean, least, most, like = (
-                [number(row[c]) for row in own]
-                for c in ("random_mean", "random_low", "random_high", "like_in_norm")
-            )
-            lines = [
-                Line(x, y, COLOURS[1], "largest channel", low, high),
-                Line(x, mean, COLOURS[6], "random (range)", least, most),
-                Line(x, like, COLOURS[0], "next in norm", dash="4 3"),
-            ]
-            ticks = list(enumerate(NAMES))
-            where = "three quarters deep" if later else "middle layer"
-            panels.append(Panel(f"{kind}, {where}: nats a token", lines, ticks))
-    return draw("Zeroing the largest channel of the stream (seed 1)", panels, 2)
+        for rule in ("zero", "clip at median", "normalise"):
+            lines = []
+            for name, colour in zip(NAMES, COLOURS, strict=False):
+                model = f"{kind}-{name}-1"
+                own = rows("operations", model=model, target="channel", operation=rule)
+                own.sort(key=lambda row: int(row["layer"]))
+                x = [int(row["layer"]) / (int(row["layers"]) - 1) for row in own]
+                columns = ("loss_change", "loss_change_low", "loss_change_high", "random_high")
+                y, low, high, most = ([number(row[c]) for row in own] for c in columns)
+                lines.append(Line(x, y, colour, name, low, high))
+                label = f"{name}: most of ten random"
+                lines.append(Line(x, most, colour, label, dash="4 3", width=1.0))
+            ticks = [(0, "first"), (1, "last layer")]
+            panels.append(Panel(f"{kind}, {rule}: nats a token", lines, ticks))
+    return draw("Operations on the largest channel of the stream, by layer (seed 1)", panels)
 
 
 def confound() -> str:

@@ -1,11 +1,12 @@
-"""What removing, clipping and normalising outliers does, by layer and size, beside controls.
+"""What removing outliers does, by layer and size, beside controls, and clipping their peaks.
 
     python experiments/outliers/operations.py --models DIR --corpus DIR --out DIR
 
 Writes `operations/MODEL@lLAYER.json` below `--out`, for the first seed. The outlier of a layer is
 the channel of the stream after it with the largest rms on other text; the scalar is that channel at
 the token where it is largest, each document's own. A rule with a fixed number of sigmas selects
-nothing in a narrow model: of 32 channels none can lie 6 standard deviations above their mean.
+nothing in a narrow model: of 32 channels none can lie 6 standard deviations above their mean. Here
+`clip` holds |x| to its 99.9 % quantile in other texts; for a lower bound see `clipping.py`.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def main() -> None:
 
 def operated(view: View, texts: Rows, other: Rows, layer: int) -> dict[str, Any]:
     """The tables of the operations on the channel, on the scalar, and of the controls."""
-    channel = Target("channel", SITE, (layer,), (_largest_channel(view, other, layer),))
+    channel = Target("channel", SITE, (layer,), (largest_channel(view, other, layer),))
     scalar = Target("scalar", SITE, (layer,), channel.channels, _peaks(view, texts, channel))
     beside = controls(view, texts, channel, draws=DRAWS)
     like = [one for one in beside if one.role == "norm"]
     asked = (
         ([channel, *beside], ("zero",)),
-        ([channel, *like], ("clip", "normalise")),
+        ([channel, *like], ("clip",)),
         ([scalar, *controls(view, texts, scalar, draws=2)], ("zero",)),
     )
     tables: list[dict[str, Any]] = []
@@ -56,7 +57,7 @@ def operated(view: View, texts: Rows, other: Rows, layer: int) -> dict[str, Any]
             view, texts, targets, names, calibration=other, sinks=False, progress=False
         ).tables()
         kept = {name: found[name] for name in ("operations", "operations-controls")}
-        tables.append(_plain(kept | {"regrowth": _of_outlier(found["operations-regrowth"])}))
+        tables.append(plain(kept | {"regrowth": of_outlier(found["operations-regrowth"])}))
     return {
         "layer": layer,
         "layers": view.config.num_layers,
@@ -72,7 +73,7 @@ def _stream(view: View, rows: Rows, layer: int) -> np.ndarray:
     return np.asarray(gram[SITE, layer], dtype=np.float64)
 
 
-def _largest_channel(view: View, rows: Rows, layer: int) -> int:
+def largest_channel(view: View, rows: Rows, layer: int) -> int:
     return int((_stream(view, rows, layer) ** 2).mean((0, 1)).argmax())
 
 
@@ -81,14 +82,14 @@ def _peaks(view: View, rows: Rows, target: Target) -> tuple[tuple[int, ...], ...
     return tuple((int(at),) for at in size.argmax(1))
 
 
-def _of_outlier(table: dict[str, Any]) -> dict[str, Any]:
+def of_outlier(table: dict[str, Any]) -> dict[str, Any]:
     """The lines of the outlier itself, not those of controls."""
     chosen = [n for n, name in enumerate(table["target"]) if ":" not in name]
     kept = ("target", "operation", "layer", "ratio", "ratio_low", "ratio_high")
     return {name: [table[name][n] for n in chosen] for name in kept}
 
 
-def _plain(tables: dict[str, Any]) -> dict[str, Any]:
+def plain(tables: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {column: np.asarray(values).tolist() for column, values in table.items()}
         for name, table in tables.items()

@@ -2,8 +2,8 @@
 
     python experiments/outliers/tables.py --models DIR --out DIR
 
-Reads `levels/`, `precisions/` and `operations/` below `--out` and the cards (`card.json`) below
-`--models`, and writes CSV files to `results/` beside this script.
+Reads `levels/`, `precisions/`, `operations/` and `clipping/` below `--out` and the cards
+(`card.json`) below `--models`, and writes CSV files to `results/` beside this script.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     formats = list(results(args.out / "precisions"))
     _write("precisions.csv", _precisions(formats))
     _write("histograms.csv", _histograms(formats))
-    done = list(results(args.out / "operations"))
+    done = [*results(args.out / "operations"), *results(args.out / "clipping")]
     _write("operations.csv", _operations(done))
     _write("regrowth.csv", _regrowth(done))
 
@@ -163,33 +163,48 @@ def _histograms(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
 
 def _operations(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
     """Each operation on an outlier, with its interval, beside the controls."""
+    found: dict[tuple[str, int, str, str], Row] = {}
     for (name, _), data in done:
         for table in data["tables"]:
             lines = _rows(table["operations"])
             for beside in _rows(table["operations-controls"]):
-                key = (beside["target"], beside["operation"])
-                own = next(one for one in lines if (one["target"], one["operation"]) == key)
-                row = {"model": name, "layer": data["layer"], "layers": data["layers"]}
-                row |= {"target": key[0], "operation": key[1]}
-                columns = ("loss_change", "kl")
-                for column in columns:
-                    for end in ("", "_low", "_high"):
-                        row[column + end] = short(own[column + end])
-                columns = ("controls", "random_mean", "random_low", "random_high", "p")
-                for column in (*columns, "like_in_norm", "other_tokens"):
-                    row[column] = short(beside[column])
-                yield row
+                key = (name, data["layer"], beside["target"], beside["operation"])
+                if key not in found or beside["controls"]:
+                    row = {"model": name, "layer": data["layer"], "layers": data["layers"]}
+                    found[key] = row | _operation(lines, beside)
+    return [found[key] for key in sorted(found)]
+
+
+def _operation(lines: list[Row], beside: Row) -> Row:
+    """The line of one operation, from those of its targets and from its controls."""
+    same = [one for one in lines if one["operation"] == beside["operation"]]
+    own = next(one for one in same if one["target"] == beside["target"])
+    random = [one for one in same if one["target"].startswith(f"{beside['target']}: random")]
+    row: Row = {"target": beside["target"], "operation": beside["operation"]}
+    for column in ("loss_change", "kl"):
+        for end in ("", "_low", "_high"):
+            row[column + end] = short(own[column + end])
+    row["changed"] = short(own["changed"] / own["selected"], 3)
+    for column in ("controls", "random_mean", "random_low", "random_high", "p"):
+        row[column] = short(beside[column])
+    shares = [one["changed"] / one["selected"] for one in random]
+    row["random_changed"] = short(statistics.mean(shares) if shares else None, 3)
+    return row | {name: short(beside[name]) for name in ("like_in_norm", "other_tokens")}
 
 
 def _regrowth(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
     """The outlier's size downstream over its size unchanged."""
+    found: dict[tuple[str, int, str, str, int], Row] = {}
     for (name, _), data in done:
         for table in data["tables"]:
             for one in _rows(table["regrowth"]):
                 if one["layer"] >= data["layer"]:
-                    kept = {key: short(one[key]) for key in ("ratio", "ratio_low", "ratio_high")}
                     row = {"model": name, "edited": data["layer"], "layer": one["layer"]}
-                    yield row | {"target": one["target"], "operation": one["operation"]} | kept
+                    row |= {"target": one["target"], "operation": one["operation"]}
+                    ends = {key: short(one[key]) for key in ("ratio", "ratio_low", "ratio_high")}
+                    key = (name, data["layer"], one["target"], one["operation"], one["layer"])
+                    found[key] = row | ends
+    return [found[key] for key in sorted(found)]
 
 
 def _rows(table: dict[str, list[Any]]) -> list[Row]:
