@@ -1,6 +1,6 @@
 """Conversions of a random Llama of 1.1 B parameters against a plain copy of the same bytes.
 
-`python benchmarks/convert.py [--folder DIR] [--layers 22] [--rounds 3]`
+`python -m benchmarks.convert [--folder DIR] [--layers 22] [--rounds 3]`
 
 Every row is a fresh process: seconds from the call to the flushed result, imports not counted, and
 the memory of its own (anonymous pages) at its peak, above what it held before. The copy is read and

@@ -1,6 +1,6 @@
 """One side loads one checkpoint in this fresh process; prints one line of JSON.
 
-`python load_once.py SIDE FOLDER DTYPE DEVICE THREADS time|memory`
+`python -m benchmarks.load_once SIDE FOLDER DTYPE DEVICE THREADS time|memory`
 
 seconds: from the call that loads to the first logits of a 16-token prompt, imports not counted.
 Memory is what the process holds above what it held before loading, its libraries imported, at its
@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 import torch
-from sides import SIDES
+
+from benchmarks.sides import SIDES
 
 _IMPORTS = {
     "laminogram": ("laminogram.checkpoint.load", "laminogram.stack.stack"),

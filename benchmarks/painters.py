@@ -1,8 +1,8 @@
 """A sweep of plans over tasks: this engine against the stock harness, variant by variant.
 
-    python benchmarks/painters.py --data DIR                         three benchmarks, every variant
-    python benchmarks/painters.py --data DIR --limit 10 --seeds 2    a small run
-    python benchmarks/painters.py --tasks addition --limit 20        without benchmark files
+    python -m benchmarks.painters --data DIR                         three benchmarks, every variant
+    python -m benchmarks.painters --data DIR --limit 10 --seeds 2    a small run
+    python -m benchmarks.painters --tasks addition --limit 20        without benchmark files
 
 Every variant of the paper ("Transformer Layers as Painters") for every start layer. Requests and
 tokens are prepared for both sides before the clock starts; seconds of the CPU are told beside those

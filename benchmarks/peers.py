@@ -1,9 +1,9 @@
 """This package beside its peers: forward, decode and load on the same random weights, in one run.
 
-    python benchmarks/peers.py                       all rows on the CPU, fp32, two threads
-    python benchmarks/peers.py --rows llama-decode rwkv4-decode --rounds 21
-    python benchmarks/peers.py --device cuda         bf16, larger models
-    python benchmarks/peers.py --out results.json    the raw seconds of every round beside the table
+    python -m benchmarks.peers                       all rows on the CPU, fp32, two threads
+    python -m benchmarks.peers --rows llama-decode rwkv4-decode --rounds 21
+    python -m benchmarks.peers --device cuda         bf16, larger models
+    python -m benchmarks.peers --out results.json    the raw seconds of every round beside the table
 
 Sides are interleaved, so the ratio is the median over rounds of (ours / the peer's in that round).
 """
@@ -28,10 +28,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from capture import capture_by_hooks, capture_by_taps
-from shapes import SHAPES, write
-from sides import PEERS, SIDES, Side
-from timing import Times, interleave
+
+from benchmarks.capture import capture_by_hooks, capture_by_taps
+from benchmarks.shapes import SHAPES, write
+from benchmarks.sides import PEERS, SIDES, Side
+from benchmarks.timing import Times, interleave
 
 OURS = "laminogram"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -276,9 +277,10 @@ def _load(
     side: str, folder: Path, asked: argparse.Namespace, dtype: torch.dtype, what: str
 ) -> dict:
     word = str(dtype).removeprefix("torch.")
-    script = Path(__file__).with_name("load_once.py")
-    command = [sys.executable, script, side, folder, word, asked.device, str(asked.threads), what]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    script = ("-m", "benchmarks.load_once")
+    command = [sys.executable, *script, side, folder, word, asked.device, str(asked.threads), what]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{side} could not load {folder.name}:\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,8 +1,8 @@
 """Plans: a tree of many against one after the other, a parallel group at once against its layers.
 
-    python benchmarks/plans.py                    on the CPU, fp32, two threads
-    python benchmarks/plans.py --device cuda      bf16
-    python benchmarks/plans.py --size tiny --rounds 1
+    python -m benchmarks.plans                    on the CPU, fp32, two threads
+    python -m benchmarks.plans --device cuda      bf16
+    python -m benchmarks.plans --size tiny --rounds 1
 
 Every variant of the paper ("Transformer Layers as Painters") for every start layer, on a stack of
 12 layers and one of 32; then a mean of 16 layers, while a prompt is read and while decoding. Both
@@ -21,8 +21,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from timing import Times, interleave
 
+from benchmarks.timing import Times, interleave
 from laminogram import families
 from laminogram.plans import Plan, builders
 from laminogram.plans.tree import PlanTree

@@ -29,13 +29,28 @@ class Times:
         pairs = zip(self.seconds[side], self.seconds[to], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
+    def range_of_ratio(self, side: str, to: str) -> tuple[float, float]:
+        """The quarter points of the same ratios: how far single rounds lie apart."""
+        pairs = zip(self.seconds[side], self.seconds[to], strict=True)
+        ratios = [a / b for a, b in pairs]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
+
     def ratio_of_minima(self, side: str, to: str) -> float:
         """The same of the undisturbed rounds."""
         return self.minimum(side) / self.minimum(to)
 
 
-def interleave(sides: Mapping[str, Work], *, rounds: int, warmup: int = 2) -> Times:
-    """Run every side once a round, in turning order, and time each run alone."""
+def interleave(
+    sides: Mapping[str, Work], *, rounds: int, warmup: int = 2, repeat: int = 1
+) -> Times:
+    """Run every side once a round, in turning order, and time each run alone.
+
+    repeat: that many runs of a side in a row count as one, their time divided by it, where one run
+    is too short for the clock.
+    """
     for _ in range(warmup):
         for work in sides.values():
             work()
@@ -43,16 +58,17 @@ def interleave(sides: Mapping[str, Work], *, rounds: int, warmup: int = 2) -> Ti
     names = list(sides)
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            seconds[name].append(_once(sides[name]))
+            seconds[name].append(_once(sides[name], repeat))
     return Times(seconds)
 
 
-def _once(work: Work) -> float:
+def _once(work: Work, repeat: int) -> float:
     _wait()
     begin = time.perf_counter()
-    work()
+    for _ in range(repeat):
+        work()
     _wait()
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) / repeat
 
 
 def _wait() -> None:

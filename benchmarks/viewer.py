@@ -1,6 +1,6 @@
 """How fast the EEG's page opens and scrubs in headless Chromium, and how large it is.
 
-    python benchmarks/viewer.py [--full] [--layers 32] [--channels 4096] [--tokens 200]
+    python -m benchmarks.viewer [--full] [--layers 32] [--channels 4096] [--tokens 200]
 
 The page is made from made-up recordings with heavy tails, which compress worse than real ones.
 "Ready" is from the start of navigation to the first drawn picture, the file read from disk; a frame

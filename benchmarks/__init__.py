@@ -1,0 +1,1 @@
+"""Speed beside the peers and the limits of the machine: `python -m benchmarks.gpu`, `….cpu`."""

@@ -1,0 +1,1 @@
+"""The rows of the table of speed on the CPU, one file a subject."""
