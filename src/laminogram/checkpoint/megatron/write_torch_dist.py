@@ -18,15 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
 from laminogram.checkpoint.megatron.archives import blanks, places, write_hollow
 from laminogram.checkpoint.megatron.filling import Slot, Task
@@ -139,6 +130,28 @@ def _write_around(file: Path, table: Table) -> None:
 
 def finish_torch_dist(folder: Path, model: Model, table: Table) -> None:
     """Writes the tables that make the file a checkpoint: `.metadata`, then `metadata.json`."""
+    backends: dict[str, Any] = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    if model.target.common == "file":
+        write_bytes(folder / COMMON_FILE, _saved(model.state))
+        backends |= {"common_backend": "torch", "common_backend_version": 1}
+    write_bytes(folder / ".metadata", _metadata(model, table))
+    write_text(folder / "metadata.json", json.dumps(backends))
+
+
+def _metadata(model: Model, table: Table) -> bytes:
+    """Torch's own records of what lies where, pickled as torch reads them."""
+    # Here and not above: these modules bring sympy and more, over a second for whoever loads a
+    # model, and nothing else needs them.
+    from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+    from torch.distributed.checkpoint.metadata import (
+        BytesStorageMetadata,
+        ChunkStorageMetadata,
+        Metadata,
+        MetadataIndex,
+        TensorProperties,
+        TensorStorageMetadata,
+    )
+
     described: dict[str, Any] = {}
     stored: dict[MetadataIndex, _StorageInfo] = {}
     for piece in table.pieces:
@@ -153,13 +166,7 @@ def finish_torch_dist(folder: Path, model: Model, table: Table) -> None:
     for key, (place, content) in table.objects.items():
         described[key] = BytesStorageMetadata()
         stored[MetadataIndex(key)] = _StorageInfo(DATA_FILE, place, len(content))
-    metadata = Metadata(described, storage_data=stored, version=CURRENT_DCP_VERSION)
-    backends: dict[str, Any] = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
-    if model.target.common == "file":
-        write_bytes(folder / COMMON_FILE, _saved(model.state))
-        backends |= {"common_backend": "torch", "common_backend_version": 1}
-    write_bytes(folder / ".metadata", pickle.dumps(metadata))
-    write_text(folder / "metadata.json", json.dumps(backends))
+    return pickle.dumps(Metadata(described, storage_data=stored, version=CURRENT_DCP_VERSION))
 
 
 def _boxes(
