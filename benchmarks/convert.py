@@ -1,11 +1,13 @@
 """Conversions of a random Llama of 1.1 B parameters against a plain copy of the same bytes.
 
-`python -m benchmarks.convert [--folder DIR] [--layers 22] [--rounds 3]`
+`python -m benchmarks.convert [--folder DIR] [--layers 22] [--rounds 3] [--rows ROW ...]`
 
-Every row is a fresh process: seconds from the call to the flushed result, imports not counted, and
-the memory of its own (anonymous pages) at its peak, above what it held before. The copy is read and
-written in blocks of 16 MB and flushed like the results. Rounds are interleaved; the median and the
-smallest are printed. The folder needs some 5 times the model's 2.2 GB.
+Every row is a fresh process: seconds from the call to the flushed result, imports not counted. The
+copy is read and written in blocks of 16 MB and flushed like the results. Rounds are interleaved;
+the median, the smallest, and the median of (row / the copy of that round) are printed. Memory is
+that of its own (anonymous pages) at its peak, above what the process held before, and what it had
+mapped; sampling it slows the work, so one more process of each row does that alone. The folder
+needs some 5 times the model's 2.2 GB.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import time
 from pathlib import Path
 
 _BLOCK = 1 << 24
-_ROWS = ("copy", "llama -> qwen2", "qwen2 -> llama", "llama -> megatron", "megatron -> llama")
+_COPY = "copy"
+_ROWS = (_COPY, "llama -> qwen2", "qwen2 -> llama", "llama -> megatron", "megatron -> llama")
 
 
 def make_source(folder: Path, layers: int) -> Path:
@@ -60,17 +63,17 @@ def make_source(folder: Path, layers: int) -> Path:
     return folder
 
 
-def one(row: str, source: Path, dst: Path) -> dict[str, float]:
-    """One conversion in this process."""
-    from load_once import Memory
-
+def one(row: str, source: Path, dst: Path, what: str) -> dict[str, float]:
+    """One conversion in this process: its `time`, or its `memory`."""
+    from benchmarks.load_once import Memory
     from laminogram.convert.megatron import to_megatron
     from laminogram.convert.write import convert
 
-    memory = Memory()
-    memory.start()
+    memory = Memory() if what == "memory" else None
+    if memory is not None:
+        memory.start()
     start = time.perf_counter()
-    if row == "copy":
+    if row == _COPY:
         dst.mkdir()
         for file in source.iterdir():
             with file.open("rb") as read, (dst / file.name).open("wb") as write:
@@ -82,8 +85,7 @@ def one(row: str, source: Path, dst: Path) -> dict[str, float]:
         to_megatron(source, dst, tp=2, pp=2, verify=False)
     else:
         convert(source, dst, row.split()[-1], verify=False)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds} | memory.stop()
+    return memory.stop() if memory is not None else {"seconds": time.perf_counter() - start}
 
 
 def main() -> None:
@@ -91,43 +93,66 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", nargs=3, metavar=("ROW", "SOURCE", "DST"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=_ROWS,
+        default=_ROWS,
+        metavar="ROW",
+        help=f"which of {', '.join(map(repr, _ROWS))}; the copy is always among them",
+    )
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        row, source, dst = given.one
-        print(json.dumps(one(row, Path(source), Path(dst))))
+        row, source, dst, what = given.one
+        print(json.dumps(one(row, Path(source), Path(dst), what)))
         return
     work = Path(tempfile.mkdtemp(dir=given.folder, prefix="convert-"))
     try:
-        run(work, given.layers, given.rounds)
+        run(work, given.layers, given.rounds, (_COPY, *(x for x in given.rows if x != _COPY)))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def run(work: Path, layers: int, rounds: int) -> None:
-    llama = make_source(work / "llama", layers)
-    size = (llama / "model.safetensors").stat().st_size
+def run(work: Path, layers: int, rounds: int, rows: tuple[str, ...]) -> None:
+    """Make the sources, run the rows in turn, print the table."""
+    sources = {"llama": make_source(work / "llama", layers)}
+    size = (sources["llama"] / "model.safetensors").stat().st_size
     print(f"{size / 1e9:.2f} GB, {os.cpu_count()} cores")
-    found: dict[str, list[dict[str, float]]] = {row: [] for row in _ROWS}
-    sources = {"llama": llama, "qwen2": work / "qwen2", "megatron": work / "megatron"}
+    for name in dict.fromkeys(row.split()[0] for row in rows):
+        if name not in (*sources, _COPY):
+            sources[name] = work / name
+            child(f"llama -> {name}", sources["llama"], sources[name], "time")
+    result = work / "result"
+    seconds: dict[str, list[float]] = {row: [] for row in rows}
     for _ in range(rounds):
-        for row in _ROWS:
-            source = llama if row == "copy" else sources[row.split()[0]]
-            kept = sources.get(row.split()[-1], work / "result")
-            dst = work / "result" if kept == llama else kept
-            shutil.rmtree(dst, ignore_errors=True)
-            command = [sys.executable, __file__, "--one", row, str(source), str(dst)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[row].append(json.loads(done.stdout.splitlines()[-1]))
-            os.sync()
-    base = statistics.median(one["seconds"] for one in found["copy"])
-    print(f"{'row':20} {'median s':>9} {'min s':>7} {'x copy':>7} {'own MiB':>8} {'mapped':>8}")
-    for row, ones in found.items():
-        seconds = [one["seconds"] for one in ones]
-        median, own = statistics.median(seconds), max(one["private_mib"] for one in ones)
-        mapped = max(one["shared_mib"] for one in ones)
-        ratio = f"{median / base:7.2f}"
-        print(f"{row:20} {median:9.2f} {min(seconds):7.2f} {ratio} {own:8.0f} {mapped:8.0f}")
+        for row in rows:
+            source = sources["llama" if row == _COPY else row.split()[0]]
+            seconds[row].append(child(row, source, result, "time")["seconds"])
+            shutil.rmtree(result)
+    print(
+        f"{'row':20} {'median s':>9} {'min s':>7} {'x copy':>7} {'of min':>7} {'own MiB':>8} "
+        f"{'mapped':>8}"
+    )
+    for row, ones in seconds.items():
+        held = child(row, sources["llama" if row == _COPY else row.split()[0]], result, "memory")
+        shutil.rmtree(result)
+        ratio = statistics.median(a / b for a, b in zip(ones, seconds[_COPY], strict=True))
+        least = min(ones) / min(seconds[_COPY])
+        print(
+            f"{row:20} {statistics.median(ones):9.2f} {min(ones):7.2f} {ratio:7.2f} {least:7.2f} "
+            f"{held['private_mib']:8.0f} {held['shared_mib']:8.0f}"
+        )
+
+
+def child(row: str, source: Path, dst: Path, what: str) -> dict[str, float]:
+    """What a process of its own says of one row; nothing of it is left to be flushed after."""
+    command = [sys.executable, "-m", "benchmarks.convert", "--one", row, str(source), str(dst)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run([*command, what], cwd=root, check=True, capture_output=True, text=True)
+    os.sync()
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

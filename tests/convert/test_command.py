@@ -96,8 +96,11 @@ def test_a_dry_run_to_megatron_names_ranks_and_stages(source: Path, tmp_path: Pa
 def test_what_is_for_megatron_alone(source: Path, tmp_path: Path) -> None:
     done = run(source, tmp_path / "x", "--to", "llama", "--tp", 2)
     assert done.exit_code == 2 and "--tp is for --to megatron" in done.output
-    done = run(source, tmp_path / "x", "--to", "megatron", "--dtype", "fp32")
-    assert done.exit_code == 2 and "--dtype is for" in done.output
+    for option, value in (("--rescaled", 6), ("--shard-size", 1)):
+        done = run(source, tmp_path / "x", "--to", "megatron", option, value)
+        assert done.exit_code == 2 and f"{option} is for families" in done.output
+    done = run(source, tmp_path / "x", "--to", "llama", "--vocab-size", 7)
+    assert done.exit_code == 1 and "is no Megatron checkpoint" in done.output
     done = run(source, tmp_path / "x", "--to", "megatron", "--stages", "1,b")
     assert done.exit_code == 2 and "whole numbers" in done.output
     assert not list(tmp_path.iterdir())

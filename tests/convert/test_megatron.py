@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from laminogram.convert import megatron
+from laminogram.convert import proof
 from laminogram.convert.megatron import prepare_megatron, to_megatron, write_prepared
 from laminogram.errors import CheckpointError, ConfigError
 
@@ -77,15 +77,15 @@ def test_what_is_planned_is_what_is_written(
 def test_a_result_is_proved_before_it_appears(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    destination, compare = tmp_path / "ranks", megatron.compare
+    destination, compare = tmp_path / "ranks", proof.compare
     appeared = []
 
-    def broken(*models: Any) -> Any:
+    def broken(*models: Any, **how: Any) -> Any:
         appeared.append(destination.exists())
-        proof = compare(*models)
-        return type(proof)(**{**proof.to_dict(), "largest": 1e9})
+        found = compare(*models, **how)
+        return type(found)(**{**found.to_dict(), "largest": 1e9})
 
-    monkeypatch.setattr(megatron, "compare", broken)
+    monkeypatch.setattr(proof, "compare", broken)
     with pytest.raises(CheckpointError, match="was not kept"):
         to_megatron(source, destination, tp=2)
     assert appeared == [False] and not list(tmp_path.iterdir())
@@ -94,19 +94,19 @@ def test_a_result_is_proved_before_it_appears(
 def test_a_stop_within_the_proof_is_gone_on_from(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*models: Any) -> Any:
+    def stopped(*models: Any, **how: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(megatron, "compare", stopped)
+        patched.setattr(proof, "compare", stopped)
         with pytest.raises(KeyboardInterrupt):
             to_megatron(source, tmp_path / "ranks", tp=2)
     assert [path.name for path in tmp_path.iterdir()] == [".ranks.partial"]
     told: list[int] = []
-    _, proof = to_megatron(
+    _, found = to_megatron(
         source, tmp_path / "ranks", tp=2, progress=lambda done, total: told.append(done)
     )
-    assert proof is not None and proof.largest == 0 and not told
+    assert found is not None and found.largest == 0 and not told
     assert [path.name for path in tmp_path.iterdir()] == ["ranks"]
     assert not (tmp_path / "ranks" / "journal.jsonl").exists()
 

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +101,12 @@ class Checkpoint:
             message = f"{self.path}: tensor {name!r} cannot be read: {error}"
             raise CheckpointError(message) from error
         return tensor
+
+    def parts(self, name: str) -> tuple[Path, ...]:
+        """The files of a tensor that is put together from parts; none where it is in one piece."""
+        files: Callable[[str], tuple[Path, ...]] | None
+        files = getattr(self._files.get(name), "files", None)
+        return () if files is None else files(name)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

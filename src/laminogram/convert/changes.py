@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from laminogram.families.base import match
@@ -44,6 +45,7 @@ class Change:
     templates of our names (`layers.{i}.attn.q.weight`); each is made from tensors before the
     change. limit: the texts, in tokens, up to which the grade holds; None for all. tidy: whether it
     leaves something out that plays no part, and so is worth trying whatever else is to change.
+    moves: whether the tensors' numbers stay what they are, whatever the grade.
     """
 
     what: str
@@ -52,6 +54,7 @@ class Change:
     makes: Mapping[str, Maker] = field(default_factory=dict)
     limit: int | None = None
     tidy: bool = False
+    moves: bool = False
 
     def maker(self, name: str) -> Maker | None:
         """What makes our tensor `name`; None where the change leaves it as it is."""
@@ -61,6 +64,30 @@ class Change:
 def grade(changes: Iterable[Change]) -> Grade:
     """The grade of a chain of changes."""
     return max((change.grade for change in changes), default=Grade.SAME_BYTES)
+
+
+def computes(changes: Iterable[Change]) -> bool:
+    """Whether a chain computes numbers anew, which are rounded where their dtype is narrow."""
+    return any(change.grade is Grade.EXACT and not change.moves for change in changes)
+
+
+def in_words(found: Grade, *, rounded: Iterable[torch.dtype], asked: torch.dtype | None) -> str:
+    """A grade that holds for the dtype written: "exact in fp32, rounded to bfloat16".
+
+    rounded: the dtypes that numbers were rounded to, none where none were. asked: the dtype that
+    all numbers were brought to, None where each kept its own.
+    """
+    text = str(found)
+    if asked is not None and found is Grade.SAME_BYTES:
+        text = "same numbers"  # in other bytes
+    narrow = [_named(dtype) for dtype in rounded]
+    if narrow:
+        return f"{text}, rounded to {' and '.join(sorted(narrow))}"
+    return text if asked is None else f"{text}, in {_named(asked)}"
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def limit(changes: Iterable[Change]) -> int | None:

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import laminogram
 from laminogram.checkpoint.apply import (
     MANIFEST,
@@ -20,19 +22,22 @@ from laminogram.checkpoint.apply import (
 )
 from laminogram.checkpoint.fingerprint import hash_tensors
 from laminogram.checkpoint.megatron import Target
-from laminogram.checkpoint.megatron.making import arguments_for, compose, cut_anew
+from laminogram.checkpoint.megatron.arguments import arguments_of, inexpressible
+from laminogram.checkpoint.megatron.making import compose, cut_anew
 from laminogram.checkpoint.megatron.naming import LAYOUT
 from laminogram.checkpoint.megatron.placing import Part, parts_of
 from laminogram.checkpoint.megatron.target import Model
 from laminogram.checkpoint.megatron.writing import WORKERS, write_model
 from laminogram.checkpoint.resolve import resolve
 from laminogram.checkpoint.write import write_text
-from laminogram.convert.changes import Grade
+from laminogram.convert.changes import Change
 from laminogram.convert.prepare import Prepared, opened
-from laminogram.convert.proof import Proof, check, compare
+from laminogram.convert.proof import Proof, prove
+from laminogram.convert.rotary import rotary_changes
 from laminogram.convert.route import Form, Route
-from laminogram.convert.write import SMALL
+from laminogram.convert.write import SMALL, graded
 from laminogram.errors import CheckpointError
+from laminogram.stack.config import StackConfig
 
 NAME = "megatron"
 """What a conversion's target is called that is Megatron's and no family's."""
@@ -57,7 +62,6 @@ class ToMegatron:
     model: Model
     parts: Sequence[Part]
     choices: Mapping[str, Any]
-    lossy: bool
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -81,11 +85,6 @@ class ToMegatron:
         sizes = sorted(info.nbytes for info in self.model.infos.values())
         return 3 * sum(sizes[-WORKERS:])
 
-    @property
-    def grade(self) -> Grade:
-        """How equal the result is to the source."""
-        return Grade.LOSSY if self.lossy else Grade.SAME_BYTES
-
     def _origin(self, name: str) -> tuple[tuple[str, ...], str]:
         """The source's tensors of a global name, and how the whole tensor is made from them."""
         described = self.prepared.described
@@ -96,7 +95,11 @@ class ToMegatron:
 
 
 def prepare_megatron(
-    source: str | Path, *, lossy: bool = False, vocab_size: int | None = None, **choices: Any
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    vocab_size: int | None = None,
+    **choices: Any,
 ) -> ToMegatron:
     """Check that a model can be written as Megatron's, cut as `choices` say; write nothing.
 
@@ -105,37 +108,48 @@ def prepare_megatron(
     target = Target(**choices)
     found = resolve(source)
     described = opened(found.path, vocab_size=vocab_size)
-    config = described.config
-    route = Route(Form(described.family, LAYOUT), (), dict(config.source), config)
+    source_config = described.config
+    changes = _within_training(source_config)
+    config = changes[-1].config if changes else source_config
+    route = Route(Form(described.family, LAYOUT), changes, dict(source_config.source), config)
     weights = Weights(described, {})
-    prepared = Prepared(found.name, found.path, described, route, weights, {})
+    prepared = Prepared(found.name, found.path, described, route, weights, {}, dtype)
     if described.layout is LAYOUT:
-        model = cut_anew(described, target)
+        model = cut_anew(described, target, dtype)
     else:
-        arguments = arguments_for(config, lossy=lossy)
+        arguments = arguments_of(config)
         infos = {name: planned.info for name, planned in prepared.tensors.items()}
         model = compose(infos, prepared.make, arguments, target)
-    return ToMegatron(prepared, model, parts_of(model), choices, lossy)
+    return ToMegatron(prepared, model, parts_of(model), choices)
+
+
+def _within_training(config: StackConfig) -> tuple[Change, ...]:
+    """What is to be left out before Megatron can express a model, where that plays no part within
+    the trained length; else nothing, and the refusal lists all that it cannot."""
+    if not inexpressible(config):
+        return ()
+    found = (one for one in rotary_changes(config) if not inexpressible(one.config))
+    return tuple(one for one in found if one.limit is not None)[:1]
 
 
 def to_megatron(
     source: str | Path,
     dst: str | Path,
     *,
-    lossy: bool = False,
     verify: bool | None = None,
+    dtype: torch.dtype | None = None,
     vocab_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **choices: Any,
 ) -> tuple[Path, Proof | None]:
     """Write a model as a Megatron checkpoint; one that already is Megatron's is cut anew.
 
-    choices: the fields of `laminogram.checkpoint.megatron.Target` (tp, pp, layout, ...). See
-    `write_prepared`; other arguments are as in `laminogram.convert.write.convert`. Errors are those
-    of `write_megatron`.
+    choices: the fields of `laminogram.checkpoint.megatron.Target` (tp, pp, layout, ...). dtype: of
+    the result, None for the source's. See `write_prepared`; other arguments are as in
+    `laminogram.convert.write.convert`. Errors are those of `write_megatron`.
     """
     refuse_existing(dst)
-    conversion = prepare_megatron(source, lossy=lossy, vocab_size=vocab_size, **choices)
+    conversion = prepare_megatron(source, dtype=dtype, vocab_size=vocab_size, **choices)
     return write_prepared(conversion, dst, verify=verify, progress=progress)
 
 
@@ -159,10 +173,11 @@ def write_prepared(
 
     def complete(work: Path) -> None:
         if nbytes <= SMALL if verify is None else verify:
-            result = opened(work, vocab_size=described.config.vocab_size)
-            proofs.append(compare(described, result, {}))
-            if not conversion.lossy:
-                _keep_if_equal(proofs[0], work)
+            try:
+                proofs.append(prove(prepared, work))
+            except CheckpointError:
+                shutil.rmtree(work)
+                raise
         manifest = _manifest(conversion, proofs[0] if proofs else None)
         write_text(work / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
@@ -186,16 +201,8 @@ def _manifest(conversion: ToMegatron, proof: Proof | None) -> dict[str, Any]:
         "source": prepared.name,
         "from": {"family": described.family.name, "layout": described.layout.name},
         "to": {"family": described.family.name, "layout": NAME},
-        "grade": str(conversion.grade),
+        **graded(prepared),
         "choices": {key: value for key, value in choices.items() if value is not None},
         "proof": None if proof is None else proof.to_dict(),
         "weights_hash": None if proof is None else hash_tensors(prepared.weights),
     }
-
-
-def _keep_if_equal(proof: Proof, folder: Path) -> None:
-    try:
-        check(proof)
-    except CheckpointError:
-        shutil.rmtree(folder)
-        raise

@@ -3,7 +3,7 @@ it comes from and what is done to it, found from names and shapes alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,13 @@ from laminogram.checkpoint.loading import bind
 from laminogram.checkpoint.megatron import is_megatron, read_megatron
 from laminogram.checkpoint.reading import TensorInfo
 from laminogram.checkpoint.resolve import resolve
-from laminogram.convert.changes import Grade, through, touching
+from laminogram.convert.changes import computes, in_words, through, touching
 from laminogram.convert.route import Form, Refusal, Route, chosen_form, find_route, refuse
+from laminogram.errors import ConfigError
 from laminogram.families.base import Rename, Rule, TensorMap
 from laminogram.stack.stack import Stack
+
+_NARROW = frozenset({torch.bfloat16, torch.float16})
 
 
 class Planned(NamedTuple):
@@ -82,15 +85,36 @@ class Prepared:
         return self.nbytes * (2 if self.form.standalone else 1)
 
     @property
-    def rounded(self) -> bool:
-        """Whether numbers were computed anew and rounded to fewer bits than fp32 has."""
-        dtypes = {planned.info.dtype for planned in self.tensors.values()}
-        return self.route.grade >= Grade.EXACT and bool(dtypes & {torch.bfloat16, torch.float16})
+    def rounded(self) -> frozenset[torch.dtype]:
+        """The dtypes that numbers are rounded to: all, where the result's dtype is narrower than
+        the source's, and those computed anew, where theirs has fewer bits than fp32."""
+        stored = {info.dtype for info in self.described.checkpoint.tensors.values()}
+        stored = {dtype for dtype in stored if dtype.is_floating_point}
+        if self.dtype is not None:
+            narrower = any(torch.promote_types(one, self.dtype) != self.dtype for one in stored)
+            stored = {self.dtype}
+            if narrower:
+                return frozenset(stored)
+        return frozenset(stored & _NARROW if computes(self.route.changes) else ())
+
+    @property
+    def verdict(self) -> str:
+        """How equal the result is to the source, in words that hold for the dtype written."""
+        stored = {info.dtype for info in self.described.checkpoint.tensors.values()}
+        asked = None if stored <= {self.dtype} else self.dtype
+        return in_words(self.route.grade, rounded=self.rounded, asked=asked)
 
     @property
     def losses(self) -> list[str]:
         """What is lost, a line each; empty but for lossy conversions."""
-        return [one.what for one in self.route.changes if one.grade is Grade.LOSSY]
+        return self.route.losses
+
+    def files(self, origins: Sequence[str]) -> tuple[str, ...]:
+        """The files, from the source's folder, that tensors of a Megatron source are put together
+        from; none for other sources."""
+        checkpoint = self.described.checkpoint
+        found = (file for name in origins for file in checkpoint.parts(name))
+        return tuple(dict.fromkeys(one.relative_to(checkpoint.path).as_posix() for one in found))
 
     def make(self, name: str) -> Tensor:
         """A tensor of the result, from the source's mapped bytes."""
@@ -140,9 +164,14 @@ class Prepared:
 
 def opened(path: Path, *, vocab_size: int | None = None) -> Described:
     """A model's folder or file, whoever wrote it. vocab_size: true rows of a Megatron vocabulary,
-    where its files do not say."""
+    where its files do not say; ConfigError where it is given for another model."""
     if is_megatron(path):
         return read_megatron(path, vocab_size=vocab_size)
+    if vocab_size is not None:
+        raise ConfigError(
+            f"vocab_size is {vocab_size}, but {path} is no Megatron checkpoint: only the "
+            "vocabulary of one may be padded"
+        )
     return describe(path)
 
 

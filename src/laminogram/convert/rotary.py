@@ -88,7 +88,7 @@ def _reordered(
     makes: dict[str, Maker] = dict.fromkeys([*_ROWS, *_NORMS], rows)
     same = _frequencies(before).equal(_frequencies(after))
     grade = Grade.SAME_BYTES if same else Grade.EXACT
-    return Change(what, grade, _turned(config, after), makes)
+    return Change(what, grade, _turned(config, after), makes, moves=True)
 
 
 def _frequencies(rope: RopeConfig) -> Tensor:

@@ -106,6 +106,11 @@ class Route:
         """The texts, in tokens, up to which the grade holds; None for all."""
         return limit(self.changes)
 
+    @property
+    def losses(self) -> list[str]:
+        """What is lost, a line each; empty but for lossy conversions."""
+        return [one.what for one in self.changes if one.grade is Grade.LOSSY]
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -208,8 +213,7 @@ def refuse(config: StackConfig, refusal: Refusal, weights: Stored | None = None)
     nearest = []
     with_loss = find_route(config, refusal.form, weights=weights, lossy=True)
     if isinstance(with_loss, Route):
-        losses = [one.what for one in with_loss.changes if one.grade is Grade.LOSSY]
-        nearest.append(f"with losses (--lossy) it can: {'; '.join(losses)}")
+        nearest.append(f"with losses (--lossy) it can: {'; '.join(with_loss.losses)}")
     able = able_forms(config, weights)
     if able:
         nearest.append(f"families that can express it: {', '.join(able)}")

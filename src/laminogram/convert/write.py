@@ -239,6 +239,17 @@ def _identity(prepared: Prepared, shards: Mapping[str, Mapping[str, TensorInfo]]
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def graded(prepared: Prepared) -> dict[str, Any]:
+    """How good a conversion is and what was changed, for the manifest."""
+    route = prepared.route
+    return {
+        "grade": prepared.verdict,
+        "limit": route.limit,
+        "changes": [{"what": one.what, "grade": str(one.grade)} for one in route.changes],
+        "losses": prepared.losses,
+    }
+
+
 def _manifest(
     job: _Job, proof: Proof | None, remarks: list[str], *, hashed: bool
 ) -> dict[str, Any]:
@@ -254,10 +265,7 @@ def _manifest(
             "layout": prepared.described.layout.name,
         },
         "to": {"family": route.form.family.name, "layout": route.form.layout.name},
-        "grade": str(route.grade),
-        "limit": route.limit,
-        "changes": [{"what": one.what, "grade": str(one.grade)} for one in route.changes],
-        "losses": prepared.losses,
+        **graded(prepared),
         "options": dict(prepared.options),
         "files": job.journal.files,
         "proof": None if proof is None else proof.to_dict(),

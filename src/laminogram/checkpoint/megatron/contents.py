@@ -22,6 +22,11 @@ class Whole(Protocol):
         """Its shape and dtype."""
         ...
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that its parts lie in, each once."""
+        ...
+
     def get(self) -> Tensor:
         """The tensor; mapped from its file where it lies there in one piece."""
         ...
@@ -69,6 +74,11 @@ class Trimmed:
         """Its shape and dtype."""
         info = self.whole.info
         return TensorInfo((self.rows, *info.shape[1:]), info.dtype)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the whole, padding included."""
+        return self.whole.files
 
     def get(self) -> Tensor:
         """The true rows."""

@@ -45,13 +45,21 @@ class Parts:
         first = self.parts[0]
         return TensorInfo(merged_shape(first.shape, self.cut, len(self.parts)), first.dtype)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the ranks that are read: of copies, the first."""
+        return tuple(part.file.path for part in self._taken)
+
     def get(self) -> Tensor:
         """The whole: of one rank mapped from its file, of several copied together."""
-        taken = self.parts[:1] if self.cut == "whole" else self.parts
-        tensors = [part.get() for part in taken]
+        tensors = [part.get() for part in self._taken]
         if self.heads:
             tensors = [grouped_rows(tensor, self.heads, self.version) for tensor in tensors]
         return merge(tensors, self.cut)
+
+    @property
+    def _taken(self) -> tuple[StoredTensor, ...]:
+        return self.parts[:1] if self.cut == "whole" else self.parts
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,14 @@ def from_stack(
     return compose(wanted, get, arguments, target)
 
 
-def cut_anew(described: Described, target: Target) -> Model:
-    """The model of an open Megatron checkpoint; CheckpointError where a tied head is none."""
+def cut_anew(described: Described, target: Target, dtype: torch.dtype | None = None) -> Model:
+    """The model of an open Megatron checkpoint, dtype None for its own; CheckpointError where a
+    tied head is none."""
     checkpoint = described.checkpoint
-    infos = dict(checkpoint.tensors)
+    infos = {
+        name: TensorInfo(info.shape, dtype or info.dtype)
+        for name, info in checkpoint.tensors.items()
+    }
     if described.config.head.tied and OUTPUT in infos:
         if not torch.equal(checkpoint.get(OUTPUT), checkpoint.get(EMBEDDING)):
             raise CheckpointError(
@@ -66,7 +70,13 @@ def cut_anew(described: Described, target: Target) -> Model:
         del infos[OUTPUT]
     stored = checkpoint.extras.get("arguments") or {}
     kept = {name: value for name, value in stored.items() if _is_plain(value)}
-    return compose(infos, checkpoint.get, arguments_of(described.config), target, kept)
+
+    def get(name: str) -> Tensor:
+        return checkpoint.get(name).to(infos[name].dtype)
+
+    # Its config.json may tell of scaling beyond the trained length, which its ranks never had.
+    arguments = arguments_for(described.config, lossy=True)
+    return compose(infos, get, arguments, target, kept)
 
 
 def arguments_for(config: StackConfig, *, lossy: bool) -> dict[str, Any]:

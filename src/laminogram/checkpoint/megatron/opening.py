@@ -138,6 +138,10 @@ class _Source:
         """The whole tensor."""
         return self._tensors[name].get()
 
+    def files(self, name: str) -> tuple[Path, ...]:
+        """The files that its parts lie in."""
+        return self._tensors[name].files
+
 
 def as_checkpoint(path: Path, tensors: Mapping[str, Whole], contents: Contents) -> Checkpoint:
     """Whole tensors as an open checkpoint."""

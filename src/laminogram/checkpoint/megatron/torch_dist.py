@@ -8,7 +8,7 @@ wrote it was. Source: `megatron/core/dist_checkpointing` of NVIDIA/Megatron-LM a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,17 @@ class Boxed:
         """Shape and dtype of the whole."""
         return TensorInfo(self.shape if self.layer is None else self.shape[1:], self.dtype)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the boxes that have a share in it."""
+        return tuple(dict.fromkeys(box.file.path for box, _, _ in self._shares()))
+
     def get(self) -> Tensor:
         """The whole; CheckpointError where boxes are missing or overlap."""
-        low = (self.layer or 0, *[0] * (len(self.shape) - 1))
-        high = self.shape if self.layer is None else (self.layer + 1, *self.shape[1:])
+        low, high = self._bounds
         target = None
         filled = 0
-        for box in self.boxes:
-            start = [max(a, b) for a, b in zip(low, box.offsets)]
-            end = [min(a, b + n) for a, b, n in zip(high, box.offsets, box.sizes)]
-            if any(a >= b for a, b in zip(start, end)):
-                continue
+        for box, start, end in self._shares():
             taken = box.get()[
                 tuple(slice(a - o, b - o) for a, b, o in zip(start, end, box.offsets))
             ]
@@ -89,6 +89,21 @@ class Boxed:
                 f"{self.name}: {filled} of {self._size(low, high)} numbers are stored"
             )
         return target if self.layer is None else target[0]
+
+    @property
+    def _bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where it begins and ends in what is stored under its key."""
+        low = (self.layer or 0, *[0] * (len(self.shape) - 1))
+        return low, self.shape if self.layer is None else (self.layer + 1, *self.shape[1:])
+
+    def _shares(self) -> Iterator[tuple[Box, list[int], list[int]]]:
+        """The boxes that hold a part of it, with where that part begins and ends."""
+        low, high = self._bounds
+        for box in self.boxes:
+            start = [max(a, b) for a, b in zip(low, box.offsets)]
+            end = [min(a, b + n) for a, b, n in zip(high, box.offsets, box.sizes)]
+            if all(a < b for a, b in zip(start, end)):
+                yield box, start, end
 
     @staticmethod
     def _size(low: tuple[int, ...], high: tuple[int, ...]) -> int:
@@ -107,6 +122,11 @@ class Halves:
         """Shape and dtype of both together."""
         rows = self.gate.info.shape[0] + self.up.info.shape[0]
         return TensorInfo((rows, *self.gate.info.shape[1:]), self.gate.info.dtype)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of both."""
+        return tuple(dict.fromkeys(self.gate.files + self.up.files))
 
     def get(self) -> Tensor:
         """Gate above up."""

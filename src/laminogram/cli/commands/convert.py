@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from laminogram.convert.prepare import Prepared
     from laminogram.convert.proof import Proof
     from laminogram.convert.write import Converted, Progress
+
+
+_SHARD_SIZE = 5.0
 
 
 def _cut(function: Function) -> Function:
@@ -80,9 +83,7 @@ def _cut(function: Function) -> Function:
 @click.option(
     "--shard-size",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
-    help="Gigabytes of one file of weights.",
+    help=f"Gigabytes of one file of weights.  [default: {_SHARD_SIZE:g}]",
 )
 @_cut
 def command(
@@ -97,7 +98,7 @@ def command(
     pairs: bool,
     rescaled: int | None,
     vocab_size: int | None,
-    shard_size: float,
+    shard_size: float | None,
     **cut: Any,
 ) -> None:
     """Write the model SOURCE as the new directory DST, as another family or in another form.
@@ -128,12 +129,12 @@ def command(
     if dst is not None:
         refuse_existing(dst)
     if to == "megatron":
-        if dtype is not None:
-            raise click.UsageError("--dtype is for conversions to families")
-        choices = _choices({"layout": layout, **cut})
-        _to_megatron(source, None if dry_run else dst, lossy, verify, vocab_size, choices)
+        _refuse("families", {"rescaled": rescaled, "shard-size": shard_size})
+        choices = _choices({"layout": layout, "vocab_size": vocab_size, **cut})
+        choices["dtype"] = parse_dtype(dtype)
+        _to_megatron(source, None if dry_run else dst, verify, choices)
         return
-    _refuse_cut(cut)
+    _refuse("--to megatron", cut)
     prepared = prepare(
         source,
         to,
@@ -143,13 +144,15 @@ def command(
         vocab_size=vocab_size,
         **({} if rescaled is None else {"rescaled": rescaled}),
     )
+    if prepared.form.standalone:
+        _refuse("results in several files, not for one .pth file", {"shard-size": shard_size})
     _print_route(prepared)
     if dry_run:
         _print_tensors(prepared)
     elif dst is not None:
         from laminogram.convert.write import write
 
-        shard_bytes = int(shard_size * 1e9)
+        shard_bytes = int((shard_size or _SHARD_SIZE) * 1e9)
         with _bar(prepared.nbytes) as progress:
             done = write(
                 prepared, dst, verify=verify, progress=progress, max_shard_bytes=shard_bytes
@@ -157,10 +160,11 @@ def command(
         _print_result(prepared, done)
 
 
-def _refuse_cut(cut: dict[str, Any]) -> None:
-    for name, value in cut.items():
+def _refuse(what_for: str, options: dict[str, Any]) -> None:
+    """Refuse options that were given and are for something else."""
+    for name, value in options.items():
         if value is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for --to megatron")
+            raise click.UsageError(f"--{name.replace('_', '-')} is for {what_for}")
 
 
 def _choices(cut: dict[str, Any]) -> dict[str, Any]:
@@ -175,17 +179,12 @@ def _choices(cut: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_megatron(
-    source: str,
-    dst: Path | None,
-    lossy: bool,
-    verify: bool | None,
-    vocab_size: int | None,
-    choices: dict[str, Any],
+    source: str, dst: Path | None, verify: bool | None, choices: dict[str, Any]
 ) -> None:
     """Write, or without `dst` print what would be written."""
     from laminogram.convert.megatron import prepare_megatron, write_prepared
 
-    conversion = prepare_megatron(source, lossy=lossy, vocab_size=vocab_size, **choices)
+    conversion = prepare_megatron(source, **choices)
     _print_cut(conversion)
     if dst is None:
         _print_parts(conversion)
@@ -203,22 +202,38 @@ def _print_cut(conversion: ToMegatron) -> None:
         f"megatron ({target.layout}, tp {target.tp}, pp {target.pp}, vpp {target.vpp}), "
         f"{len(conversion.model.infos)} tensors, {conversion.nbytes / 1e6:,.1f} MB"
     )
-    click.echo(f"grade: {conversion.grade}")
+    _print_grade(conversion.prepared)
 
 
 def _print_parts(conversion: ToMegatron) -> None:
+    read = conversion.prepared.files
     rows = [
         (
             row.key,
-            " .. ".join(dict.fromkeys((str(row.files[0]), str(row.files[-1])))),
+            _first_and_last([str(file) for file in row.files]),
             ", ".join(row.origins) or "-",
+            _first_and_last(read(row.origins)),
             row.operation or "copy",
             f"{row.nbytes:,}",
         )
         for row in conversion.rows
     ]
-    print_table(("to", "files", "from", "operation", "bytes"), rows, title="tensors")
+    _print_table(("to", "files", "from", "read from", "operation", "bytes"), rows)
     _print_needs(conversion.nbytes, conversion.memory)
+
+
+def _first_and_last(files: Sequence[str]) -> str:
+    """Files that are numbered, by the first and the last of them."""
+    return " .. ".join(dict.fromkeys((files[0], files[-1]))) if files else ""
+
+
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """The table of tensors, without the files that are read where the source names none."""
+    place = header.index("read from")
+    if not any(row[place] for row in rows):
+        header = header[:place] + header[place + 1 :]
+        rows = [row[:place] + row[place + 1 :] for row in rows]
+    print_table(header, rows, title="tensors")
 
 
 def _print_pairs() -> None:
@@ -235,13 +250,18 @@ def _print_route(prepared: Prepared) -> None:
         f"{route.form.family.name} ({route.form.layout.name}), {len(prepared.tensors)} tensors, "
         f"{prepared.nbytes / 1e6:,.1f} MB"
     )
+    _print_grade(prepared)
+
+
+def _print_grade(prepared: Prepared) -> None:
+    route = prepared.route
     for number, change in enumerate(route.changes, 1):
         click.echo(f"change {number}: {change.what} ({change.grade})")
     bound = "" if route.limit is None else f", for texts of up to {route.limit} tokens"
-    click.echo(f"grade: {route.grade}{bound}")
+    click.echo(f"grade: {prepared.verdict}{bound}")
     for loss in prepared.losses:
         click.echo(f"lost: {loss}")
-    if prepared.rounded:
+    if prepared.rounded and prepared.dtype is None:
         click.echo(
             "numbers computed anew are rounded to the weights' dtype: --dtype fp32 keeps more"
         )
@@ -252,12 +272,13 @@ def _print_tensors(prepared: Prepared) -> None:
         (
             name,
             ", ".join(planned.origins) or "-",
+            _first_and_last(prepared.files(planned.origins)),
             planned.operation or "copy",
             f"{planned.info.nbytes:,}",
         )
         for name, planned in prepared.tensors.items()
     ]
-    print_table(("to", "from", "operation", "bytes"), rows, title="tensors")
+    _print_table(("to", "from", "read from", "operation", "bytes"), rows)
     _print_needs(prepared.disk, prepared.memory)
 
 
