@@ -75,8 +75,10 @@ def test_to_megatron_and_back(source: Path, tmp_path: Path, cut: tuple[object, .
     got = load_file(tmp_path / "back" / "model.safetensors")
     assert set(got) == set(want)
     assert all(torch.equal(got[name], x) for name, x in want.items())
-    again = run(tmp_path / "ranks", tmp_path / "cut", "--to", "megatron", "--tp", 1, "--pp", 1)
-    assert again.exit_code == 0, again.output
+    anew = ("--tp", 1, "--pp", 1, "--iteration", 7, "--vocab-divisible-by", 16, "--lossy")
+    again = run(tmp_path / "ranks", tmp_path / "cut", "--to", "megatron", *anew)
+    assert again.exit_code == 0 and "grade: same bytes\n" in again.output, again.output
+    assert (tmp_path / "cut" / "iter_0000007").is_dir()
 
 
 def test_a_dry_run_to_megatron_names_ranks_and_stages(source: Path, tmp_path: Path) -> None:
@@ -91,6 +93,12 @@ def test_a_dry_run_to_megatron_names_ranks_and_stages(source: Path, tmp_path: Pa
     origins = [f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up")]
     assert rows[1].startswith("model.decoder.layers.0.") and " .. ".join(files) in rows[1]
     assert ", ".join(origins) in rows[1] and "rows of both halves cut in 2" in rows[1]
+    assert "read from" not in done.output
+    run(source, tmp_path / "ranks", *cut, "--no-verify")
+    for to in ("llama", "megatron"):
+        back = run(tmp_path / "ranks", "--to", to, "--dry-run")
+        assert back.exit_code == 0 and "read from" in back.output, back.output
+        assert any(" .. ".join(files) in line for line in back.output.splitlines())
 
 
 def test_what_is_for_megatron_alone(source: Path, tmp_path: Path) -> None:

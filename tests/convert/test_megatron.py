@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from laminogram.convert import proof
 from laminogram.convert.megatron import prepare_megatron, to_megatron, write_prepared
+from laminogram.convert.prepare import opened, prepare
 from laminogram.errors import CheckpointError, ConfigError
 
 CUTS: list[dict[str, Any]] = [
@@ -116,3 +119,49 @@ def test_a_cut_that_is_impossible_is_told_by_the_plan(source: Path) -> None:
         prepare_megatron(source, tp=3)
     with pytest.raises(ConfigError, match="evenly"):
         prepare_megatron(source, pp=2)
+
+
+@pytest.mark.parametrize("layout", ["legacy", "torch_dist"])
+def test_another_precision(source: Path, tmp_path: Path, layout: str) -> None:
+    cut = {"tp": 2, "layout": layout}
+    low, found = to_megatron(source, tmp_path / "low", dtype=torch.bfloat16, **cut)
+    assert found is not None and 0 < found.largest < 0.1 * found.scale
+    manifest = json.loads((low / "laminogram.json").read_text())
+    assert manifest["grade"] == "same numbers, rounded to bfloat16"
+    arguments = opened(low).checkpoint.extras["arguments"]
+    assert arguments["bf16"] and arguments["params_dtype"] is torch.bfloat16
+    wide, found = to_megatron(low, tmp_path / "wide", dtype=torch.float32, **cut)
+    assert found is not None and found.largest == 0
+    assert {x.dtype for x in opened(wide).checkpoint.tensors.values()} == {torch.float32}
+    assert prepare_megatron(low, dtype=torch.float32).prepared.verdict == "same numbers, in float32"
+    assert prepare_megatron(low, dtype=torch.bfloat16).prepared.verdict == "same bytes"
+
+
+def test_a_grade_holds_up_to_the_trained_length(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stretched"
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    config["rope_scaling"] = {"rope_type": "dynamic", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    ranks, found = to_megatron(folder, tmp_path / "ranks", tp=2)
+    assert found is not None and found.largest == 0
+    manifest = json.loads((ranks / "laminogram.json").read_text())
+    assert manifest["grade"] == "same bytes" and manifest["losses"] == []
+    assert manifest["limit"] == config["max_position_embeddings"]
+    assert "beyond the trained" in manifest["changes"][0]["what"]
+    assert to_megatron(ranks, tmp_path / "again", tp=1)[1] is not None
+
+
+def test_the_files_that_are_read_are_named(source: Path, tmp_path: Path) -> None:
+    to_megatron(source, tmp_path / "ranks", tp=2, pp=3, verify=False)
+    planned = prepare(tmp_path / "ranks", "llama")
+    files = {name: planned.files(one.origins) for name, one in planned.tensors.items()}
+    ranks = [f"release/mp_rank_{rank:02d}_001/model_optim_rng.pt" for rank in (0, 1)]
+    assert files["model.layers.1.mlp.down_proj.weight"] == tuple(ranks)
+    assert files["model.layers.1.input_layernorm.weight"] == tuple(ranks[:1])
+    assert not prepare(source, "llama").files(["model.norm.weight"])
+    to_megatron(tmp_path / "ranks", tmp_path / "dist", layout="torch_dist", tp=2, verify=False)
+    planned = prepare(tmp_path / "dist", "llama")
+    file = ("release/__0_0.distcp",)
+    assert {planned.files(x.origins) for x in planned.tensors.values() if x.origins} == {file}

@@ -117,11 +117,19 @@ def test_rounding_is_said_and_bounded(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file({name: x.bfloat16() for name, x in weights.items()}, folder / "model.safetensors")
     coarse = prepare(folder, "llama")
-    assert coarse.rounded and not prepare(folder, "llama", dtype=torch.float32).rounded
+    assert coarse.verdict == "exact in fp32, rounded to bfloat16"
+    assert prepare(folder, "llama", dtype=torch.float32).verdict == "exact in fp32, in float32"
     done = write(coarse, tmp_path / "coarse")
     assert done.proof is not None and 1e-4 < done.proof.largest / done.proof.scale < 0.1
     fine = convert(folder, tmp_path / "fine", "llama", dtype=torch.float32)
     assert fine.proof is not None and fine.proof.largest < 1e-4 * fine.proof.scale
+
+
+def test_a_narrower_dtype_is_said_and_bounded(source: Path, tmp_path: Path) -> None:
+    done = convert(source, tmp_path / "narrow", "llama", dtype=torch.bfloat16)
+    assert done.proof is not None and 0 < done.proof.largest < 0.1 * done.proof.scale
+    manifest = json.loads((done.path / "laminogram.json").read_text())
+    assert manifest["grade"] == "same numbers, rounded to bfloat16"
 
 
 # Breaks

@@ -40,6 +40,21 @@ def _cut(function: Function) -> Function:
             type=click.Choice(["zero", "last"]),
             help="Megatron: rows that pad the vocabulary, zeros (default) or copies of the last.",
         ),
+        click.option(
+            "--vocab-divisible-by",
+            type=click.IntRange(min=1),
+            help="Megatron: what each rank's rows of the vocabulary are a multiple of (128).",
+        ),
+        click.option(
+            "--common",
+            type=click.Choice(["file", "inside"]),
+            help="Megatron: torch_dist's other state, as common.pt (default) or as since 2026.",
+        ),
+        click.option(
+            "--iteration",
+            type=click.IntRange(min=0),
+            help="Megatron: the iteration's number; default: a release.",
+        ),
     )
     for option in reversed(options):
         function = option(function)
