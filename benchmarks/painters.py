@@ -31,11 +31,10 @@ import transformers
 from torch import Tensor, nn
 
 import laminogram
-from laminogram.evaluate.branching import can_branch
 from laminogram.evaluate.encode import Encoder, Row
 from laminogram.evaluate.harness import harness
 from laminogram.evaluate.packing import pack
-from laminogram.evaluate.reading import Answer, read
+from laminogram.evaluate.reading import Answer, read, sharing
 from laminogram.evaluate.tasks import open_task
 from laminogram.plans import Group, Plan, Step, builders
 from laminogram.plans.tree import PlanTree
@@ -93,7 +92,7 @@ def main() -> int:
     theirs, theirs_s = _theirs(asked, plans, rows)
     apart = max(abs(ours[p][r][0] - theirs[p][r][0]) for p in range(len(plans)) for r in rows)
     apart /= max(abs(one[0]) for one in theirs[0].values())
-    packs = pack(documents, asked.batch_tokens, share=can_branch(view))
+    packs = pack(documents, asked.batch_tokens, share=sharing(view))
     read_once = sum(one.tokens for one in packs)
     for what in ("wall", "cpu"):
         new, old = getattr(ours_s, what), getattr(theirs_s, what)
@@ -140,7 +139,7 @@ def _ours(
     view: laminogram.View, plans: list[Plan], documents: list[list[Row]], batch_tokens: int
 ) -> tuple[list[dict[Row, Answer]], Spent]:
     """Every plan's answers and what they took."""
-    packs = pack(documents, batch_tokens, share=can_branch(view))
+    packs = pack(documents, batch_tokens, share=sharing(view))
     tree = PlanTree(plans)
     found: list[dict[Row, Answer]] = [{} for _ in plans]
     spent = Spent()

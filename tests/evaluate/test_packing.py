@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laminogram.evaluate.encode import Row, rolling
-from laminogram.evaluate.packing import Pack, pack
+from laminogram.evaluate.packing import Pack, Sharing, pack
 
 
 @st.composite
@@ -28,9 +30,9 @@ documents = st.lists(st.one_of(st.lists(rows(), max_size=4), questions()), max_s
 
 
 @settings(deadline=None, max_examples=60)
-@given(documents, st.integers(1, 60), st.booleans())
+@given(documents, st.integers(1, 60), st.sampled_from(get_args(Sharing)))
 def test_every_row_is_answered_once_and_every_input_is_read_once(
-    asked: list[list[Row]], budget: int, share: bool
+    asked: list[list[Row]], budget: int, share: Sharing
 ) -> None:
     packs = pack(asked, budget, share=share)
     answered = [row for one in packs for row in one.rows]
@@ -43,6 +45,23 @@ def test_every_row_is_answered_once_and_every_input_is_read_once(
             assert all(row.inputs == inputs for row in own)
     assert packs == pack(asked, budget, share=share)
     assert len({one.hash for one in packs}) == len(packs)
+
+
+@settings(deadline=None, max_examples=60)
+@given(documents, st.integers(1, 60))
+def test_a_tree_has_every_beginning_of_its_inputs_once(asked: list[list[Row]], budget: int) -> None:
+    for one in pack(asked, budget, share="trees"):
+        assert sum(one.trees) == (len(one.inputs) if one.trees else 0)
+        trees = iter(one.grown)
+        waiting = list(one.inputs)
+        for size in one.trees:
+            tree, own, waiting = next(trees), waiting[:size], waiting[size:]
+            beginnings = {tokens[: n + 1] for tokens in own for n in range(len(tokens))}
+            assert len(tree) == len(beginnings)
+            for tokens, columns in zip(own, tree.columns, strict=True):
+                assert tuple(tree.tokens[column] for column in columns) == tokens
+                assert (tree.seen[columns[-1]].nonzero()[0] == columns).all()
+        assert len(one.grown) < 2 or max(map(len, one.grown)) * len(one.grown) <= budget
 
 
 @settings(deadline=None, max_examples=60)
@@ -84,7 +103,7 @@ def test_what_is_shared_is_counted_once() -> None:
         tuple(row.inputs for row in choices), tuple((row,) for row in choices), (5,), 3
     )
     assert one.tokens == 5 + 3 * 2
-    assert sum(p.tokens for p in pack([choices], 100, share=False)) == 3 * 7
+    assert sum(p.tokens for p in pack([choices], 100, share="nothing")) == 3 * 7
 
 
 def test_one_token_answers_to_one_context_are_one_input() -> None:

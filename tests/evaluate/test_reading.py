@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tests.stacks import CAUSAL, view_of
@@ -12,10 +13,11 @@ from laminogram.evaluate.branching import can_branch
 from laminogram.evaluate.encode import Row
 from laminogram.evaluate.loss import loss
 from laminogram.evaluate.packing import Pack, pack
-from laminogram.evaluate.reading import read
+from laminogram.evaluate.reading import read, sharing
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe import edits
+from laminogram.stack.stack import Stack
 from laminogram.view import View
 
 PLANS = ("0-2", "0, 0, 2, 1", "0, mean(1-2)", "0, mean(1 | 2, 1), 2", "0, 1.attn, 2.ffn, 3x(2)")
@@ -57,6 +59,27 @@ def test_branches_read_what_their_whole_rows_read(kind: str) -> None:
     check(view, PLANS, packs)
 
 
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_trees_of_tokens_read_what_their_whole_rows_read(kind: str) -> None:
+    view = view_of(kind)
+    assert (sharing(view) == "trees") == (kind in ("llama", "gpt_neox", "moe", "latent"))
+    if sharing(view) == "trees":
+        packs = pack(documents(), 60, share="trees")
+        assert any(one.trees for one in packs) and any(not one.trees for one in packs)
+        check(view, PLANS, packs)
+
+
+def test_a_tree_sees_no_further_than_the_window() -> None:
+    view = view_of("llama")
+    layers = tuple(
+        replace(layer, attn=replace(layer.attn, window=4)) for layer in view.config.layers
+    )
+    stack = Stack(replace(view.config, layers=layers))
+    stack.load_state_dict(view.stack.state_dict())
+    narrow = replace(view, stack=stack)
+    check(narrow, PLANS[:2], pack(documents(), 60, share="trees"))
+
+
 def test_first_step_provision_goes_through_the_trunk_too() -> None:
     view = view_of("rwkv7").using(v_first="first-step")
     check(view, ("0-2", "0, 2, 1", "2, 1, 0"), pack(documents(), 60))
@@ -66,7 +89,7 @@ def test_first_step_provision_goes_through_the_trunk_too() -> None:
 def test_edits_act_in_every_plan_on_whole_rows(edit: edits.Edit) -> None:
     view = view_of("llama").using(edits=edit)
     assert not can_branch(view)
-    check(view, PLANS[:3], pack(documents(), 60, share=False))
+    check(view, PLANS[:3], pack(documents(), 60, share="nothing"))
 
 
 def test_greedy_is_told_token_by_token() -> None:

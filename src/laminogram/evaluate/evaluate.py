@@ -19,12 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from laminogram.evaluate.branching import can_branch
 from laminogram.evaluate.encode import Encoder, Row
 from laminogram.evaluate.ledger import Ledger
 from laminogram.evaluate.loss import check_predicts
 from laminogram.evaluate.packing import Pack, pack
-from laminogram.evaluate.reading import read
+from laminogram.evaluate.reading import read, sharing
 from laminogram.evaluate.requests import Requests
 from laminogram.evaluate.result import TaskResult, measured
 from laminogram.evaluate.tasks import Task
@@ -131,7 +130,7 @@ class _Asked:
         by_document: dict[int, list[Row]] = {}
         for request, own in zip(self.requests, rows, strict=True):
             by_document.setdefault(request.document, []).extend(own)
-        packs = pack(by_document.values(), self.manner.batch_tokens, share=can_branch(self.view))
+        packs = pack(by_document.values(), self.manner.batch_tokens, share=sharing(self.view))
         with self._bar(len(packs) * len(keys), progress) as bar:
             for one in packs:
                 self._read(one, ledger, keys, bar)

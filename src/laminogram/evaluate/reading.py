@@ -6,16 +6,17 @@ Axes: N scored columns of a pack in the order of `Pack.rows`, C channels, V voca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laminogram.evaluate.branching import sweep_branches
+from laminogram.evaluate.branching import can_branch, sweep_branches
 from laminogram.evaluate.loss import CHUNK, needs_all_logits
-from laminogram.evaluate.packing import Pack
+from laminogram.evaluate.packing import Pack, Sharing
+from laminogram.evaluate.token_tree import can_read_trees, sweep_trees
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.subject import Subject
 from laminogram.stack.batch import Batch
@@ -69,27 +70,36 @@ class Reading:
         ]
 
 
+def sharing(view: Subject) -> Sharing:
+    """How much the rows of a document can share here."""
+    if can_read_trees(view):
+        return "trees"
+    return "trunks" if can_branch(view) else "nothing"
+
+
 @torch.no_grad()
 def read(view: Subject, tree: PlanTree, pack: Pack) -> Iterator[tuple[int, Reading]]:
     """Yield (number of the plan, its reading of the pack), in the order of the tree.
 
-    A pack with trunks needs `branching.can_branch`. Errors as in `View.sweep`.
+    The pack must be one that this view can read (`sharing`). Errors as in `View.sweep`.
     """
     rows, places = _columns(pack)
     for number, out in _outs(view, tree, pack):
         yield number, Reading(view, pack, out[rows.to(out.device), places.to(out.device)])
 
 
-def _outs(view: Subject, tree: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
+def _outs(view: Subject, plans: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
     size = view.config.vocab_size
+    if pack.trees:
+        return sweep_trees(view, plans, pack.grown)
     if not pack.trunks:
         batch = Batch.of(pack.inputs, vocab_size=size)
-        return view.sweep(tree, batch, logits="all" if needs_all_logits(view) else "none")
+        return view.sweep(plans, batch, logits="all" if needs_all_logits(view) else "none")
     firsts = pack.inputs[:: pack.copies]
     trunks = [one[:trunk] for one, trunk in zip(firsts, pack.trunks, strict=True)]
     tails = [one[pack.trunks[i // pack.copies] :] for i, one in enumerate(pack.inputs)]
     return sweep_branches(
-        view, tree, Batch.of(trunks, vocab_size=size), Batch.of(tails, vocab_size=size)
+        view, plans, Batch.of(trunks, vocab_size=size), Batch.of(tails, vocab_size=size)
     )
 
 
@@ -97,10 +107,19 @@ def _columns(pack: Pack) -> tuple[Tensor, Tensor]:
     """The row and the column in the batch of every scored token's prediction, (N,) each."""
     rows: list[int] = []
     places: list[int] = []
-    for number, (tokens, asked) in enumerate(zip(pack.inputs, pack.asked, strict=True)):
-        read_before = pack.trunks[number // pack.copies] if pack.trunks else 0
+    for (number, columns), asked in zip(_placed(pack), pack.asked, strict=True):
         for row in asked:
-            first = len(tokens) - row.scored - read_before
-            places += range(first, first + row.scored)
+            places += columns[len(columns) - row.scored :]
             rows += [number] * row.scored
     return torch.tensor(rows), torch.tensor(places)
+
+
+def _placed(pack: Pack) -> Iterator[tuple[int, Sequence[int]]]:
+    """Of every input its row in the batch and the columns of its tokens there."""
+    if pack.trees:
+        for number, tree in enumerate(pack.grown):
+            yield from ((number, columns) for columns in tree.columns)
+        return
+    for number, tokens in enumerate(pack.inputs):
+        read_before = pack.trunks[number // pack.copies] if pack.trunks else 0
+        yield number, range(-read_before, len(tokens) - read_before)

@@ -134,7 +134,7 @@ class _Reader:
     ) -> Iterator[tuple[int, Reading, Reading]]:
         """(number of the plan, what the reference reads, what the view reads) of every pack."""
         tree = PlanTree(self.plans)
-        for one in pack(whole, self.batch_tokens, share=False):
+        for one in pack(whole, self.batch_tokens, share="nothing"):
             ((_, base),) = read(self.reference, PlanTree([self.reference.plan]), one)
             for number, reading in read(self.view, tree, one):
                 yield number, base, reading

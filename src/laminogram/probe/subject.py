@@ -28,6 +28,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache
 from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
 from laminogram.stack.config import StackConfig
+from laminogram.stack.context import Context
 from laminogram.stack.forward import Logits
 from laminogram.stack.quantise import DTYPES, Scheme, grammar, quantised
 from laminogram.stack.sites import STACK_STEP
@@ -262,12 +263,18 @@ class Subject:
         return out
 
     def sweep(
-        self, plans: Iterable[Plan | str] | PlanTree, batch: Batch, *, logits: Logits = "all"
+        self,
+        plans: Iterable[Plan | str] | PlanTree,
+        batch: Batch,
+        *,
+        logits: Logits = "all",
+        ctx: Context | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run many plans over one batch, what they share at their beginning once.
 
         Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
         the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
+        ctx: what the layers are told where rows are not plain texts (`stack.context.build_tree`).
         PlanError or SiteError name a plan that cannot run so, before anything runs.
         """
         tree = plans if isinstance(plans, PlanTree) else PlanTree(map(Plan.of, plans))
@@ -279,10 +286,15 @@ class Subject:
                     programs.append(replace(self, plan=plan).program())
             except (PlanError, SiteError) as error:
                 raise type(error)(f"plan {number}: {error}") from error
-        return self._swept(tree, batch, programs, logits)
+        return self._swept(tree, batch, programs, logits, ctx)
 
     def _swept(
-        self, tree: PlanTree, batch: Batch, programs: Sequence[Program], logits: Logits
+        self,
+        tree: PlanTree,
+        batch: Batch,
+        programs: Sequence[Program],
+        logits: Logits,
+        ctx: Context | None,
     ) -> Iterator[tuple[int, Tensor]]:
         yield from sweep.sweep(
             self.stack,
@@ -291,6 +303,7 @@ class Subject:
             observers=programs or None,
             logits=logits,
             v_first=self.v_first,
+            ctx=ctx,
         )
         check_effects(row for program in programs for row in program.effects())
 

@@ -269,6 +269,26 @@ def _plan_mask(
     return _mask(positions, columns, window=key.window), False
 
 
+def build_tree(
+    rotary_tables: Rotary, keys: set[MaskKey], seen: Tensor, lengths: tuple[int, ...]
+) -> Context:
+    """The context of rows that are trees of tokens, each of which reads the way that leads to it.
+
+    seen (B, T, T), true where column s lies on the way to column t, itself included; lengths: the
+    columns of each row that are real. No slopes, and no rotary that depends on the length.
+    """
+    width = seen.shape[1]
+    positions = seen.sum(-1) - 1
+    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
+    for key in keys:
+        near = seen
+        if key.window is not None:
+            near = seen & (positions[:, None, :] > positions[:, :, None] - key.window)
+        masks[key] = near[:, None], False
+    tables = rotary_tables.tables(positions, width, (width,))
+    return Context(positions, torch.tensor(lengths, device=seen.device), 0, width, masks, tables)
+
+
 def build_static(
     rotary_tables: Rotary,
     keys: set[MaskKey],

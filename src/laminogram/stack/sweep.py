@@ -11,6 +11,7 @@ from torch import Tensor
 from laminogram.plans.tree import Node, PlanTree
 from laminogram.stack.batch import Batch
 from laminogram.stack.conditions import Provision
+from laminogram.stack.context import Context
 from laminogram.stack.forward import Flow, Logits, Walk, begin, open_context
 from laminogram.stack.taps import Observer
 
@@ -26,15 +27,16 @@ def sweep(
     observers: Sequence[Observer | None] | None = None,
     logits: Logits = "all",
     v_first: Provision = "embedding",
+    ctx: Context | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number of the plan, what `run` gives for it) in the order of the tree.
 
     observers: one for each plan, which must do the same on what plans share; what is shared is seen
-    by one of them. Memory: `tree.peak` hidden states, the logits that are yielded, and the work of
+    by one of them. ctx: where the rows are not plain texts (`context.build_tree`). Memory: `tree.peak` hidden states, the logits that are yielded, and the work of
     one item of a plan.
     """
     batch = batch.to(stack.device)
-    ctx = open_context(stack, batch, None)
+    ctx = open_context(stack, batch, None) if ctx is None else ctx
     seen = observers or [None] * len(tree.plans)
     for observer in seen:
         if observer is not None:
