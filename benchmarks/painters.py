@@ -1,14 +1,17 @@
 """A sweep of plans over tasks: this engine against the stock harness, variant by variant.
 
-    python -m benchmarks.painters --data DIR                         three benchmarks, every variant
-    python -m benchmarks.painters --data DIR --limit 10 --seeds 2    a small run
-    python -m benchmarks.painters --tasks addition --limit 20        without benchmark files
+    python -m benchmarks.painters --data DIR                        three benchmarks, every variant
+    python -m benchmarks.painters --data DIR --limit 10 --seeds 2   a small run
+    python -m benchmarks.painters --data DIR --only-requests DIR    for a machine without benchmarks
+    python -m benchmarks.painters --requests DIR --device cuda --size 1.1b
 
-Every variant of the paper ("Transformer Layers as Painters") for every start layer. Requests and
-tokens are prepared for both sides before the clock starts; seconds of the CPU are told beside those
-of the wall, which on a shared machine say less. The stock side is the harness' `HFLM`
-over `transformers`, whose layers are put into the variant's order; both sides are fp32. Log-
-likelihoods are compared item by item, and the command fails where they differ.
+Every variant of the paper ("Transformer Layers as Painters") for every start layer from 1 on, equal
+plans run once on either side. Model time: requests and tokens are prepared for both before the
+clock starts. Total time adds what prepares them, which is done once here and once a variant there.
+Seconds of the CPU are told beside those of the wall, which on a shared machine say less. The stock
+side is the harness' `HFLM` over `transformers`, whose layers are put into the variant's order, with
+the fastest of some batch sizes; both sides have one dtype. Tasks take turns. Log-likelihoods are
+compared item by item, and the command fails where they differ.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +36,22 @@ import transformers
 from torch import Tensor, nn
 
 import laminogram
+from benchmarks import shapes
 from laminogram.evaluate.encode import Encoder, Row
 from laminogram.evaluate.harness import harness
-from laminogram.evaluate.packing import pack
+from laminogram.evaluate.packing import Pack, pack
 from laminogram.evaluate.reading import Answer, read, sharing
+from laminogram.evaluate.requests import Requests, load_requests
 from laminogram.evaluate.tasks import open_task
 from laminogram.plans import Group, Plan, Step, builders
 from laminogram.plans.tree import PlanTree
 
-MODEL = Path(__file__).resolve().parents[1] / "zoo" / "small-llama"
-TOLERANCE = 1e-4
+SMALL = Path(__file__).resolve().parents[1] / "zoo" / "small-llama"
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Of the largest log-likelihood."""
+BATCHES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128)}
+"""Rows in a batch of the stock side, of which the fastest is taken."""
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass
@@ -56,8 +66,29 @@ class Spent:
         """Count what the block takes."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.wall += time.perf_counter() - wall
         self.cpu += time.process_time() - cpu
+
+
+@dataclass
+class Race:
+    """One task on both sides: model time, time that prepares it, and how far answers lie apart."""
+
+    task: str
+    rows: int = 0
+    ours: Spent = field(default_factory=Spent)
+    stock: Spent = field(default_factory=Spent)
+    requests: Spent = field(default_factory=Spent)
+    tokens: Spent = field(default_factory=Spent)
+    packs: Spent = field(default_factory=Spent)
+    apart: float = 0.0
+
+    def totals(self, plans: int) -> tuple[float, float]:
+        """Seconds on the wall with all preparations: once, and once a variant."""
+        texts = self.requests.wall + self.tokens.wall
+        return texts + self.packs.wall + self.ours.wall, plans * texts + self.stock.wall
 
 
 class Mean(nn.Module):
@@ -77,101 +108,182 @@ class Mean(nn.Module):
         return torch.stack(outs).mean(0)
 
 
+class Stock:
+    """The harness' own Hugging Face model, its layers put into any plan's order."""
+
+    def __init__(self, path: Path, view: laminogram.View, device: str) -> None:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=view.stack.dtype)
+        model.config.use_cache = False  # a layer that runs twice would meet its own keys
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(SMALL / "tokenizer.json"), eos_token="<|endoftext|>"
+        )
+        self._lm = harness("lm_eval.models.huggingface").HFLM(
+            pretrained=model.to(device), tokenizer=tokenizer, batch_size=1
+        )
+        self._model, self._originals = model, list(model.model.layers)
+        self._full = Plan.full(len(self._originals))
+
+    @property
+    def batch(self) -> int:
+        """Rows in a batch."""
+        rows: int = self._lm.batch_size_per_gpu
+        return rows
+
+    def choose(self, documents: Sequence[Sequence[Row]], sizes: Sequence[int]) -> None:
+        """Take the batch size that is fastest for some rows, of two runs each."""
+        rows = list(dict.fromkeys(row for own in documents for row in own))
+        found = {}
+        for size in sizes:
+            self._lm.batch_size_per_gpu, times = size, []
+            for _ in range(2 if len(sizes) > 1 else 1):
+                spent = Spent()
+                self.answers(self._full, rows, spent)
+                times.append(spent.wall)
+            found[size] = min(times)
+        self._lm.batch_size_per_gpu = min(found, key=lambda size: found[size])
+        said = ", ".join(f"{size}: {seconds:.2f} s" for size, seconds in found.items())
+        print(f"stock, rows in a batch and seconds of one variant: {said}")
+
+    def answers(self, plan: Plan, rows: Sequence[Row], spent: Spent) -> dict[Row, Answer]:
+        """What one plan answers, and what it took."""
+        model = self._model
+        requests = [(None, list(row.tokens[: -row.scored]), list(row.targets)) for row in rows]
+        model.model.layers = nn.ModuleList(_layers(plan, self._originals))
+        model.config.num_hidden_layers = len(model.model.layers)
+        with spent.on():
+            found = self._lm._loglikelihood_tokens(requests, disable_tqdm=True)
+        return dict(zip(rows, found, strict=True))
+
+
 def main() -> int:
     asked = _arguments()
     torch.set_num_threads(asked.threads)
-    view = laminogram.load(asked.model, dtype="fp32", device=asked.device)
-    layers = len(view.config.layers)
-    every = builders.variants(layers, seeds=range(asked.seeds))
-    plans = list(dict.fromkeys(variant.plan for variant in every))
-    documents = _documents(view, asked)
-    rows = list(dict.fromkeys(row for own in documents for row in own))
+    dtype = torch.bfloat16 if asked.size == "1.1b" else torch.float32
+    with tempfile.TemporaryDirectory() as folder:
+        path = SMALL
+        if asked.size != "small":
+            path = shapes.write(f"llama-{asked.size}", dtype, Path(folder))
+        view = laminogram.load(path, dtype=dtype, device=asked.device)
+        if asked.size != "small":
+            view = replace(view, tokenizer=laminogram.load(SMALL).tokenizer)
+        return _run(asked, view, path)
+
+
+def _run(asked: argparse.Namespace, view: laminogram.View, path: Path) -> int:
+    every = builders.variants(len(view.config.layers), seeds=range(asked.seeds))
+    plans = list(dict.fromkeys(one.plan for one in every if one.settings.get("start") != 0))
     tree = PlanTree(plans)
-    print(f"{len(plans)} plans, {len(rows)} rows, {sum(len(row.inputs) for row in rows)} tokens")
-    ours, ours_s = _ours(view, plans, documents, asked.batch_tokens)
-    theirs, theirs_s = _theirs(asked, plans, rows)
-    apart = max(abs(ours[p][r][0] - theirs[p][r][0]) for p in range(len(plans)) for r in rows)
-    apart /= max(abs(one[0]) for one in theirs[0].values())
-    packs = pack(documents, asked.batch_tokens, share=sharing(view))
-    read_once = sum(one.tokens for one in packs)
-    for what in ("wall", "cpu"):
-        new, old = getattr(ours_s, what), getattr(theirs_s, what)
-        print(f"{what}: ours {new:.1f} s, stock {old:.1f} s: {old / new:.2f} times faster")
-    print(f"tree: {tree}; tokens read {read_once}; largest difference {apart:.1e}")
+    prepared = [_prepared(view, asked, name) for name in asked.tasks]
+    if asked.only_requests:
+        return 0
+    print(f"{tree}; {asked.device}, {view.stack.dtype}, {asked.threads} threads")
+    stock = Stock(path, view, asked.device)
+    stock.choose(prepared[0][1], asked.batch or BATCHES[asked.device])
+    budget = asked.batch_tokens or BATCH_TOKENS[asked.device]
+    for race, documents in prepared:
+        with race.packs.on():
+            packs = pack(documents, budget, share=sharing(view))
+        warm = PlanTree(plans[:1])
+        for one in packs[:1]:
+            list(read(view, warm, one))
+        ours = _ours(view, tree, packs, race.ours)
+        _compare(race, plans, ours, stock)
+        _say(race.task, [race], len(plans))
+    races = [race for race, _ in prepared]
+    _say("all tasks", races, len(plans))
     if asked.out:
-        facts = {"plans": len(plans), "rows": len(rows), "apart": apart}
-        facts |= {"ours": asdict(ours_s), "stock": asdict(theirs_s)}
+        facts = {"tree": str(tree), "plans": len(plans), "batch": stock.batch, "budget": budget}
+        facts |= {"device": _device(asked), "dtype": str(view.stack.dtype), "size": asked.size}
+        facts["tasks"] = [asdict(race) for race in races]
         asked.out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    return 0 if apart < TOLERANCE else 1
+    return 0 if max(race.apart for race in races) < TOLERANCE[view.stack.dtype] else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--size", choices=("small", "1.1b"), default="small")
     parser.add_argument("--data", type=Path, help="a folder with one folder for each task")
+    parser.add_argument("--requests", type=Path, help="a folder of requests instead of data")
+    parser.add_argument("--only-requests", type=Path, help="write the requests there, and stop")
     parser.add_argument("--tasks", nargs="+", default=["arc_easy", "winogrande", "lambada_openai"])
     parser.add_argument("--limit", type=int, default=100, help="documents of each task")
     parser.add_argument("--seeds", type=int, default=10, help="of the shuffled variants")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16, help="rows in a batch of the stock side")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="in a batch of ours")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, nargs="+", help="rows in a batch of the stock side")
+    parser.add_argument("--batch-tokens", type=int, help="in a batch of ours")
+    parser.add_argument("--device", choices=tuple(BATCHES), default="cpu")
     parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
     return parser.parse_args()
 
 
-def _documents(view: laminogram.View, asked: argparse.Namespace) -> list[list[Row]]:
-    """The rows of every document of every task."""
-    encoder, found = Encoder(view), []
-    for name in asked.tasks:
-        begin = time.perf_counter()
-        task = open_task(name, data=asked.data, limit=asked.limit)
-        by_document: dict[int, list[Row]] = {}
-        for request in task.requests:
+def _prepared(
+    view: laminogram.View, asked: argparse.Namespace, name: str
+) -> tuple[Race, list[list[Row]]]:
+    """A task and the rows of every document of it."""
+    race, encoder = Race(name), Encoder(view)
+    with race.requests.on():
+        requests = _requests(asked, name)
+    if asked.only_requests:
+        asked.only_requests.mkdir(parents=True, exist_ok=True)
+        requests.save(asked.only_requests / f"{name}.json")
+    by_document: dict[int, list[Row]] = {}
+    with race.tokens.on():
+        for request in requests:
             row = encoder.pair(request.context, request.continuation)
             by_document.setdefault(request.document, []).append(row)
-        found += list(by_document.values())
-        print(f"{name}: requests in {time.perf_counter() - begin:.1f} s")
-    return found
+    return race, list(by_document.values())
+
+
+def _requests(asked: argparse.Namespace, name: str) -> Requests:
+    if not asked.requests:
+        return open_task(name, data=asked.data, limit=asked.limit).requests
+    known = load_requests(asked.requests / f"{name}.json")
+    items = tuple(one for one in known if one.document < asked.limit)
+    return Requests(known.task, known.version, items)
 
 
 def _ours(
-    view: laminogram.View, plans: list[Plan], documents: list[list[Row]], batch_tokens: int
-) -> tuple[list[dict[Row, Answer]], Spent]:
+    view: laminogram.View, tree: PlanTree, packs: Sequence[Pack], spent: Spent
+) -> list[dict[Row, Answer]]:
     """Every plan's answers and what they took."""
-    packs = pack(documents, batch_tokens, share=sharing(view))
-    tree = PlanTree(plans)
-    found: list[dict[Row, Answer]] = [{} for _ in plans]
-    spent = Spent()
+    found: list[dict[Row, Answer]] = [{} for _ in tree.plans]
     with spent.on():
         for one in packs:
             for number, reading in read(view, tree, one):
                 found[number].update(zip(one.rows, reading.answers(), strict=True))
-    return found, spent
+    return found
 
 
-def _theirs(
-    asked: argparse.Namespace, plans: list[Plan], rows: list[Row]
-) -> tuple[list[dict[Row, Answer]], Spent]:
+def _compare(
+    race: Race, plans: Sequence[Plan], ours: Sequence[dict[Row, Answer]], stock: Stock
+) -> None:
     """The same by the stock harness, plan after plan."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
-    model.config.use_cache = False  # a layer that runs twice would meet its own keys
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(asked.model / "tokenizer.json"), eos_token="<|endoftext|>"
-    )
-    lm = harness("lm_eval.models.huggingface").HFLM(
-        pretrained=model.to(asked.device), tokenizer=tokenizer, batch_size=asked.batch
-    )
-    requests = [(None, list(row.tokens[: -row.scored]), list(row.targets)) for row in rows]
-    originals = list(model.model.layers)
-    found, spent = [], Spent()
-    for plan in plans:
-        model.model.layers = nn.ModuleList(_layers(plan, originals))
-        model.config.num_hidden_layers = len(model.model.layers)
-        with spent.on():
-            answers = lm._loglikelihood_tokens(requests, disable_tqdm=True)
-        found.append(dict(zip(rows, answers, strict=True)))
-    return found, spent
+    for plan, own in zip(plans, ours, strict=True):
+        theirs = stock.answers(plan, list(own), race.stock)
+        largest = max(abs(found) for found, _ in theirs.values())
+        apart = max(abs(own[row][0] - found) for row, (found, _) in theirs.items())
+        race.apart = max(race.apart, apart / largest)
+    race.rows = len(ours[0])
+
+
+def _say(name: str, races: Sequence[Race], plans: int) -> None:
+    """Model time and total time of both sides."""
+    for what in ("wall", "cpu"):
+        ours, stock = (sum(getattr(getattr(r, side), what) for r in races) for side in _SIDES)
+        ratio = f"{ours:.1f} s, stock {stock:.1f} s: {stock / ours:.2f} times faster"
+        print(f"{name}: model time ({what}): ours {ratio}")
+    ours, stock = map(sum, zip(*(race.totals(plans) for race in races), strict=True))
+    print(f"{name}: total time: ours {ours:.1f} s, stock {stock:.1f} s; ", end="")
+    print(f"{sum(r.rows for r in races)} rows, apart {max(r.apart for r in races):.1e}", flush=True)
+
+
+_SIDES = ("ours", "stock")
+
+
+def _device(asked: argparse.Namespace) -> str:
+    if asked.device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {asked.threads} threads"
 
 
 def _layers(plan: Plan, originals: list[nn.Module]) -> list[nn.Module]:

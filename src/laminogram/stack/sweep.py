@@ -32,8 +32,8 @@ def sweep(
     """Yield (number of the plan, what `run` gives for it) in the order of the tree.
 
     observers: one for each plan, which must do the same on what plans share; what is shared is seen
-    by one of them. ctx: where the rows are not plain texts (`context.build_tree`). Memory: `tree.peak` hidden states, the logits that are yielded, and the work of
-    one item of a plan.
+    by one of them. ctx: where the rows are not plain texts (`context.build_tree`). Memory:
+    `tree.peak` hidden states, the logits that are yielded, and the work of one item of a plan.
     """
     batch = batch.to(stack.device)
     ctx = open_context(stack, batch, None) if ctx is None else ctx
