@@ -84,14 +84,24 @@ def read(view: Subject, tree: PlanTree, pack: Pack) -> Iterator[tuple[int, Readi
     The pack must be one that this view can read (`sharing`). Errors as in `View.sweep`.
     """
     rows, places = _columns(pack)
-    for number, out in _outs(view, tree, pack):
-        yield number, Reading(view, pack, out[rows.to(out.device), places.to(out.device)])
-
-
-def _outs(view: Subject, plans: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
-    size = view.config.vocab_size
+    if pack.trunks or view.edits:
+        for number, out in _whole(view, tree, pack):
+            yield number, Reading(view, pack, out[rows.to(out.device), places.to(out.device)])
+        return
+    columns, order = _distinct(rows, places)
     if pack.trees:
-        return sweep_trees(view, plans, pack.grown)
+        outs = sweep_trees(view, tree, pack.grown, columns)
+    else:
+        batch = Batch.of(pack.inputs, vocab_size=view.config.vocab_size)
+        outs = view.sweep(tree, batch, logits="none", columns=columns)
+    for number, out in outs:
+        yield number, Reading(view, pack, out[rows.to(out.device), order.to(out.device)])
+
+
+def _whole(view: Subject, plans: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
+    """Every column of the batch (B, T, C), or of its branches: for edits, which may name any, and
+    for trunks."""
+    size = view.config.vocab_size
     if not pack.trunks:
         batch = Batch.of(pack.inputs, vocab_size=size)
         return view.sweep(plans, batch, logits="all" if needs_all_logits(view) else "none")
@@ -112,6 +122,19 @@ def _columns(pack: Pack) -> tuple[Tensor, Tensor]:
             places += columns[len(columns) - row.scored :]
             rows += [number] * row.scored
     return torch.tensor(rows), torch.tensor(places)
+
+
+def _distinct(rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The different columns of each row (B, W), a row with fewer repeating its first, and of every
+    prediction where among them its own is (N,)."""
+    known: list[dict[int, int]] = [{} for _ in range(int(rows.max()) + 1)]
+    order = [
+        known[row].setdefault(place, len(known[row]))
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True)
+    ]
+    width = max(map(len, known))
+    columns = [[*own, *[next(iter(own))] * (width - len(own))] for own in known]
+    return torch.tensor(columns), torch.tensor(order)
 
 
 def _placed(pack: Pack) -> Iterator[tuple[int, Sequence[int]]]:

@@ -83,9 +83,9 @@ def can_read_trees(view: Subject) -> bool:
 
 
 def sweep_trees(
-    view: Subject, plans: PlanTree, trees: Sequence[TokenTree]
+    view: Subject, plans: PlanTree, trees: Sequence[TokenTree], columns: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (number of the plan, what enters the head at every column (B, T, C), pads undefined).
+    """Yield (number of the plan, what enters the head (B, W, C) at the columns (B, W)).
 
     The view must be one that `can_read_trees`. Errors as in `View.sweep`.
     """
@@ -98,4 +98,4 @@ def sweep_trees(
         stack.rotary, stack.mask_keys, torch.from_numpy(seen).to(stack.device), batch.lengths
     )
     stack.embed.check_length(max(len(one) for tree in trees for one in tree.columns))
-    return view.sweep(plans, batch, logits="none", ctx=ctx)
+    return view.sweep(plans, batch, logits="none", ctx=ctx, columns=columns)

@@ -269,12 +269,13 @@ class Subject:
         *,
         logits: Logits = "all",
         ctx: Context | None = None,
+        columns: Tensor | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run many plans over one batch, what they share at their beginning once.
 
         Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
         the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
-        ctx: what the layers are told where rows are not plain texts (`stack.context.build_tree`).
+        ctx, columns: as in `stack.sweep.sweep`, columns for views without edits.
         PlanError or SiteError name a plan that cannot run so, before anything runs.
         """
         tree = plans if isinstance(plans, PlanTree) else PlanTree(map(Plan.of, plans))
@@ -286,24 +287,18 @@ class Subject:
                     programs.append(replace(self, plan=plan).program())
             except (PlanError, SiteError) as error:
                 raise type(error)(f"plan {number}: {error}") from error
-        return self._swept(tree, batch, programs, logits, ctx)
+        return self._swept(tree, batch, programs, logits=logits, ctx=ctx, columns=columns)
 
     def _swept(
-        self,
-        tree: PlanTree,
-        batch: Batch,
-        programs: Sequence[Program],
-        logits: Logits,
-        ctx: Context | None,
+        self, tree: PlanTree, batch: Batch, programs: Sequence[Program], **how: Any
     ) -> Iterator[tuple[int, Tensor]]:
         yield from sweep.sweep(
             self.stack,
             batch,
             tree,
             observers=programs or None,
-            logits=logits,
             v_first=self.v_first,
-            ctx=ctx,
+            **how,
         )
         check_effects(row for program in programs for row in program.effects())
 

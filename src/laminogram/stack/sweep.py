@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from laminogram.plans.tree import Node, PlanTree
+from laminogram.stack import narrow
 from laminogram.stack.batch import Batch
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
@@ -28,12 +29,14 @@ def sweep(
     logits: Logits = "all",
     v_first: Provision = "embedding",
     ctx: Context | None = None,
+    columns: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number of the plan, what `run` gives for it) in the order of the tree.
 
     observers: one for each plan, which must do the same on what plans share; what is shared is seen
-    by one of them. ctx: where the rows are not plain texts (`context.build_tree`). Memory:
-    `tree.peak` hidden states, the logits that are yielded, and the work of one item of a plan.
+    by one of them. ctx: where the rows are not plain texts (`context.build_tree`). columns (B, W):
+    what alone is wanted of what enters the head, (B, W, C), with logits "none" and no observer.
+    Memory: `tree.peak` hidden states, the logits that are yielded, and the work of one item.
     """
     batch = batch.to(stack.device)
     ctx = open_context(stack, batch, None) if ctx is None else ctx
@@ -48,13 +51,24 @@ def sweep(
     waiting = [(tree.root, walks[tree.root.some_plan].enter(batch, ctx, v_first))]
     while waiting:
         node, flow = waiting.pop()
-        if node.item is not None:
+        asked = None if columns is None else _asked(stack, node, flow, columns)
+        if asked is None and node.item is not None:
             flow = walks[node.some_plan].over([node.item], flow)
         for number in node.plans:
-            yield number, walks[number].leave(flow, logits)
+            if columns is not None and asked is None:
+                asked = narrow.picked(flow, columns)
+            yield number, walks[number].leave(flow if asked is None else asked, logits)
         waiting += [(child, _own(flow, node)) for child in reversed(node.children)]
 
 
 def _own(flow: Flow, node: Node) -> Flow:
     """The flow for one of several that go on from it: side streams are set in place."""
     return flow if len(node.children) == 1 else replace(flow, ctx=flow.ctx.branch())
+
+
+def _asked(stack: Stack, node: Node, flow: Flow, columns: Tensor) -> Flow | None:
+    """The asked columns after a last item; None where it is run for all."""
+    few = columns.shape[1] * 4 <= flow.x.shape[1] * 3  # their keys and values are made twice
+    if few and not node.children and narrow.can_narrow(stack, node.item):
+        return narrow.step(stack, node.item, flow, columns)
+    return None

@@ -79,6 +79,14 @@ class Attention(nn.Module):
             return add_heads(z, self.o, taps)
         return self.o.wide(z.flatten(2))
 
+    def keys_and_values(self, h: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        """What `attn_in (B, T, C)` leaves for others to look at: (B, T, K, D) each."""
+        split = (*h.shape[:2], -1, self.config.head_dim)
+        k, v = self.k(h).view(split), self.v(h).view(split)
+        if self.config.qk_norm is not None:
+            k = self.k_norm(k)
+        return (turn(k, *ctx.rope[self.rope_index]) if self.rope_index >= 0 else k), v
+
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.mask_key]
         batch, tokens, heads, size = q.shape
