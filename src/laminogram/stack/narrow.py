@@ -43,7 +43,7 @@ def picked(flow: Flow, columns: Tensor) -> Flow:
     return replace(flow, x=pick(flow.x, columns), ctx=narrowed(flow.ctx, columns))
 
 
-def can_narrow(stack: Stack, item: Item | None) -> TypeGuard[Step]:
+def can_narrow(item: Item | None, stack: Stack) -> TypeGuard[Step]:
     """Whether an item can be run for some columns: one whole layer with attention that reads the
     stream through a norm."""
     if not isinstance(item, Step) or item.part != "both":

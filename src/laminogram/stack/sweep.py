@@ -69,6 +69,6 @@ def _own(flow: Flow, node: Node) -> Flow:
 def _asked(stack: Stack, node: Node, flow: Flow, columns: Tensor) -> Flow | None:
     """The asked columns after a last item; None where it is run for all."""
     few = columns.shape[1] * 4 <= flow.x.shape[1] * 3  # their keys and values are made twice
-    if few and not node.children and narrow.can_narrow(stack, node.item):
+    if few and not node.children and narrow.can_narrow(node.item, stack):
         return narrow.step(stack, node.item, flow, columns)
     return None
