@@ -51,7 +51,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Of the largest log-likelihood."""
 BATCHES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128)}
 """Rows in a batch of the stock side, of which the fastest is taken."""
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 
 
 @dataclass
