@@ -33,6 +33,19 @@ def test_a_tree_equals_one_by_one(kind, drawn, seed):
             assert relative(found[number][1, :3], alone[1, :3]) < TOLERANCE
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_asked_columns_are_those_of_the_whole(kind):
+    view = view_of(kind)
+    chosen = ["0-2", "0-1", "0, 2, 1", "0, mean(1-2)", "0, 1.attn", "1, 2.ffn"]
+    batch = view.tokens([ids_of(1, 9)[0].tolist(), [3, 1, 4, 1]])
+    with torch.no_grad():
+        whole = dict(view.sweep(chosen, batch, logits="none"))
+        for columns in (torch.tensor([[8, 2], [0, 3]]), torch.tensor([[1] * 9, [3] * 9])):
+            for number, found in view.sweep(chosen, batch, logits="none", columns=columns):
+                wanted = torch.stack([x[own] for x, own in zip(whole[number], columns)])
+                assert relative(found, wanted) < TOLERANCE
+
+
 def test_side_streams_of_the_first_step_are_not_shared_between_plans():
     view = view_of("rwkv7").using(v_first="first-step")
     chosen = ["0-2", "1-2", "mean(1-2)", "1.ffn, 2", "1.ffn, 0"]
