@@ -158,7 +158,7 @@ class Stock:
 def main() -> int:
     asked = _arguments()
     torch.set_num_threads(asked.threads)
-    dtype = torch.bfloat16 if asked.size == "1.1b" else torch.float32
+    dtype = torch.float32 if asked.size == "small" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         path = SMALL
         if asked.size != "small":
@@ -201,7 +201,7 @@ def _run(asked: argparse.Namespace, view: laminogram.View, path: Path) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=("small", "1.1b"), default="small")
+    parser.add_argument("--size", choices=("small", "125m", "1.1b"), default="small")
     parser.add_argument("--data", type=Path, help="a folder with one folder for each task")
     parser.add_argument("--requests", type=Path, help="a folder of requests instead of data")
     parser.add_argument("--only-requests", type=Path, help="write the requests there, and stop")
