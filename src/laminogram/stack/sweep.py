@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from laminogram.errors import ConfigError
 from laminogram.plans.tree import Node, PlanTree
 from laminogram.stack import narrow
 from laminogram.stack.batch import Batch
@@ -38,6 +39,8 @@ def sweep(
     what alone is wanted of what enters the head, (B, W, C), with logits "none" and no observer.
     Memory: `tree.peak` hidden states, the logits that are yielded, and the work of one item.
     """
+    if columns is not None and observers:
+        raise ConfigError("single columns are asked for under edits, which may name any column")
     batch = batch.to(stack.device)
     ctx = open_context(stack, batch, None) if ctx is None else ctx
     seen = observers or [None] * len(tree.plans)
