@@ -186,9 +186,8 @@ def _run(asked: argparse.Namespace, view: laminogram.View, path: Path) -> int:
     prepared = [_prepared(view, asked, name) for name in asked.tasks]
     if asked.only_requests:
         return 0
-    print(
-        f"{plans.total()} variants are {tree}; {asked.device}, {view.stack.dtype}, {asked.threads} threads"
-    )
+    print(f"{plans.total()} variants are {tree}")
+    print(f"{asked.device}, {view.stack.dtype}, {asked.threads} threads")
     stock = Stock(path, view, asked.device)
     stock.choose(prepared[0][1], asked.batch or BATCHES[asked.device])
     budget = asked.batch_tokens or BATCH_TOKENS[asked.device]
