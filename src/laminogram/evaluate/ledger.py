@@ -1,8 +1,9 @@
 """What is known already, line by line in two files, so that a killed run loses nothing.
 
 `results.jsonl` has a line for each finished (conditions, task); `answers.jsonl` one for each pack
-of rows that is read while a task is under way. A line is written in one go; one that was cut short
-by a kill is dropped when the files are opened again. One process writes to a folder at a time.
+of rows that is read while a task is under way. A line is on the disk when adding it returns, so
+that a power cut takes no more than a kill; one that was cut short is dropped when the files are
+opened again. One process writes to a folder at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from laminogram.probe.store import StoreError
+from laminogram.probe.store import StoreError, sync_folder
 
 
 class Ledger:
@@ -57,7 +58,7 @@ class Ledger:
         """Keep a finished result; its answers by pack are not needed any more."""
         line = {"key": key, **result}
         self._results[key] = line
-        self._append("results.jsonl", line, durable=True)
+        self._append("results.jsonl", line)
         for known in [known for known in self._answers if known[0] == key]:
             del self._answers[known]
 
@@ -66,19 +67,20 @@ class Ledger:
         if self._folder is not None and not self._answers:
             (self._folder / "answers.jsonl").unlink(missing_ok=True)
 
-    def _append(self, name: str, line: Mapping[str, Any], *, durable: bool = False) -> None:
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
         if self._folder is None:
             return
-        text = json.dumps(line, separators=(",", ":")) + "\n"
+        path = self._folder / name
         try:
-            with (self._folder / name).open("ab", buffering=0) as file:
-                file.write(text.encode())
-                if durable:
-                    os.fsync(file.fileno())
+            new = not path.exists()
+            with path.open("ab") as file:
+                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                sync_folder(self._folder)
         except OSError as error:
-            raise StoreError(
-                f"{self._folder / name} cannot be written: {error.strerror}"
-            ) from error
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
