@@ -24,11 +24,11 @@ import torch
 from prepare import END_OF_TEXT, documents, prepare_skill, prepare_tokens, shards
 from recipes import HERE, PROMPTS, Recipe
 from results import thinned, write_curve, write_json, write_samples
-from skills import held_out_problems
 from tokenizers import Tokenizer
 
 from laminogram import families
 from laminogram.checkpoint.write import export
+from laminogram.evaluate.problems import held_out_problems
 from laminogram.stack.stack import Stack
 from laminogram.train import (
     Answered,
