@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 
 from laminogram.evaluate.text import Estimate
@@ -32,12 +34,13 @@ def _points(
 ) -> None:
     rows = [
         [point.variant, "" if point.variant == FULL else str(getattr(point, field))]
+        + [f"{point.layer_calls:g}"]
         + [_said(one.values[i]) for one in result.measures]
         for i, point in enumerate(result.points)
         if point.variant in variants
     ]
     if len(rows) > 1:
-        page.table(["variant", place, *(one.key for one in result.measures)], rows)
+        page.table(["variant", place, "layer calls", *(one.key for one in result.measures)], rows)
 
 
 def _iterations(page: Page, result: Painters) -> None:
@@ -80,4 +83,6 @@ def _layers(page: Page, result: Painters) -> None:
 
 
 def _said(value: Estimate) -> str:
+    if math.isnan(value.low):
+        return number(value.value)
     return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"

@@ -93,7 +93,7 @@ def test_a_part_of_the_variants_and_an_encoder_have_pictures_too() -> None:
 def test_the_page_draws_curves_and_coloured_cells(shown: Shown, result: Painters) -> None:
     sections = shown.section("painters")
     assert sections.locator("h2").all_text_contents() == list(TITLES)
-    canvas = sections.nth(0).locator("canvas[tabindex]")
+    canvas = sections.nth(0).locator("canvas[tabindex]").first
     png = Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")
     assert colours(png) > 60
     canvas.press("ArrowRight")
@@ -119,6 +119,8 @@ def test_a_terminal_gets_every_point(result: Painters) -> None:
     print_result(result, Console(file=out, width=10_000, color_system=None))
     said = out.getvalue()
     for name in (
+        "layer calls",
+        "ms_per_token",
         "full",
         "skip_one",
         "middle_repeat",

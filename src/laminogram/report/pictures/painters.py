@@ -41,23 +41,24 @@ def pictures(result: Painters) -> list[Picture]:
 
 
 def _summary(result: Painters) -> Picture:
-    summary = result.summary
+    both = (result.summary, result.pace)
     return _picture(
         result,
         "Summary of the variants",
         "How much of the full model each variant keeps, over the number M of layers in its middle: "
-        "1 is the full model, 0 is chance. Point at a place for the values and their intervals.",
-        _best(result, summary),
-        {"summary": _only(result.some(FULL, *BY_MIDDLE), summary)},
+        "1 is the full model, 0 is chance; and how long it takes. Point at a place for the values "
+        "and their intervals.",
+        " ".join(_best(result, one) for one in both),
+        {"summary": _only(result.some(FULL, *BY_MIDDLE), *both)},
         axis="M",
         labels=_middles(result),
-        charts=[_chart(result, summary, BY_MIDDLE)],
-        notes=(f"{summary.meaning.title}: {summary.meaning.says}.", *_left_out(result)),
+        charts=[_chart(result, one, BY_MIDDLE) for one in both],
+        notes=(*(f"{one.meaning.title}: {one.meaning.says}." for one in both), *_left_out(result)),
     )
 
 
 def _sweeps(result: Painters) -> Picture:
-    shown = [one for one in _shown(result) if one is not result.summary]
+    shown = [one for one in _shown(result) if one not in (result.summary, result.pace)]
     return _picture(
         result,
         "Every sweep over the middle",
@@ -272,9 +273,9 @@ def _ranking(result: Painters) -> dict[str, Any]:
     return {**drawn, "places": [[None] * (len(columns) - 1) for _ in rows]}
 
 
-def _only(columns: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
-    """The columns that say what was run, and those of one measure."""
-    own = {measure.key, *(f"{measure.key}_{end}" for end in ("low", "high", "spread"))}
+def _only(columns: Mapping[str, Any], *measures: Measure) -> dict[str, Any]:
+    """The columns that say what was run, and those of some measures."""
+    own = {f"{one.key}{end}" for one in measures for end in ("", "_low", "_high", "_spread")}
     said = {"variant", "layer", "affected", "repeats", "plans", "layer_calls"}
     return {name: column for name, column in columns.items() if name in own | said}
 

@@ -15,6 +15,7 @@ from laminogram.evaluate.tasks import Task
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.subject import Subject
 from laminogram.stack.batch import Batch
+from laminogram.studies.painters.pace import TOKENS_READ
 from laminogram.studies.painters.points import Point, distinct
 from laminogram.studies.painters.scorers import Scorer
 
@@ -75,6 +76,7 @@ def forecast(
     share = open_readings / (len(tree.plans) * len(scorer.batches))
     task_tokens = sum(_tokens(view, task) for task in tasks)
     seconds = share * read * (tree.calls * layer + len(tree.plans) * head)
+    seconds += TOKENS_READ * layer * sum(one.plans[0].cost().layer_calls for one in points)
     return Forecast(
         len(points),
         tree,

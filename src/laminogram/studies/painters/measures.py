@@ -18,6 +18,7 @@ import torch
 from laminogram.evaluate.result import TaskResult
 from laminogram.evaluate.summary import AtChance, Summary, summarise
 from laminogram.evaluate.text import Estimate
+from laminogram.evaluate.timing import TIMES, TOKENS
 from laminogram.plans import Plan
 from laminogram.probe.statistics.bootstrap import ALL, interval, variant_weights
 from laminogram.studies.painters.points import FULL, Point
@@ -76,6 +77,17 @@ class Measure:
             tuple(float(one[:, ALL].std(ddof=1)) if len(one) > 1 else math.nan for one in draws),
         )
 
+    @classmethod
+    def bare(cls, meaning: Meaning, numbers: Sequence[float]) -> Measure:
+        """A number at every point without any interval."""
+        missing = math.nan
+        return cls(
+            meaning,
+            tuple(Estimate(one, missing, missing) for one in numbers),
+            tuple(Estimate(one - numbers[0], missing, missing) for one in numbers),
+            (missing,) * len(numbers),
+        )
+
 
 LOSS = Meaning("loss", "Loss, nats a token", "mean over tokens")
 KL = Meaning(
@@ -88,6 +100,11 @@ PERPLEXITY = Meaning("perplexity", "Perplexity", "exp of the loss", "log")
 BITS = Meaning("bits_per_byte", "Bits a byte", "comparable between tokenizers")
 DISTANCE = Meaning(
     "distance", "1 - cosine to the unchanged model", "of a text's mean last state", "log"
+)
+PACE = Meaning(
+    "ms_per_token",
+    "Wall time, ms a token",
+    f"fastest of {TIMES} forwards of {TOKENS} tokens under that plan alone, without edits",
 )
 COSINE = Meaning(
     SHARE, "Cosine to the unchanged model", "of a text's mean last state", higher_is_better=True

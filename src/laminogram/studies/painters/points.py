@@ -35,6 +35,11 @@ class Point:
     affected: int | None = None
     repeats: int | None = None
 
+    @property
+    def layer_calls(self) -> float:
+        """How many layers run, the mean over its plans; half a layer counts 0.5."""
+        return sum(plan.cost().layer_calls for plan in self.plans) / len(self.plans)
+
     def __str__(self) -> str:
         said = {"layer": self.layer, "affected": self.affected, "repeats": self.repeats}
         given = ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from laminogram.evaluate.summary import AtChance
 from laminogram.studies.painters.influence import SOURCES, Influence
-from laminogram.studies.painters.measures import SHARE, TASK_SHARE, Measure, by_key
+from laminogram.studies.painters.measures import PACE, SHARE, TASK_SHARE, Measure, by_key
 from laminogram.studies.painters.points import Point
 from laminogram.studies.painters.ranking import Ranking
 from laminogram.studies.reading import Tables
@@ -52,6 +52,11 @@ class Painters:
         tasks, or the share of the text where no task stands above chance."""
         known = by_key(self.measures)
         return known.get(TASK_SHARE, known[SHARE])
+
+    @property
+    def pace(self) -> Measure:
+        """Milliseconds a token of every point."""
+        return by_key(self.measures)[PACE.key]
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -107,10 +112,7 @@ def points_table(points: Sequence[Point], measures: Sequence[Measure]) -> dict[s
         "affected": [point.affected for point in points],
         "repeats": [point.repeats for point in points],
         "plans": ["; ".join(map(str, point.plans)) for point in points],
-        "layer_calls": [
-            sum(plan.cost().layer_calls for plan in point.plans) / len(point.plans)
-            for point in points
-        ],
+        "layer_calls": [point.layer_calls for point in points],
     }
     for one in measures:
         columns[one.key] = [value.value for value in one.values]

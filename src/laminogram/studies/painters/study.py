@@ -28,6 +28,7 @@ from laminogram.studies.painters.measures import (
     of_readings,
     of_tasks,
 )
+from laminogram.studies.painters.pace import pace
 from laminogram.studies.painters.passages import PASSAGES
 from laminogram.studies.painters.pieces import Pieces, Texts, cut
 from laminogram.studies.painters.points import REPEATS, SEEDS, Point, distinct, points
@@ -91,28 +92,29 @@ def paint(
     if say is not None:
         say(str(forecast(view, chosen, reader, tasks, sum(map(len, waiting.values())))))
     sums = sweep(view, reader, plans, pieces.units, ledger, progress=progress)
+    timed = pace(view, chosen, ledger, progress=progress)
     manner = Manner(bos=bos)
     results = (
         evaluate(view, tasks, plans, out=folder, manner=manner, progress=progress) if tasks else []
     )
-    return _result(view, chosen, plans, pieces, reader, sums, results, progress)
+    texts_told = [*_text_measures(view, chosen, plans, pieces, reader, sums), timed]
+    return _result(view, chosen, pieces, reader, texts_told, results, progress)
 
 
 def _result(
     view: Subject,
     chosen: Sequence[Point],
-    plans: Sequence[Plan],
     pieces: Pieces,
     reader: Scorer,
-    sums: np.ndarray,
+    measures: Sequence[Measure],
     results: Sequence[TaskResult],
     progress: bool,
 ) -> Painters:
-    measures = _text_measures(view, chosen, plans, pieces, reader, sums)
     tasks = of_tasks(chosen, results)
     samples = _first(pieces, SAMPLES)
     turned = influence(view, samples, progress=progress)
     known = by_key((*tasks.measures, *measures))
+    plans = distinct(chosen)
     dear = next(known[name] for name in COSTS if name in known)
     return Painters(
         model=view.name,
