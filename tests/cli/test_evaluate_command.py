@@ -45,6 +45,21 @@ def test_tasks_and_a_text_under_plans_with_their_files(tmp_path: Path) -> None:
     assert (out / "results.jsonl").read_bytes() == before
 
 
+def test_what_parallel_layers_remember_changes_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = write_benchmarks(tmp_path / "data")
+    plan, written = "0, mean(1-4), 5", {}
+    for kv in ("exact", "averaged"):
+        out = tmp_path / kv
+        chosen = ["--tasks", "gsm8k", "--data", str(data), "--limit", "2", "--shots", "1"]
+        run(*chosen, "--plan", plan, "--kv", kv, "--out", str(out))
+        lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        assert [line["conditions"]["kv"] for line in lines] == [kv, kv]
+        written[kv] = {line["plan"]: line["answers"] for line in lines}
+    assert written["exact"][FULL] == written["averaged"][FULL]
+    assert written["exact"][plan] != written["averaged"][plan]
+
+
 def test_without_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "sorting" in run("--limit", "2")

@@ -45,13 +45,17 @@ def placement(function: Function) -> Function:
 def planning(function: Function) -> Function:
     """Add `--plan` and `--kv` to a command."""
     plan = click.option("--plan", help='Order of the layers, such as "0-7, 3x(8), 9-11".')
-    kv = click.option(
+    return plan(remembering("What parallel layers remember")(function))
+
+
+def remembering(what: str) -> Callable[[Function], Function]:
+    """Add `--kv` to a command, whose help begins with `what`."""
+    return click.option(
         "--kv",
         type=click.Choice(["exact", "averaged"]),
-        help="What parallel layers remember: exact, each its own keys and values (default), or "
-        "averaged, their mean, as in the painters paper.",
+        help=f"{what}: exact, each its own keys and values (default), or averaged, their mean, as "
+        "in the painters paper.",
     )
-    return plan(kv(function))
 
 
 def parse_dtype(text: str | None) -> torch.dtype | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, remembering
 from laminogram.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ SKILLS = "addition,copying,sorting"
     metavar="DIR",
     help="Keep everything here, item by item; run again after a kill, it goes on where it was.",
 )
+@remembering("What parallel layers remember while a task generates")
 @placement
 def command(
     model: str,
@@ -69,6 +70,7 @@ def command(
     shots: int | None,
     bos: bool | None,
     out: Path | None,
+    kv: str | None,
     dtype: str | None,
     device: str | None,
 ) -> None:
@@ -80,6 +82,7 @@ def command(
     """
     names = tasks if tasks is not None else "" if text_file else SKILLS
     view = load_view(model, dtype, device)
+    view = view if kv is None else view.using(kv=kv)  # type: ignore[arg-type]  # click has checked
     chosen = [str(view.plan), *(str(view.using(plan=plan).plan) for plan in plans)]
     chosen = list(dict.fromkeys(chosen))
     facts: dict[str, Any] = {}

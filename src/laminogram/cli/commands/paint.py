@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, remembering
 
 if TYPE_CHECKING:
     from laminogram.studies.painters import Painters
@@ -72,12 +72,7 @@ Examples:
 )
 @click.option("--text-only", is_flag=True, help="Print tables; write no page.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
-@click.option(
-    "--kv",
-    type=click.Choice(["exact", "averaged"]),
-    help="What parallel layers remember while a task generates: exact, each its own keys and "
-    "values (default), or averaged, their mean, as in the painters paper.",
-)
+@remembering("What parallel layers remember while a task generates")
 @click.option(
     "--bos/--no-bos",
     default=None,
