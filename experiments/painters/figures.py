@@ -11,26 +11,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from svg import Chart, HeatMap, Line, draw
+from recovery import MARGINS
+from svg import Chart, Grid, HeatMap, Line, Panel, draw
 
 HERE = Path(__file__).parent
 MODELS = ("small-llama", "small-rwkv4")
 VARIANTS = ("skip", "middle_repeat", "parallel", "reverse", "random", "looped")
 AFFECTED = "layers affected, M"
+LEAST = 0.01
+"""Nats: smaller gaps are drawn here, where a logarithm needs a number above 0."""
 
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Command line: see the top of the file."""
-    drawings: dict[str, Sequence[Chart | HeatMap]] = {
+    drawings: dict[str, Sequence[Panel]] = {
         "loss": [_sweep(model, "above", "loss above full, nats a token") for model in MODELS],
         "tasks": [_sweep(model, "median", "median share of three tasks") for model in MODELS],
         "layers": [_by_layer(model) for model in MODELS],
         "similarity": [_similarity(model) for model in MODELS],
         "caches": [_cache_losses(), _cache_sums()],
         "glue": [_glue("sst2", 0), _glue("sst2", 1), _glue("cola", 0)],
-        "recover": [_recover(model) for model in MODELS],
+        "iterations": [_iterations(model) for model in MODELS],
+        "recover": [_recover(model, 3) for model in MODELS],
     }
     folder = HERE / "figures"
     folder.mkdir(exist_ok=True)
@@ -143,21 +147,45 @@ def mean_of_plans(rows: Sequence[Row], metric: str) -> tuple[float, float]:
     return mean, sum(row[f"{metric}_error"] for row in rows) / len(rows)
 
 
-def _recover(model: str) -> Chart:
-    rows = [row for row in table("recover") if row["model"] == model]
-    curves = {row["variant"]: _curve(row) for row in rows}
-    full = dict(curves["full"])
-    lines = [
-        Line(variant, [(step, loss - full[step]) for step, loss in curves[variant]])
-        for variant in VARIANTS
-    ]
+def _iterations(model: str) -> Grid:
+    """Loss above full by iterations and parallel layers; the best of each column has a frame."""
+    rows = [row for row in table(model) if row["variant"] == "iterations"]
+    middles, repeats = (sorted({row[key] for row in rows}) for key in ("affected", "repeats"))
+    cells = {(row["repeats"], row["affected"]): row for row in rows}
+    best = [min(repeats, key=lambda again, m=m: cells[again, m]["above"]) for m in middles]
+    return Grid(
+        f"{model}: loss above full, nats a token",
+        "layers in parallel, M",
+        "iterations",
+        [f"{m:g}" for m in middles],
+        [f"{again:g}" for again in repeats],
+        [[f"{cells[again, m]['above']:z.2f}" for m in middles] for again in repeats],
+        [[0.8 * cells[again, m]["share"] for m in middles] for again in repeats],
+        [(repeats.index(again), j) for j, again in enumerate(best)],
+    )
+
+
+def _recover(model: str, affected: int) -> Chart:
+    lines = []
+    for row in table("recover"):
+        if (row["model"], row["affected"]) == (model, affected):
+            points, ends = [], []
+            for step in steps_of(row):
+                gap, *around = (
+                    max(LEAST, row[f"gap_{step}{end}"]) for end in ("", "_low", "_high")
+                )
+                points.append((step, gap))
+                ends.append((around[0], around[1]))
+            lines.append(Line(row["variant"], points, ends))
+    levels = [(f"within {margin:g}", margin) for margin in MARGINS]
     y = "held-out loss above full, nats"
-    return Chart(f"{model}, M = 7", "steps", y, lines, log=True, levels=[("recovered", 0.05)])
+    return Chart(f"{model}, M = {affected}", "steps", y, lines, log=True, levels=levels)
 
 
-def _curve(row: Row) -> list[tuple[int, float]]:
-    steps = [key for key in row if key.startswith("step_")]
-    return [(int(key.removeprefix("step_")), row[key]) for key in steps]
+def steps_of(row: Row) -> list[int]:
+    """The steps at which a row of recover.csv has gaps."""
+    found = (key.removeprefix("gap_") for key in row if key.startswith("gap_"))
+    return [int(name) for name in found if name.isdecimal()]
 
 
 if __name__ == "__main__":

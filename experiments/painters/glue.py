@@ -9,12 +9,11 @@ itself. Rows are appended as they come; what is in the file is not computed agai
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
+import rows
 import torch
 
 import laminogram
@@ -30,7 +29,7 @@ def main() -> None:
     """Command line: see the top of the file."""
     args = _arguments()
     view = laminogram.load(args.model, dtype="fp32", device=args.device)
-    done = _done(args.out)
+    done = [row["key"] for row in rows.read(args.out)]
     for task in args.tasks:
         train = read_examples(args.data / f"glue_{task}" / "train.jsonl")[: args.most]
         held_out = read_examples(args.data / f"glue_{task}" / "validation.jsonl")
@@ -46,7 +45,7 @@ def main() -> None:
             tuned = fine_tune(view.using(plan=plan), train, how)
             found = judge(tuned, held_out)
             row = _row(key, found, how, len(train), time.perf_counter() - begin)
-            _append(args.out, row)
+            rows.append(args.out, row)
             print(f"{task:5} {name:18} {plan:32} {found.accuracy:.4f} {found.matthews:+.4f}")
 
 
@@ -92,25 +91,6 @@ def _row(
         "lr": how.lr,
         "seconds": round(seconds, 2),
     }
-
-
-def _done(file: Path) -> list[list[Any]]:
-    """The keys of the rows that are there; a line that was torn by a kill counts for nothing."""
-    keys = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            keys.append(json.loads(line)["key"])
-        except ValueError:
-            continue
-    return keys
-
-
-def _append(file: Path, row: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 if __name__ == "__main__":

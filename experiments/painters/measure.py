@@ -23,10 +23,9 @@ from laminogram.evaluate.summary import Share, Summary, summarise
 from laminogram.evaluate.tasks import open_task
 from laminogram.evaluate.text import Estimate
 from laminogram.studies.painters import Painters, paint
-from laminogram.studies.painters.points import BY_LAYER, BY_MIDDLE, Point
+from laminogram.studies.painters.points import Point
 from laminogram.view import View
 
-VARIANTS = (*BY_LAYER, *BY_MIDDLE)
 TASKS = ("addition", "copying", "sorting")
 MEASURES = ("loss", "kl", "agreement", "share")
 
@@ -36,7 +35,7 @@ def main() -> None:
     args = _arguments()
     view = laminogram.load(args.model, dtype="fp32")
     texts = books.passages(view, args.corpus, each=1, tokens=args.tokens)
-    found = paint(view, variants=VARIANTS, texts=texts, seeds=args.seeds, work=args.work, say=print)
+    found = paint(view, texts=texts, seeds=args.seeds, work=args.work, say=print)
     summary = _tasks(view, found.points, args)
     args.out.mkdir(parents=True, exist_ok=True)
     _write_points(args.out / f"{view.name}.csv", found, summary)
@@ -73,9 +72,11 @@ def _write_points(file: Path, found: Painters, summary: Summary) -> None:
     ends += [f"{key}{end}" for key in ("above", "median") for end in ("", "_low", "_high")]
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["variant", "layer", "affected", *TASKS, *ends])
+        told = ("variant", "layer", "affected", "repeats", "layer_calls", "ms_per_token")
+        writer.writerow([*told, *TASKS, *ends])
         for number, (point, line) in enumerate(zip(found.points, summary.lines, strict=True)):
-            row: list[Any] = [point.variant, point.layer, point.affected]
+            row: list[Any] = [point.variant, point.layer, point.affected, point.repeats]
+            row += [point.layer_calls, found.pace.values[number].value]
             row += [line.scores[task] for task in TASKS]
             for one in measures.values():
                 value = one.values[number]

@@ -5,18 +5,19 @@
 
 glue.csv has a line for each fine-tuned plan, without what single examples gave; DIR holds the
 labels by which Matthews' correlation gets its standard error. recover.csv has a line for each
-curve.
+variant of each model (see `recovery.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rows
+from recovery import recoveries
 
 from laminogram.plans import Plan, builders
 from laminogram.train.classify import read_examples
@@ -34,8 +35,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "glue" and args.data is None:
         parser.error("glue needs --data for the labels")
-    rows = [json.loads(line) for file in args.files for line in file.read_text().splitlines()]
-    made = _glue(rows, args.data) if args.what == "glue" else _recover(rows)
+    found = rows.read(*args.files)
+    made = _glue(found, args.data) if args.what == "glue" else recoveries(found)
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / f"{args.what}.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(made[0]), lineterminator="\n")
@@ -44,8 +45,8 @@ def main() -> None:
     print(f"{args.what}.csv: {len(made)} lines")
 
 
-def _glue(rows: list[dict[str, Any]], data: Path) -> list[dict[str, Any]]:
-    by_key = {tuple(row["key"]): row for row in rows}
+def _glue(found: list[dict[str, Any]], data: Path) -> list[dict[str, Any]]:
+    by_key = {tuple(row["key"]): row for row in found}
     full = next(Plan.of(plan) for _, variant, plan, *_ in by_key if variant == "full")
     affected = _affected(len(full))
     labels: dict[str, np.ndarray] = {}
@@ -106,14 +107,6 @@ def _phi(counts: np.ndarray) -> np.ndarray:
     return np.divide(
         low * high - missed_low * missed_high, below, out=np.zeros_like(below), where=below > 0
     )
-
-
-def _recover(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"model": row["model"], "variant": row["variant"], "plan": row["plan"]}
-        | {f"step_{step}": f"{loss:.4f}" for step, loss in row["curve"]}
-        for row in rows
-    ]
 
 
 if __name__ == "__main__":

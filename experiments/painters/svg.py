@@ -1,4 +1,4 @@
-"""Line charts and heat maps side by side as one SVG, readable on light and on dark pages."""
+"""Line charts, heat maps and grids side by side as one SVG, readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,25 @@ class HeatMap:
     cuts: Sequence[int] = ()
 
 
-def draw(panels: Sequence[Chart | HeatMap]) -> str:
+@dataclass(frozen=True)
+class Grid:
+    """Rows and columns of cells with their text, shaded from 0 to 1; marks: cells (row, column)
+    with a frame."""
+
+    title: str
+    x: str
+    y: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    texts: Sequence[Sequence[str]]
+    shades: Sequence[Sequence[float]]
+    marks: Sequence[tuple[int, int]] = ()
+
+
+Panel = Chart | HeatMap | Grid
+
+
+def draw(panels: Sequence[Panel]) -> str:
     """The panels from left to right, with one legend for the names that they share."""
     names = list(
         dict.fromkeys(line.name for one in panels if isinstance(one, Chart) for line in one.lines)
@@ -84,9 +102,11 @@ def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
     return "".join(parts), y + 6
 
 
-def _panel(panel: Chart | HeatMap, names: Sequence[str]) -> str:
+def _panel(panel: Panel, names: Sequence[str]) -> str:
     title = _text(LEFT, 18, panel.title, "title")
-    return title + (_chart(panel, names) if isinstance(panel, Chart) else _heat(panel))
+    if isinstance(panel, Chart):
+        return title + _chart(panel, names)
+    return title + (_heat(panel) if isinstance(panel, HeatMap) else _grid(panel))
 
 
 def _chart(chart: Chart, names: Sequence[str]) -> str:
@@ -136,10 +156,7 @@ def _heat(heat: HeatMap) -> str:
     parts = []
     for i, row in enumerate(heat.values):
         for j, value in enumerate(row):
-            place = f'x="{LEFT + j * side:.1f}" y="{TOP + i * side:.1f}"'
-            size = f'width="{side:.1f}" height="{side:.1f}"'
-            shade = f'fill="#2f7fd1" fill-opacity="{max(0.0, value):.2f}"'
-            parts.append(f"<rect {place} {size} {shade}/>")
+            parts.append(_cell(LEFT + j * side, TOP + i * side, side, side, value))
     for i in range(0, count, 2):
         middle = (i + 0.5) * side
         parts.append(_text(LEFT - 6, TOP + middle + 4, str(i), anchor="end"))
@@ -150,6 +167,36 @@ def _heat(heat: HeatMap) -> str:
         parts.append(f'<path class="mark" d="{path}"/>')
     parts.append(_text(LEFT + count * side / 2, HEIGHT - 10, heat.axis, anchor="middle"))
     return "".join(parts)
+
+
+def _grid(grid: Grid) -> str:
+    wide, high = (
+        (WIDTH - LEFT - RIGHT) / len(grid.columns),
+        (HEIGHT - TOP - BOTTOM) / len(grid.rows),
+    )
+    parts = []
+    for i, (texts, shades) in enumerate(zip(grid.texts, grid.shades, strict=True)):
+        y = TOP + i * high
+        parts.append(_text(LEFT - 6, y + high / 2 + 4, grid.rows[i], anchor="end"))
+        for j, (text, shade) in enumerate(zip(texts, shades, strict=True)):
+            x = LEFT + j * wide
+            parts.append(_cell(x, y, wide, high, shade))
+            parts.append(_text(x + wide / 2, y + high / 2 + 4, text, anchor="middle"))
+    for i, j in grid.marks:
+        path = f"M{LEFT + j * wide + 1:.1f} {TOP + i * high + 1:.1f}h{wide - 2:.1f}v{high - 2:.1f}"
+        parts.append(f'<path class="mark" d="{path}h{2 - wide:.1f}z"/>')
+    ground, middle = HEIGHT - BOTTOM, LEFT + (WIDTH - LEFT - RIGHT) / 2
+    for j, name in enumerate(grid.columns):
+        parts.append(_text(LEFT + (j + 0.5) * wide, ground + 16, name, anchor="middle"))
+    parts.append(_text(middle, ground + 34, grid.x, anchor="middle"))
+    turned = f'transform="rotate(-90 14 {(TOP + ground) / 2})"'
+    parts.append(_text(14, (TOP + ground) / 2, grid.y, anchor="middle", more=turned))
+    return "".join(parts)
+
+
+def _cell(x: float, y: float, wide: float, high: float, shade: float) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+    return f'<rect {place} fill="#2f7fd1" fill-opacity="{max(0.0, shade):.2f}"/>'
 
 
 def _y_ticks(chart: Chart, ys: Sequence[float]) -> list[float]:

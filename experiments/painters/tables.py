@@ -5,13 +5,14 @@ python experiments/painters/tables.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from figures import MODELS, VARIANTS, Row, facts, mean_of_plans, table
+from figures import MODELS, VARIANTS, Row, facts, mean_of_plans, steps_of, table
+from recovery import MARGINS
 
 ABOVE_CHANCE = 5
-RECOVERED = 0.05
 TASKS = ("addition", "copying", "sorting")
 
 
@@ -27,7 +28,10 @@ def main() -> None:
     for frozen in (0, 1):
         _show("classifier alone" if frozen else "all weights", _glue(frozen))
     _show("at chance", _at_chance())
+    _show("iterations", _iterations())
+    _show("wall time", _time())
     _show("recover", _recover())
+    _show("recover, M = 7", _recover_long())
 
 
 def _show(title: str, rows: Iterator[Sequence[Any]]) -> None:
@@ -162,21 +166,64 @@ def _at_chance() -> Iterator[Sequence[Any]]:
 
 
 def _recover() -> Iterator[Sequence[Any]]:
-    """Above the full model, trained as long, in nats; and the first step within `RECOVERED`."""
-    steps = (0, 100, 200, 400)
-    yield ["model", "variant", *(f"step {step}" for step in steps), "recovered at"]
+    """Gaps to the full plan trained as long, and the first step from which on they stay small."""
     rows = table("recover")
+    steps = [step for step in steps_of(rows[0]) if step != 5]
+    said = [f"within {margin:g}" for margin in MARGINS]
+    yield ["model", "M", "variant", "rate", *(f"step {step}" for step in steps), "closed", *said]
+    for row in sorted(rows, key=lambda one: (one["model"], one["affected"])):
+        gaps = [row[f"gap_{step}"] for step in steps]
+        low, high = (row[f"gap_{steps[-1]}_{end}"] for end in ("low", "high"))
+        yield [
+            *(row["model"], f"{row['affected']:g}", row["variant"], f"{row['rate']:g}"),
+            *(f"{gap:z.2f}" for gap in gaps[:-1]),
+            f"{gaps[-1]:z.2f} [{low:z.2f}, {high:z.2f}]",
+            f"{1 - gaps[-1] / gaps[0]:.0%}",
+            *(_when(row, margin, steps[-1]) for margin in MARGINS),
+        ]
+
+
+def _when(row: Row, margin: float, last: int) -> str:
+    """The step with its interval, such as `20 [10, > 60]`."""
+    mean, low, high = (
+        f"> {last}" if math.isinf(step) else f"{step:g}"
+        for step in (row[f"steps_{margin:g}{end}"] for end in ("", "_low", "_high"))
+    )
+    return mean if mean == low == high else f"{mean} [{low}, {high}]"
+
+
+def _recover_long() -> Iterator[Sequence[Any]]:
+    """Of M = 7, above the full model trained as long, in nats."""
+    steps = (0, 100, 200, 400)
+    yield ["model", "variant", *(f"step {step}" for step in steps), "closed"]
+    rows = table("recover-long")
     for model in MODELS:
         own = {row["variant"]: row for row in rows if row["model"] == model}
         for variant in VARIANTS:
-            gaps = {
-                int(key[5:]): own[variant][key] - own["full"][key]
-                for key in own["full"]
-                if key.startswith("step_")
-            }
-            done = next((step for step, gap in gaps.items() if gap <= RECOVERED), None)
-            said = f"not in {max(gaps)} steps" if done is None else f"{done}"
-            yield [model, variant, *(f"{gaps[step]:.2f}" for step in steps), said]
+            gaps = [own[variant][f"step_{one}"] - own["full"][f"step_{one}"] for one in steps]
+            yield [model, variant, *(f"{gap:.2f}" for gap in gaps), f"{1 - gaps[-1] / gaps[0]:.0%}"]
+
+
+def _iterations() -> Iterator[Sequence[Any]]:
+    """How many iterations of the parallel middle do best, and how far above full."""
+    yield ["model", "measure", *(f"M = {m:g}" for m in _middles(table(MODELS[0])))]
+    for model in MODELS:
+        rows = [row for row in table(model) if row["variant"] == "iterations"]
+        for key, sign in (("above", 1), ("median", -1)):
+            by_middle = ([r for r in rows if r["affected"] == m] for m in _middles(rows))
+            best = [min(some, key=lambda r, k=key, s=sign: s * r[k]) for some in by_middle]
+            said = "loss above full" if key == "above" else "share of the tasks"
+            yield [model, said, *(f"{r['repeats']:g} ({r[key]:z.2f})" for r in best)]
+
+
+def _time() -> Iterator[Sequence[Any]]:
+    """Layer calls and wall time a token of the variants at M = 7."""
+    yield ["model", "plan", "layer calls", "ms a token", "loss above full"]
+    for model in MODELS:
+        rows = table(model)
+        for row in (rows[0], *(_of(rows, one, "affected", 7) for one in VARIANTS)):
+            numbers = (f"{row['layer_calls']:g}", f"{row['ms_per_token']:.3f}")
+            yield [model, row["variant"], *numbers, f"{row['above']:z.2f}"]
 
 
 if __name__ == "__main__":

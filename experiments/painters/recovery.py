@@ -1,0 +1,74 @@
+"""From the curves of `recover.py` to gaps and numbers of steps, with intervals over books.
+
+A gap is the loss of a variant less that of the full plan trained as long with the same seed, book
+by book. A variant has recovered at the first step from which on its gap stays within a margin.
+
+Axes: S seeds, B books, T steps at which losses were taken, D resampled sets of books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+MARGINS = (0.1, 0.05)
+"""Nats a token within which a variant counts as recovered."""
+DRAWS = 2000
+Row = dict[str, Any]
+
+
+def recoveries(rows: Sequence[Row]) -> list[Row]:
+    """A line for each variant and middle of each model, out of the rows of `recover.py`."""
+    by_plan: dict[tuple[Any, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda one: one["key"][-1]):
+        by_plan.setdefault(tuple(row["key"][:-1]), []).append(row)
+    full = {key[0]: found for key, found in by_plan.items() if key[1] == "full"}
+    return [
+        _recovery(key, found, full[key[0]]) for key, found in by_plan.items() if key[1] != "full"
+    ]
+
+
+def _recovery(key: tuple[Any, ...], rows: Sequence[Row], full: Sequence[Row]) -> Row:
+    model, variant, affected, plan = key
+    known = {row["key"][-1]: row for row in full}
+    gaps = np.array([_losses(row) - _losses(known[row["key"][-1]]) for row in rows])  # S B T
+    steps = [step for step, _ in rows[0]["curve"]]
+    drawn = _resampled(gaps.mean(0))  # D T
+    found: Row = {"model": model, "variant": variant, "affected": affected, "plan": plan}
+    found |= {"rate": rows[0]["rate"], "full_rate": full[0]["rate"], "seeds": len(rows)}
+    found["tokens_a_step"] = rows[0]["rows"] * rows[0]["tokens"]
+    for place, step in enumerate(steps):
+        low, high = np.quantile(drawn[:, place], (0.025, 0.975))
+        numbers = (gaps[..., place].mean(), low, high)
+        for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+            found[f"gap_{step}{end}"] = f"{number:.4f}"
+    for margin in MARGINS:
+        low, high = np.quantile(_within(drawn, steps, margin), (0.025, 0.975), method="nearest")
+        (mean,) = _within(gaps.mean((0, 1))[None], steps, margin)
+        found |= {f"steps_{margin}": mean, f"steps_{margin}_low": low, f"steps_{margin}_high": high}
+        found[f"steps_{margin}_seeds"] = "/".join(
+            f"{one:g}" for one in _within(gaps.mean(1), steps, margin)
+        )
+    return found
+
+
+def _losses(row: Row) -> np.ndarray:
+    """(B, T)."""
+    return np.array([losses for _, losses in row["curve"]]).T
+
+
+def _resampled(of_books: np.ndarray) -> np.ndarray:
+    """Means (D, T) of books drawn with replacement, from (B, T)."""
+    books = len(of_books)
+    weights = np.random.default_rng(0).multinomial(books, [1 / books] * books, size=DRAWS)
+    means: np.ndarray = weights @ of_books / books
+    return means
+
+
+def _within(gaps: np.ndarray, steps: Sequence[int], margin: float) -> np.ndarray:
+    """From gaps (D, T) the first step from which on each stays within the margin; else infinity."""
+    stays = np.logical_and.accumulate((gaps <= margin)[:, ::-1], axis=1)[:, ::-1]
+    found: np.ndarray = np.where(stays.any(1), np.take(steps, stays.argmax(1)), np.inf)
+    return found
