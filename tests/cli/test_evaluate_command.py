@@ -51,13 +51,14 @@ def test_what_parallel_layers_remember_changes_what_is_written(tmp_path: Path) -
     plan, written = "0, mean(1-4), 5", {}
     for kv in ("exact", "averaged"):
         out = tmp_path / kv
-        chosen = ["--tasks", "gsm8k", "--data", str(data), "--limit", "2", "--shots", "1"]
+        chosen = ["--tasks", "gsm8k,arc_easy", "--data", str(data), "--limit", "2"]
         run(*chosen, "--plan", plan, "--kv", kv, "--out", str(out))
         lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-        assert [line["conditions"]["kv"] for line in lines] == [kv, kv]
-        written[kv] = {line["plan"]: line["answers"] for line in lines}
-    assert written["exact"][FULL] == written["averaged"][FULL]
-    assert written["exact"][plan] != written["averaged"][plan]
+        assert [line["conditions"]["kv"] for line in lines] == [kv] * 4
+        written[kv] = {(line["task"], line["plan"]): line["answers"] for line in lines}
+    same = {key: written["averaged"][key] == value for key, value in written["exact"].items()}
+    different = [key for key, equal in same.items() if not equal]
+    assert different == [("gsm8k", plan)], "likelihoods are read in one forward"
 
 
 def test_without_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
