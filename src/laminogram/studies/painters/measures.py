@@ -104,7 +104,7 @@ DISTANCE = Meaning(
 PACE = Meaning(
     "ms_per_token",
     "Wall time, ms a token",
-    f"fastest of {TIMES} forwards of {TOKENS} tokens under that plan alone, without edits",
+    f"fastest of up to {TIMES} forwards of {TOKENS} tokens under that plan alone, without edits",
 )
 COSINE = Meaning(
     SHARE, "Cosine to the unchanged model", "of a text's mean last state", higher_is_better=True
