@@ -20,6 +20,8 @@ VARIANTS = ("skip", "middle_repeat", "parallel", "reverse", "random", "looped")
 AFFECTED = "layers affected, M"
 LEAST = 0.01
 """Nats: smaller gaps are drawn here, where a logarithm needs a number above 0."""
+NARROW = 3
+"""Layers of the largest middle whose recovery is drawn."""
 
 Row = dict[str, Any]
 
@@ -34,7 +36,7 @@ def main() -> None:
         "caches": [_cache_losses(), _cache_sums()],
         "glue": [_glue("sst2", 0), _glue("sst2", 1), _glue("cola", 0)],
         "iterations": [_iterations(model) for model in MODELS],
-        "recover": [_recover(model, 3) for model in MODELS],
+        "recover": _recovered(),
     }
     folder = HERE / "figures"
     folder.mkdir(exist_ok=True)
@@ -165,21 +167,27 @@ def _iterations(model: str) -> Grid:
     )
 
 
-def _recover(model: str, affected: int) -> Chart:
+def _recovered() -> list[Chart]:
+    """One chart for each model, of its middles up to `NARROW`."""
+    rows = [row for row in table("recover") if row["affected"] <= NARROW]
+    return [
+        _recovery(model, [row for row in rows if row["model"] == model])
+        for model in sorted({row["model"] for row in rows})
+    ]
+
+
+def _recovery(model: str, rows: Sequence[Row]) -> Chart:
     lines = []
-    for row in table("recover"):
-        if (row["model"], row["affected"]) == (model, affected):
-            points, ends = [], []
-            for step in steps_of(row):
-                gap, *around = (
-                    max(LEAST, row[f"gap_{step}{end}"]) for end in ("", "_low", "_high")
-                )
-                points.append((step, gap))
-                ends.append((around[0], around[1]))
-            lines.append(Line(row["variant"], points, ends))
+    for row in rows:
+        points, ends = [], []
+        for step in steps_of(row):
+            numbers = (row[f"gap_{step}{end}"] for end in ("", "_low", "_high"))
+            gap, low, high = (max(LEAST, one) for one in numbers)
+            points.append((step, gap))
+            ends.append((low, high))
+        lines.append(Line(f"{row['variant']}, M = {row['affected']:g}", points, ends))
     levels = [(f"within {margin:g}", margin) for margin in MARGINS]
-    y = "held-out loss above full, nats"
-    return Chart(f"{model}, M = {affected}", "steps", y, lines, log=True, levels=levels)
+    return Chart(model, "steps", "held-out loss above full, nats", lines, log=True, levels=levels)
 
 
 def steps_of(row: Row) -> list[int]:

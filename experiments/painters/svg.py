@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = ("#8a8a8a", "#d33f49", "#2f7fd1", "#c98a00", "#1f9d68", "#9256c7", "#12a3b4")
-DASHES = ("", "6 3", "", "2 3", "8 3 2 3", "", "4 2")
+COLOURS = ("#8a8a8a", "#d33f49", "#2f7fd1", "#c98a00", "#1f9d68", "#9256c7", "#12a3b4", "#7a5230")
+DASHES = ("", "6 3", "", "2 3", "8 3 2 3", "", "4 2", "1 2")
 WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 30, 44
 STYLE = """
