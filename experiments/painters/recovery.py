@@ -1,7 +1,8 @@
 """From the curves of `recover.py` to gaps and numbers of steps, with intervals over books.
 
 A gap is the loss of a variant less that of the full plan trained as long with the same seed, book
-by book. A variant has recovered at the first step from which on its gap stays within a margin.
+by book. A variant has recovered at the first step from which on its gap stays within a margin, in
+nats or as a share of the gap that it began with.
 
 Axes: S seeds, B books, T steps at which losses were taken, D resampled sets of books.
 """
@@ -15,6 +16,8 @@ import numpy as np
 
 MARGINS = (0.1, 0.05)
 """Nats a token within which a variant counts as recovered."""
+LEFT = (0.5, 0.25)
+"""Shares of the first gap, for variants that come near no margin."""
 DRAWS = 2000
 Row = dict[str, Any]
 
@@ -44,14 +47,21 @@ def _recovery(key: tuple[Any, ...], rows: Sequence[Row], full: Sequence[Row]) ->
         numbers = (gaps[..., place].mean(), low, high)
         for end, number in zip(("", "_low", "_high"), numbers, strict=True):
             found[f"gap_{step}{end}"] = f"{number:.4f}"
+    of_seeds, mean = gaps.mean(1), gaps.mean((0, 1))[None]
     for margin in MARGINS:
-        low, high = np.quantile(_within(drawn, steps, margin), (0.025, 0.975), method="nearest")
-        (mean,) = _within(gaps.mean((0, 1))[None], steps, margin)
-        found |= {f"steps_{margin}": mean, f"steps_{margin}_low": low, f"steps_{margin}_high": high}
-        found[f"steps_{margin}_seeds"] = "/".join(
-            f"{one:g}" for one in _within(gaps.mean(1), steps, margin)
-        )
+        found |= _steps(f"steps_{margin}", [mean, drawn, of_seeds], steps, margin)
+    for left in LEFT:
+        shares = [one / one[:, :1] for one in (mean, drawn, of_seeds)]
+        found |= _steps(f"left_{left}", shares, steps, left)
     return found
+
+
+def _steps(name: str, of: Sequence[np.ndarray], steps: Sequence[int], margin: float) -> Row:
+    """When the mean, 95 per cent of the resampled sets, and each seed are within a margin."""
+    (mean,), drawn, seeds = (_within(one, steps, margin) for one in of)
+    low, high = np.quantile(drawn, (0.025, 0.975), method="nearest")
+    by_seed = "/".join(f"{one:g}" for one in seeds)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_seeds": by_seed}
 
 
 def _losses(row: Row) -> np.ndarray:

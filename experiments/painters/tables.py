@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from figures import MODELS, VARIANTS, Row, facts, mean_of_plans, steps_of, table
-from recovery import MARGINS
+from recovery import LEFT, MARGINS
 
 ABOVE_CHANCE = 5
 TASKS = ("addition", "copying", "sorting")
@@ -169,8 +169,9 @@ def _recover() -> Iterator[Sequence[Any]]:
     """Gaps to the full plan trained as long, and the first step from which on they stay small."""
     rows = table("recover")
     steps = [step for step in steps_of(rows[0]) if step != 5]
-    said = [f"within {margin:g}" for margin in MARGINS]
-    yield ["model", "M", "variant", "rate", *(f"step {step}" for step in steps), "closed", *said]
+    said = [f"{1 - left:.0%} closed" for left in LEFT]
+    said += [f"within {margin:g}" for margin in MARGINS]
+    yield ["model", "M", "variant", "rate", *(f"step {step}" for step in steps), *said]
     for row in sorted(rows, key=lambda one: (one["model"], one["affected"])):
         gaps = [row[f"gap_{step}"] for step in steps]
         low, high = (row[f"gap_{steps[-1]}_{end}"] for end in ("low", "high"))
@@ -178,16 +179,16 @@ def _recover() -> Iterator[Sequence[Any]]:
             *(row["model"], f"{row['affected']:g}", row["variant"], f"{row['rate']:g}"),
             *(f"{gap:z.2f}" for gap in gaps[:-1]),
             f"{gaps[-1]:z.2f} [{low:z.2f}, {high:z.2f}]",
-            f"{1 - gaps[-1] / gaps[0]:.0%}",
-            *(_when(row, margin, steps[-1]) for margin in MARGINS),
+            *(_when(row, f"left_{left}", steps[-1]) for left in LEFT),
+            *(_when(row, f"steps_{margin}", steps[-1]) for margin in MARGINS),
         ]
 
 
-def _when(row: Row, margin: float, last: int) -> str:
+def _when(row: Row, what: str, last: int) -> str:
     """The step with its interval, such as `20 [10, > 60]`."""
     mean, low, high = (
         f"> {last}" if math.isinf(step) else f"{step:g}"
-        for step in (row[f"steps_{margin:g}{end}"] for end in ("", "_low", "_high"))
+        for step in (row[f"{what}{end}"] for end in ("", "_low", "_high"))
     )
     return mean if mean == low == high else f"{mean} [{low}, {high}]"
 

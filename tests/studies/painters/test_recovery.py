@@ -49,6 +49,8 @@ def test_steps_are_those_from_which_on_the_gap_stays_small(program: None) -> Non
     expected = {"at once": 0, "at 10": 10, "for a while": math.inf, "never": math.inf}
     assert {name: one["steps_0.05"] for name, one in found.items()} == expected
     assert found["for a while"]["steps_0.1"] == 20
+    assert (found["at 10"]["left_0.5"], found["at 10"]["left_0.25"]) == (5, 10)
+    assert found["never"]["left_0.5"] == math.inf
     for name, one in found.items():
         assert one["steps_0.05_low"] == one["steps_0.05_high"] == expected[name], "books agree"
         assert [float(one[f"gap_{step}"]) for step in STEPS] == pytest.approx(gaps[name])
