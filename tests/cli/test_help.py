@@ -33,7 +33,7 @@ SURFACE = {
     },
     "evaluate": {
         *("model", "--tasks", "--data", "--text-file", "--plan", "--limit", "--shots", "--bos"),
-        *("--out", "--dtype", "--device"),
+        *("--out", "--kv", "--dtype", "--device"),
     },
     "eeg": {
         *("models", "--prompt", "--text-file", "--site", "--new-tokens", "--precision", "--out"),
