@@ -106,9 +106,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="where the rows go")
     parser.add_argument("--middles", type=int, nargs="+", default=[1, 3], help="layers affected, M")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
-    parser.add_argument("--trial", type=int, default=10, help="steps after which a rate is chosen")
+    parser.add_argument("--trial", type=int, default=40, help="steps after which a rate is chosen")
     parser.add_argument(
-        "--at", type=int, nargs="+", default=[5, 10, 20, 40, 60], help="steps to judge at, after 0"
+        "--at", type=int, nargs="+", default=[5, 10, 20, 40, 80], help="steps to judge at, after 0"
     )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=8, help="blocks of a step")
