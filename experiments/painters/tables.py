@@ -214,7 +214,13 @@ def _iterations() -> Iterator[Sequence[Any]]:
             by_middle = ([r for r in rows if r["affected"] == m] for m in _middles(rows))
             best = [min(some, key=lambda r, k=key, s=sign: s * r[k]) for some in by_middle]
             said = "loss above full" if key == "above" else "share of the tasks"
-            yield [model, said, *(f"{r['repeats']:g} ({r[key]:z.2f})" for r in best)]
+            yield [model, said, *(_best(r["repeats"], key, r[key]) for r in best)]
+
+
+def _best(repeats: float, key: str, value: float) -> str:
+    """The number of iterations with what it gives; a dash where none leaves a task standing."""
+    stands = key == "above" or value >= 0.005
+    return f"{repeats:g} ({value:z.2f})" if stands else "-"
 
 
 def _time() -> Iterator[Sequence[Any]]:
