@@ -7,6 +7,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import SiteError
-from laminogram.evaluate.divergence import compare
 from laminogram.probe.edits import Edit
 from laminogram.probe.program import Program, steps_of
 from laminogram.probe.subject import Subject
@@ -23,13 +23,13 @@ from laminogram.probe.weight_edits import WeightEdit
 from laminogram.stack import sites
 from laminogram.stack.batch import Batch
 from laminogram.studies.operation_results import Condition, Operations
+from laminogram.studies.operation_scores import Scores
 from laminogram.studies.operation_targets import Target, selected
+from laminogram.studies.operation_trunk import Trunk
 from laminogram.studies.reading import wide
 
 STREAM = "resid_post"
 """Where an outlier of the residual stream is looked for downstream."""
-_CHUNK = 1 << 20
-"""Logits of one model that exist at one time, in fp64."""
 
 Made = list[Edit | WeightEdit]
 Where = dict[str, Any]
@@ -53,6 +53,7 @@ class Run:
         self.steps = steps_of(STREAM, view.config, view.plan)
         self.patterns = _pattern_steps(view) if sinks else []
         self.reads = self._reads()
+        self.first = self._first_steps()
         shape = (len(conditions), count)
         self.tokens = np.zeros(count)
         self.nats, self.kl, self.sink = (np.zeros(shape) for _ in range(3))
@@ -76,43 +77,55 @@ class Run:
             reads.setdefault(step, set()).add("pattern")
         return reads
 
+    def _first_steps(self) -> dict[str, int]:
+        """By target the first step that its edits change; not of those that act before any."""
+        found = {
+            target.name: min(steps_of(target.site, self.view.config, self.view.plan, target.layers))
+            for target in self.targets
+        }
+        return {name: step for name, step in found.items() if step != sites.STACK_STEP}
+
     @torch.no_grad()
     def batch(self, chosen: list[int], batch: Batch) -> Batch:
         """One batch through the unchanged model and every condition."""
         seen = _Look(self, batch, chosen, self.targets)
-        plain = self.view.run(batch, observer=seen.program(self.view), logits="none")
+        trunk = Trunk(self.view, batch, seen.program(self.view), self.first.values())
+        scores = Scores(self.view, trunk.out, batch)
         self.tokens[chosen] = np.maximum(np.array(batch.lengths) - 1, 0)
-        self.reference_nats[chosen], _ = _score((self.view, plain), (self.view, plain), batch)
+        self.reference_nats[chosen] = scores.nats
         self.reference_sink[chosen] = seen.sink()
         for target in self.targets:
             self.before[target.name][:, :, chosen] = seen.sizes(target)
         for number, condition in enumerate(self.conditions):
-            self._condition(number, condition, chosen, batch, plain, seen)
+            looked, found = seen, (scores.nats, np.zeros(len(chosen)))
+            view = self._view(condition, chosen)
+            if view is not None:
+                looked = seen.branch(condition.target)
+                found = scores.of(view, self._through(number, view, looked, trunk, batch))
+            self._fill(number, chosen, looked, found)
         return batch
 
-    def _condition(
-        self,
-        number: int,
-        condition: Condition,
-        chosen: list[int],
-        batch: Batch,
-        plain: Tensor,
-        unchanged: _Look,
-    ) -> None:
-        view = self._view(condition, chosen)
-        seen = unchanged
-        nats, kl = self.reference_nats[chosen], np.zeros(len(chosen))
-        if view is not None:
-            seen = _Look(self, batch, chosen, [condition.target])
-            program = seen.program(view)
+    def _through(
+        self, number: int, view: Subject, looked: _Look, trunk: Trunk, batch: Batch
+    ) -> Tensor:
+        """What enters the head under a condition, whose entries are counted."""
+        program = looked.program(view)
+        first = self.first.get(self.conditions[number].target.name)
+        if view.stack is self.view.stack and first is not None:
+            out = trunk.branch(view, program, first)
+        else:  # other weights, or an edit before the first step
             out = view.run(batch, observer=program, logits="none")
-            nats, kl = _score((self.view, plain), (view, out), batch)
-            rows = [row for row in program.effects() if row["edit"] not in self._own]
-            self.conditions[number] = _counted(self.conditions[number], rows)
-        self.nats[number, chosen], self.kl[number, chosen] = nats, kl
-        self.sink[number, chosen] = seen.sink()
-        found = seen.sizes(condition.target)
-        self.magnitude[number][:, chosen], self.anywhere[number][:, chosen] = found
+        rows = [row for row in program.effects() if row["edit"] not in self._own]
+        self.conditions[number] = _counted(self.conditions[number], rows)
+        return out
+
+    def _fill(
+        self, number: int, chosen: list[int], looked: _Look, found: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        self.nats[number, chosen], self.kl[number, chosen] = found
+        self.sink[number, chosen] = looked.sink()
+        sizes = looked.sizes(self.conditions[number].target)
+        self.magnitude[number][:, chosen], self.anywhere[number][:, chosen] = sizes
 
     def _view(self, condition: Condition, chosen: list[int]) -> Subject | None:
         """The view of a condition for these documents; None where it selects nothing of them."""
@@ -181,7 +194,15 @@ class _Look:
         self._sizes = {
             target.name: np.full((2, len(run.steps), len(chosen)), np.nan) for target in targets
         }
-        self._sink: list[np.ndarray] = []
+        self._sink: dict[int, np.ndarray] = {}
+
+    def branch(self, target: Target) -> _Look:
+        """What this one saw, for one target, to be written over by a run that branches off."""
+        other = copy(self)
+        other._targets = [target]
+        other._sizes = {target.name: self._sizes[target.name].copy()}
+        other._sink = dict(self._sink)
+        return other
 
     def program(self, view: Subject) -> Program:
         """What carries the view's edits and fills this in."""
@@ -195,11 +216,11 @@ class _Look:
         """The attention (B,) to position 0, mean over layers; NaN where no layer shows it."""
         if not self._sink:
             return np.full(len(self.batch.lengths), np.nan)
-        return np.mean(self._sink, axis=0)
+        return np.mean(list(self._sink.values()), axis=0)
 
     def _take(self, site: str, step: int, x: Tensor) -> None:
         if site == "pattern":
-            self._sink.append(_to_first(x, self.batch))
+            self._sink[step] = _to_first(x, self.batch)
             return
         for target in self._targets:
             if self._traced[target.name] == site and step in self.run.steps:
@@ -240,24 +261,3 @@ def _pattern_steps(view: Subject) -> list[int]:
         return []
     layers = view.config.layers
     return [n for n in steps if layers[view.plan.steps[n].layer].attn.kind not in sites.MATRIX]
-
-
-def _score(
-    reference: tuple[Subject, Tensor], changed: tuple[Subject, Tensor], batch: Batch
-) -> tuple[np.ndarray, np.ndarray]:
-    """From what enters each one's head (B, T, C): the summed loss of the changed one (B,), and the
-    summed KL(reference || changed) (B,), over the tokens that have a next one; all in fp64."""
-    rows, columns = batch.mask[:, 1:].cpu().nonzero(as_tuple=True)
-    targets = batch.tokens.cpu()[rows, columns + 1]
-    nats, kl = torch.zeros(2, len(batch.lengths), dtype=torch.float64)
-    size = max(1, _CHUNK // reference[0].config.vocab_size)
-    for start in range(0, len(rows), size):
-        row, column = rows[start : start + size], columns[start : start + size]
-        before, after = (
-            view.stack.head(x[row, column], view.stack.tied_table).double()
-            for view, x in (reference, changed)
-        )
-        found = compare(before, after, targets[start : start + size].to(after.device))
-        nats.index_add_(0, row, found["loss"].cpu())
-        kl.index_add_(0, row, found["kl"].cpu())
-    return nats.numpy(), kl.numpy()
