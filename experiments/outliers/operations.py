@@ -1,92 +1,139 @@
-"""What removing outliers does, by layer and size, beside controls, and clipping their peaks.
+"""What operations on outliers do, by layer, size and seed, beside twenty matched draws.
 
     python experiments/outliers/operations.py --models DIR --corpus DIR --out DIR
 
-Writes `operations/MODEL@lLAYER.json` below `--out`, for the first seed. The outlier of a layer is
-the channel of the stream after it with the largest rms on other text; the scalar is that channel at
-the token where it is largest, each document's own. A rule with a fixed number of sigmas selects
-nothing in a narrow model: of 32 channels none can lie 6 standard deviations above their mean. Here
-`clip` holds |x| to its 99.9 % quantile in other texts; for a lower bound see `clipping.py`.
+Writes `operations/MODEL@PART.json` below `--out` for every model and the pair of the zoo. Parts:
+
+- `l0`, `lN`, ...: the largest channel of the stream after the first, the middle and the last layer,
+  zeroed, at its mean, clipped to the median of |x| and normalised
+- `scalars`: that channel at the one token of each document where it is largest, after the middle
+  layer, zeroed and at its mean; the same channel at other tokens beside it
+- `weight`: the entry of a down projection that Yu et al.'s rule names without its threshold, at zero
+- `doses`: the largest channel after the middle layer times 0, 0.5, 1.5 and 2
+- `massive`: where a model has them, massive scalars where they first come up, zeroed and at their
+  mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
+
+What is operated on is chosen on other documents than those that are scored. A rule with a fixed
+number of sigmas selects nothing in a narrow model: of 32 channels none can lie 6 standard
+deviations above their mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from common import Rows, arguments, inputs, load, once, runs
+from common import Rows, arguments, inputs, load, once, runs, zoo
 
-from laminogram.studies.operation_targets import Target, controls
+from laminogram.outliers.base import Evidence
+from laminogram.outliers.definitions.super_weights import SuperWeights
+from laminogram.probe.measuring import measure
+from laminogram.probe.statistics.scales import Scales
+from laminogram.studies.operation_targets import Target, controls, massive_scalars, super_weights
 from laminogram.studies.operations import operate
 from laminogram.view import View
 
 SITE = "resid_post"
-ROWS, WIDTH = 6, 64
-PLACES = (0.5, 0.75)  # of the depth
-DRAWS = 10  # random channels in place of the outlier, where it is zeroed
+ROWS, WIDTH = 8, 64  # documents that are scored, each of another book
+DRAWS = 20
+CLIP = 0.5  # the quantile of |x| in other texts; most channels pass it at times
+RATIO = 500.0  # of |x| to the median, for `massive`
+RULES = ("zero", "mean", "clip", "normalise")
+DOSES = {"scale": (0.0, 0.5, 1.5, 2.0)}
 
 
 def main() -> None:
     """Command line: see the top of the file."""
     args = arguments(__doc__)
     rows = [row[:WIDTH] for row in inputs(args.corpus, ("books",))["books"]]
-    texts, other = rows[:ROWS], rows[ROWS : 2 * ROWS]
-    names = args.only or runs(seeds=(1,))
-    views = {name: load(args.models, name) for name in names}
-    for place in PLACES:
-        for name, view in views.items():
-            layer = int(place * view.config.num_layers)
-            file = args.out / "operations" / f"{name}@l{layer}.json"
-            once(file, lambda at=layer, view=view: operated(view, texts, other, at))
+    study = Study(rows[:ROWS], rows[ROWS:])
+    names = args.only or [*zoo(), *runs()]
+    for name in sorted(names, key=lambda one: one[-1]):  # a whole seed after the other
+        view = load(args.models, name)
+        for part, make in study.parts(view).items():
+            once(args.out / "operations" / f"{name}@{part}.json", make)
 
 
-def operated(view: View, texts: Rows, other: Rows, layer: int) -> dict[str, Any]:
-    """The tables of the operations on the channel, on the scalar, and of the controls."""
-    channel = Target("channel", SITE, (layer,), (largest_channel(view, other, layer),))
-    scalar = Target("scalar", SITE, (layer,), channel.channels, _peaks(view, texts, channel))
-    beside = controls(view, texts, channel, draws=DRAWS)
-    like = [one for one in beside if one.role == "norm"]
-    asked = (
-        ([channel, *beside], ("zero",)),
-        ([channel, *like], ("clip",)),
-        ([scalar, *controls(view, texts, scalar, draws=2)], ("zero",)),
-    )
-    tables: list[dict[str, Any]] = []
-    for targets, names in asked:
+class Study:
+    """The parts of the study, on these texts, with outliers found on others."""
+
+    def __init__(self, texts: Rows, other: Rows) -> None:
+        self.texts, self.other = texts, other
+
+    def parts(self, view: View) -> dict[str, Callable[[], dict[str, Any]]]:
+        """What is made for a model, by name."""
+        last = view.config.num_layers - 1
+        middle = view.config.num_layers // 2
+        made: dict[str, Callable[[], dict[str, Any]]] = {
+            f"l{layer}": lambda at=layer: self._told(view, self._channel(view, at), RULES)
+            for layer in (0, middle, last)
+        }
+        return made | {
+            "scalars": lambda: self._told(view, self._scalars(view, middle), ("zero", "mean")),
+            "weight": lambda: self._told(view, self._weight(view), ("zero",)),
+            "doses": lambda: self._told(view, self._channel(view, middle), ("scale",), draws=5),
+            "massive": lambda: self._told(view, self._massive(view), ("zero", "mean")),
+        }
+
+    def _told(
+        self, view: View, target: Target | None, rules: Sequence[str], draws: int = DRAWS
+    ) -> dict[str, Any]:
+        """The tables of operations on a target and its controls; none where there is no target."""
+        about: dict[str, Any] = {"layers": view.config.num_layers}
+        if target is None:
+            return about | {"tables": None}
+        beside = controls(view, self.texts, target, draws=draws)
         found = operate(
-            view, texts, targets, names, calibration=other, sinks=False, progress=False
+            view,
+            self.texts,
+            [target, *beside],
+            rules,
+            DOSES,
+            calibration=self.other,
+            quantile=CLIP,
+            batch_size=ROWS,
+            progress=False,
         ).tables()
-        kept = {name: found[name] for name in ("operations", "operations-controls")}
-        tables.append(plain(kept | {"regrowth": of_outlier(found["operations-regrowth"])}))
-    return {
-        "layer": layer,
-        "layers": view.config.num_layers,
-        "channel": channel.channels[0],
-        "peaks": scalar.positions,
-        "tables": tables,
-    }
+        tables = {name: found[name] for name in ("operations", "operations-controls")}
+        about |= {"layer": target.layers[0], "target": target.name, "channels": target.channels}
+        about |= {"positions": target.positions, "entries": target.entries}
+        about["norm"] = [[len(one.channels), one.matched] for one in beside if one.role == "norm"]
+        regrowth = of_outlier(found["operations-regrowth"], target.name)
+        return about | {"tables": plain(tables | {"regrowth": regrowth})}
+
+    def _channel(self, view: View, layer: int) -> Target:
+        energy = (stream(view, self.other, layer) ** 2).mean((0, 1))
+        return Target("channel", SITE, (layer,), (int(energy.argmax()),))
+
+    def _scalars(self, view: View, layer: int) -> Target:
+        channels = self._channel(view, layer).channels
+        size = np.abs(stream(view, self.texts, layer)[..., channels[0]])
+        return Target("scalar", SITE, (layer,), channels, tuple((int(at),) for at in size.argmax(1)))
+
+    def _weight(self, view: View) -> Target:
+        rule = SuperWeights(threshold=0.0)
+        wanted = {site: (Scales(replicates=0),) for site in rule.sites}
+        found = list(rule.judge(Evidence({"full": measure(view, self.other, wanted)})))
+        largest = max(found, key=lambda entry: entry.value)
+        place = (largest.layer, int(largest.detail["row"]), int(largest.detail["column"]))
+        return super_weights([place])
+
+    def _massive(self, view: View) -> Target | None:
+        return massive_scalars(view, self.texts, ratio=RATIO)
 
 
-def _stream(view: View, rows: Rows, layer: int) -> np.ndarray:
+def stream(view: View, rows: Rows, layer: int) -> np.ndarray:
     """The stream after a layer (B, T, C)."""
     gram = view.record(rows, sites=SITE, layers=layer)
     return np.asarray(gram[SITE, layer], dtype=np.float64)
 
 
-def largest_channel(view: View, rows: Rows, layer: int) -> int:
-    return int((_stream(view, rows, layer) ** 2).mean((0, 1)).argmax())
-
-
-def _peaks(view: View, rows: Rows, target: Target) -> tuple[tuple[int, ...], ...]:
-    size = np.abs(_stream(view, rows, target.layers[0])[..., target.channels[0]])
-    return tuple((int(at),) for at in size.argmax(1))
-
-
-def of_outlier(table: dict[str, Any]) -> dict[str, Any]:
+def of_outlier(table: dict[str, Any], name: str) -> dict[str, Any]:
     """The lines of the outlier itself, not those of controls."""
-    chosen = [n for n, name in enumerate(table["target"]) if ":" not in name]
-    kept = ("target", "operation", "layer", "ratio", "ratio_low", "ratio_high")
-    return {name: [table[name][n] for n in chosen] for name in kept}
+    chosen = [n for n, target in enumerate(table["target"]) if target == name]
+    kept = ("operation", "dose", "layer", "ratio", "ratio_low", "ratio_high")
+    return {column: [table[column][n] for n in chosen] for column in kept}
 
 
 def plain(tables: dict[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
     """`MEASURES` (N,) of logits (N, V) in fp64 and the tokens (N,) that followed."""
     log_p, log_q = reference.log_softmax(-1), other.log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
-    ahead = _ahead(log_p, log_q)
+    ahead = torch.where(log_p == log_q, 0.0, log_q - log_p)  # also where both are impossible
     middle = (p + q) / 2
     likeliest = log_p.argmax(-1, keepdim=True)
     return {
@@ -266,17 +266,6 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
         "loss_reference": -log_p.gather(-1, targets[:, None])[:, 0],
         "loss": -log_q.gather(-1, targets[:, None])[:, 0],
     }
-
-
-def kl_of(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) in nats (N,) of log-probabilities (N, V) in fp64; exactly 0 where they are
-    equal."""
-    return _kl(log_p.exp(), log_q.exp(), _ahead(log_p, log_q))
-
-
-def _ahead(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """log q - log p, 0 also where both are impossible."""
-    return torch.where(log_p == log_q, 0.0, log_q - log_p)
 
 
 def _kl(p: Tensor, q: Tensor, ahead: Tensor) -> Tensor:

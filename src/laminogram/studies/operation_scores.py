@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laminogram.evaluate.divergence import kl_of
 from laminogram.probe.subject import Subject
 from laminogram.stack.batch import Batch
 
-_CHUNK = 1 << 20
-"""Logits of one model that are worked on at one time, in fp64."""
-_KEPT = 1 << 25
-"""Log-probabilities of the unchanged model that are kept: 256 MiB; those beyond are made anew."""
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 22}
+"""Logits of one model that are worked on at one time, in fp64: what a core's cache holds, and what
+keeps a GPU busy."""
+_KEPT = 1 << 24
+"""Log-probabilities of the unchanged model that are kept with their exponentials: 256 MiB in all;
+those beyond are made anew."""
 
 
 class Scores:
@@ -30,10 +31,10 @@ class Scores:
         self._view, self._plain, self._count = view, plain, len(batch.lengths)
         self._rows, self._columns = batch.mask[:, 1:].cpu().nonzero(as_tuple=True)
         self._targets = batch.tokens.cpu()[self._rows, self._columns + 1]
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         nats = torch.zeros(self._count, dtype=torch.float64)
         for here in self._chunks():
-            self._add(nats, here, self._loss(self._unchanged(here), here))
+            self._add(nats, here, self._loss(self._unchanged(here)[0], here))
         self.nats: np.ndarray = nats.numpy()
 
     def of(self, view: Subject, out: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -43,19 +44,24 @@ class Scores:
         for here in self._chunks():
             after = self._log_probabilities(view, out, here)
             self._add(nats, here, self._loss(after, here))
-            self._add(kl, here, kl_of(self._unchanged(here), after))
+            before, p = self._unchanged(here)
+            # In fp64 what cancels here is some 1e-16 of a nat; equal predictions give exactly 0.
+            terms = torch.where(p > 0, p * (before - after), 0.0)
+            self._add(kl, here, terms.sum(-1).clamp(min=0))
         return nats.numpy(), kl.numpy()
 
     def _chunks(self) -> Iterator[slice]:
-        size = max(1, _CHUNK // self._view.config.vocab_size)
+        most = _CHUNK.get(self._plain.device.type, _CHUNK["cpu"])
+        size = max(1, most // self._view.config.vocab_size)
         return (slice(start, start + size) for start in range(0, len(self._rows), size))
 
-    def _unchanged(self, here: slice) -> Tensor:
-        """The unchanged log-probabilities (N, V) of a chunk."""
+    def _unchanged(self, here: slice) -> tuple[Tensor, Tensor]:
+        """The unchanged log-probabilities (N, V) of a chunk, and the probabilities."""
         if here.start in self._kept:
             return self._kept[here.start]
-        made = self._log_probabilities(self._view, self._plain, here)
-        if made.numel() + sum(one.numel() for one in self._kept.values()) <= _KEPT:
+        log_p = self._log_probabilities(self._view, self._plain, here)
+        made = log_p, log_p.exp()
+        if log_p.numel() + sum(one.numel() for one, _ in self._kept.values()) <= _KEPT:
             self._kept[here.start] = made
         return made
 

@@ -183,6 +183,7 @@ def operate(
     doses: Doses = ONCE,
     *,
     calibration: Text | None = None,
+    quantile: float = 0.999,
     sinks: bool = True,
     batch_size: int = 8,
     replicates: int = 200,
@@ -191,7 +192,8 @@ def operate(
     """Every operation, in every dose (that of `ONCE` where `doses` names none), on every target
     that has it.
 
-    calibration: texts for means and bounds, by default the same ones. sinks: read the attention
+    calibration: texts for means and bounds, by default the same ones; quantile: that of their |x|
+    to which `clip` holds. sinks: read the attention
     patterns, which runs every attention layer's explicit path, of the unchanged model too. Weights
     have the operations of `OF_WEIGHTS`. ConfigError for an unknown operation or two targets of one
     name; FamilyError for a model that predicts no next token; EditError where one cannot be made.
@@ -208,8 +210,9 @@ def operate(
     layers: dict[str, set[int]] = {}
     for target in targets:
         layers.setdefault(target.site, set()).update(target.layers)
+    others = texts if calibration is None else calibration
     known = {
-        site: calibrate(view, texts if calibration is None else calibration, site, sorted(some))
+        site: calibrate(view, others, site, sorted(some), quantile=quantile)
         for site, some in layers.items()
     }
 
@@ -226,6 +229,7 @@ def operate(
         "targets": [repr(target) for target in targets],
         "operations": list(operations),
         "doses": {name: list(found) for name, found in doses.items()},
+        "quantile": quantile,
         "replicates": replicates,
     }
     return run.results(replicates, about(view, "operations", read, **asked))
