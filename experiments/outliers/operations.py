@@ -8,7 +8,7 @@ Writes `operations/MODEL@PART.json` below `--out` for every model and the pair o
   zeroed, at its mean, clipped to the median of |x| and normalised
 - `scalars`: that channel at the one token of each document where it is largest, after the middle
   layer, zeroed and at its mean; the same channel at other tokens beside it
-- `weight`: the entry of a down projection that Yu et al.'s rule names without its threshold, at zero
+- `weight`: the entry of a down projection that Yu et al. name, without their threshold, at zero
 - `doses`: the largest channel after the middle layer times 0, 0.5, 1.5 and 2
 - `massive`: where a model has them, massive scalars where they first come up, zeroed and at their
   mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
@@ -109,7 +109,8 @@ class Study:
     def _scalars(self, view: View, layer: int) -> Target:
         channels = self._channel(view, layer).channels
         size = np.abs(stream(view, self.texts, layer)[..., channels[0]])
-        return Target("scalar", SITE, (layer,), channels, tuple((int(at),) for at in size.argmax(1)))
+        peaks = tuple((int(at),) for at in size.argmax(1))
+        return Target("scalar", SITE, (layer,), channels, peaks)
 
     def _weight(self, view: View) -> Target:
         rule = SuperWeights(threshold=0.0)

@@ -2,8 +2,9 @@
 
     python experiments/outliers/texts.py --models DIR --corpus DIR --out DIR
 
-Writes `texts/MODEL@books.json` below `--out`: from 16 tokens of twelve books up to 64 more, greedily
-and with three draws at temperature 1, and how many tokens are equal before the first that differs.
+Writes `texts/MODEL@books.json` below `--out`: from 16 tokens of twelve books up to 64 more,
+greedily and with three draws at temperature 1, and how many tokens are equal before the first that
+differs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from tests.outliers import planted
 from tests.outliers.planted import CHANNEL, COLUMN, HEAD, LAYER, ROWS
 
-from laminogram.errors import ConfigError
+from laminogram.errors import ConfigError, EditError
 from laminogram.outliers import Entry, Verdicts, verdicts
 from laminogram.outliers.definitions.super_weights import find_super_weights, without
 from laminogram.view import View
@@ -121,5 +121,7 @@ def test_a_view_without_an_entry_shares_the_rest() -> None:
     assert changed == {f"layers.{LAYER}.ffn.down.weight"}
     difference = (theirs[changed.pop()] != ours[f"layers.{LAYER}.ffn.down.weight"]).nonzero()
     assert difference.tolist() == [[CHANNEL, COLUMN]]
-    with pytest.raises(ConfigError, match=r"has no entry \(99, 0\)"):
+    with pytest.raises(EditError, match=r"row 99 of layers\.0\.ffn\.down\.weight does not exist"):
         without(view, [(0, 99, 0)])
+    with pytest.raises(ConfigError, match="layer 0 has no dense down projection"):
+        without(view.using(precision="int8"), [(0, 1, 1)])

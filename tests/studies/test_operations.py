@@ -7,6 +7,8 @@ from tests.stacks import ids_of, view_of
 
 from laminogram import edits
 from laminogram.errors import ConfigError, EditError, FamilyError, SiteError
+from laminogram.studies import operation_scores
+from laminogram.studies.operation_run import Run
 from laminogram.studies.operation_targets import (
     Target,
     controls,
@@ -52,7 +54,9 @@ def test_a_planted_massive_activation_is_found_where_it_first_comes_up(planted, 
         assert target.positions[number] == tuple(np.flatnonzero(hits.any(1)))
     assert massive_scalars(empty, TEXTS, ratio=100) is None
     assert outlier_channels(planted, TEXTS, 1, sigmas=4).channels == (7,)
-    assert outlier_channels(empty, TEXTS, 1, sigmas=10) is None
+    assert outlier_channels(empty, TEXTS, 1, sigmas=5) is None
+    with pytest.raises(ConfigError, match="of the 32 channels of 'resid_post' none can lie 6 stan"):
+        outlier_channels(planted, TEXTS, 1)
 
 
 def test_removing_what_was_planted_gives_the_model_without_it(planted, empty):
@@ -176,10 +180,59 @@ def test_tables_have_a_line_for_each_condition_and_a_null_of_controls(planted, t
     effects, null = tables["operations"], tables["operations-controls"]
     assert {len(column) for column in effects.values()} == {3 * len(targets)}
     assert null["controls"] == [6] * 3
-    assert null["p"][0] == 1 and null["p"][1] >= 1 / 7
+    assert np.isnan(null["p"][0]) and null["note"][:2] == ["not touched", ""]
+    assert null["p"][1] >= 1 / 7 and null["touched"] == [0, 6, 6]
     zeroed = null["operation"].index("zero", 1)
     assert null["random_low"][zeroed] <= null["random_mean"][zeroed] <= null["random_high"][zeroed]
     assert abs(null["loss_change"][zeroed]) > abs(null["random_high"][zeroed])
+
+
+def test_a_clip_that_touches_no_control_has_no_p_but_says_so(planted, target):
+    """A bound that the planted outlier alone passes."""
+    targets = [target, *controls(planted, TEXTS, target, draws=4)]
+    found = run(planted, targets, ["clip"], quantile=0.98)
+    null = found.tables()["operations-controls"]
+    assert null["note"] == ["not touched", "controls not touched", "controls not touched"]
+    assert np.isnan(null["p"]).all() and null["touched"] == [0, 0, 0]
+    assert null["loss_change"][2] != 0 and null["random_low"] == null["random_high"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["llama", "rwkv4", "rwkv7", "gpt_neox"])
+def test_what_branches_off_below_an_edit_is_what_a_whole_run_gives(name, monkeypatch):
+    """To the bit, for targets at the beginning, in a group of a plan, and at the end."""
+    view = view_of(name).using(plan="0, mean(1 | 2, 0), 2", edits=edits.scale("ffn_out", 1.1))
+    targets = [
+        Target("early", "resid_post", (0,), (3, 5)),
+        Target("late", "ffn_out", (2,), (4,), positions=((2, 3), (), (4,), (0,), (1,))),
+    ]
+    names = ["zero", "normalise"] if name == "rwkv4" else ["zero", "mean", "normalise"]
+    branched = run(view, targets, names, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_first_steps", lambda self: {})
+        whole = run(view, targets, names, {})
+    assert branched.conditions == whole.conditions
+    for column in ("nats", "kl", "sink", "magnitude", "anywhere"):
+        one, two = (getattr(found, column) for found in (branched, whole))
+        assert np.array_equal(one, two, equal_nan=True), column
+    assert (branched.nats != branched.reference_nats).any()
+
+
+def test_the_unchanged_model_runs_and_is_scored_once(planted, target, monkeypatch):
+    """However many conditions there are, and however few of its predictions are kept."""
+    doses = {"zero": (0.5, 1.0), "clip": (1.0,)}
+    kept = run(planted, [target], ["zero", "clip"], doses)
+    made, forward = [], planted.stack.head.forward
+
+    def counted(x, table):
+        made.append(len(x))
+        return forward(x, table)
+
+    monkeypatch.setattr(planted.stack.head, "forward", counted)
+    run(planted, [target], ["zero", "clip"], doses)
+    assert 0 < sum(made) <= 4 * sum(len(text) - 1 for text in TEXTS)
+    monkeypatch.setattr(operation_scores, "_KEPT", 0)
+    again = run(planted, [target], ["zero", "clip"], doses)
+    assert (again.nats == kept.nats).all() and (again.kl == kept.kl).all()
 
 
 def test_every_operation_runs_on_a_recurrent_model_and_rotation_is_refused():

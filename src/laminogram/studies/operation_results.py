@@ -112,24 +112,23 @@ class Operations:
         }
 
     def _controls(self, loss: np.ndarray) -> dict[str, Any]:
-        """Each condition on outliers, and where it stands among the same on random controls; p is
-        that of a permutation test, (1 + controls at least as far from 0) / (1 + controls)."""
+        """Each condition on outliers, and where it stands among the same on random controls.
+
+        touched: the random controls on which the operation changed any prediction. p is that of a
+        permutation test among them, (1 + those at least as far from 0) / (1 + touched); where the
+        outliers or all controls are left as they were it means nothing: NaN, and `note` says so.
+        """
+        touched = ((self.nats != self.reference_nats) | (self.kl > 0)).any(1)
         lines = []
         for number, one in enumerate(self.conditions):
             if one.target.role != "outliers":
                 continue
-            same = {
-                role: [
-                    loss[other]
-                    for other, at in enumerate(self.conditions)
-                    if (at.target.of, at.operation, at.dose)
-                    == (one.target.name, one.operation, one.dose)
-                    and at.target.role == role
-                ]
-                for role in ("random", "norm", "tokens")
-            }
-            null = np.array(same["random"])
-            beyond = int((np.abs(null) >= abs(loss[number])).sum())
+            same = self._like(one)
+            null = loss[same["random"]]
+            active = touched[same["random"]]
+            beyond = int((np.abs(null[active]) >= abs(loss[number])).sum())
+            note = _untouched(bool(touched[number]), active)
+            norm, tokens = (loss[same[role][:1]] for role in ("norm", "tokens"))
             lines.append(
                 {
                     "target": one.target.name,
@@ -137,15 +136,26 @@ class Operations:
                     "dose": one.dose,
                     "loss_change": loss[number],
                     "controls": len(null),
+                    "touched": int(active.sum()),
                     "random_mean": null.mean() if len(null) else np.nan,
                     "random_low": null.min() if len(null) else np.nan,
                     "random_high": null.max() if len(null) else np.nan,
-                    "p": (1 + beyond) / (1 + len(null)) if len(null) else np.nan,
-                    "like_in_norm": same["norm"][0] if same["norm"] else np.nan,
-                    "other_tokens": same["tokens"][0] if same["tokens"] else np.nan,
+                    "p": np.nan if note or not len(null) else (1 + beyond) / (1 + active.sum()),
+                    "note": note,
+                    "like_in_norm": norm[0] if len(norm) else np.nan,
+                    "other_tokens": tokens[0] if len(tokens) else np.nan,
                 }
             )
         return {key: [line[key] for line in lines] for key in (lines[0] if lines else ())}
+
+    def _like(self, one: Condition) -> dict[str, list[int]]:
+        """The numbers of the same operation on controls of this target, by role."""
+        found: dict[str, list[int]] = {"random": [], "norm": [], "tokens": []}
+        for number, other in enumerate(self.conditions):
+            wanted = (one.target.name, one.operation, one.dose)
+            if (other.target.of, other.operation, other.dose) == wanted:
+                found[other.target.role].append(number)
+        return found
 
     def _regrowth_table(self) -> dict[str, Any]:
         value, low, high = self.regrowth()
@@ -162,6 +172,13 @@ class Operations:
             "ratio_low": low.ravel(),
             "ratio_high": high.ravel(),
         }
+
+
+def _untouched(outliers: bool, controls: np.ndarray) -> str:
+    """What an operation left as it was; empty where it was nothing."""
+    if not outliers:
+        return "not touched"
+    return "controls not touched" if len(controls) and not controls.any() else ""
 
 
 def _mean_known(x: np.ndarray) -> np.ndarray:

@@ -128,8 +128,15 @@ def outlier_channels(
     batch_size: int = 8,
 ) -> Target | None:
     """Channels whose largest |x| lies beyond so many standard deviations of the layer's mean, over
-    channels (the rule of Mamba-PTQ); at every token. None where there is none."""
+    channels (the rule of Mamba-PTQ); at every token. None where there is none. ConfigError where
+    the site is too narrow for any channel to lie that far out."""
     absmax = _moments(view, texts, site, layer, batch_size)["absmax"]
+    farthest = (len(absmax) - 1) ** 0.5  # where one is large and all others are equal
+    if sigmas >= farthest:
+        raise ConfigError(
+            f"of the {len(absmax)} channels of {site!r} none can lie {sigmas:g} standard "
+            f"deviations above their mean: one alone is at most {farthest:.3g} out; ask for fewer"
+        )
     channels = np.flatnonzero(absmax > absmax.mean() + sigmas * absmax.std())
     if not len(channels):
         return None

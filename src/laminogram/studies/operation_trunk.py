@@ -24,9 +24,7 @@ class Trunk:
     `steps`, each a residual stream (B, T, C): what a run under edits meets there, to the bit.
     """
 
-    def __init__(
-        self, view: Subject, batch: Batch, program: Program, steps: Iterable[int]
-    ) -> None:
+    def __init__(self, view: Subject, batch: Batch, program: Program, steps: Iterable[int]) -> None:
         self._batch = batch.to(view.stack.device)
         self._items = {item_of(view.plan, step) for step in steps}
         self._flows: dict[int, Flow] = {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from laminogram.probe.measuring import measure
 from laminogram.probe.statistics import Statistic
 from laminogram.probe.statistics.bootstrap import ALL
 from laminogram.probe.statistics.scales import Scales
-from laminogram.stack.stack import Stack
+from laminogram.probe.weight_edits import scale_entry
 
 WeightPlace = tuple[int, int, int]
 """Layer, row (output channel) and column (input channel) of a down projection."""
@@ -107,42 +106,21 @@ def find_super_weights(
 def without(view: Any, places: Sequence[WeightPlace]) -> Any:
     """The view with these entries of down projections at zero.
 
-    Only the matrices that change are copied. ConfigError for an entry that does not exist.
+    Only the matrices that change are copied. ConfigError for a layer without a dense down
+    projection, EditError for an entry that does not exist.
     """
-    if not places:
-        return view
-    changed = {layer: _down_copy(view.stack, layer) for layer, _, _ in places}
-    for layer, row, column in places:
-        weight = changed[layer]
-        if not (0 <= row < weight.shape[0] and 0 <= column < weight.shape[1]):
-            raise ConfigError(
-                f"layer {layer}'s down projection is {tuple(weight.shape)}: it has no entry "
-                f"({row}, {column})"
-            )
-        weight[row, column] = 0
-    names = {f"layers.{layer}.ffn.down.weight": weight for layer, weight in changed.items()}
-    return replace(view, stack=_with_weights(view.stack, names))
-
-
-def _with_weights(stack: Stack, weights: Mapping[str, torch.Tensor]) -> Stack:
-    """A stack that shares all parameters with this one but those named."""
-    other = Stack(stack.config, device="meta")
-    for path, parameter in stack.named_parameters():
-        owner, _, name = path.rpartition(".")
-        if path in weights:
-            parameter = torch.nn.Parameter(weights[path], parameter.requires_grad)
-        setattr(other.get_submodule(owner), name, parameter)
-    return other
+    for layer, _, _ in places:
+        if _down(view.stack, layer) is None:
+            raise ConfigError(f"layer {layer} has no dense down projection to take an entry from")
+    return view.using(
+        edits=[
+            scale_entry(f"layers.{layer}.ffn.down.weight", row, column, factor=0)
+            for layer, row, column in places
+        ]
+    )
 
 
 def _down(stack: Any, layer: int) -> torch.Tensor | None:
     """The down projection (C, F) of a layer; None where it has no dense one."""
     weight = getattr(getattr(stack.layer(layer).ffn, "down", None), "weight", None)
     return weight.detach() if isinstance(weight, torch.Tensor) else None
-
-
-def _down_copy(stack: Any, layer: int) -> torch.Tensor:
-    weight = _down(stack, layer)
-    if weight is None:
-        raise ConfigError(f"layer {layer} has no dense down projection to take an entry from")
-    return weight.clone()

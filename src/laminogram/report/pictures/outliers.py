@@ -325,6 +325,7 @@ def _operations(result: OutlierReport, part: Part) -> Picture:
         told = [_estimate(effect, key) for key in ("loss_change", "kl", "sink_change")]
         null = estimate(one["random_mean"], one["random_low"], one["random_high"])
         others = [number(one[name], 3) for name in ("p", "like_in_norm", "other_tokens")]
+        others[0] = one["note"] or others[0]
         label = f"{one['target']}: {one['operation']} {one['dose']:g}"
         rows.append([label, told[0], null, *others, *told[1:]])
         values.append([effect["loss_change"], *[math.nan] * 6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -174,9 +175,9 @@ def targets_of(view: Subject, rows: Rows, batch_size: int = 8) -> list[Target]:
     if scalars is not None:
         found.append(scalars)
     layer, channel = _most(view, rows, batch_size)
-    channels = outlier_channels(view, rows, layer, batch_size=batch_size)
-    if channels is not None:
-        found.append(channels)
+    with suppress(ConfigError):  # too narrow for any channel to lie six sigmas out
+        channels = outlier_channels(view, rows, layer, batch_size=batch_size)
+        found += [] if channels is None else [channels]
     found += _weights(view, rows)
     if not found:
         found.append(Target("largest channel", STREAM, (layer,), (channel,)))
