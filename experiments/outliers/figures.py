@@ -25,7 +25,7 @@ Row = dict[str, str]
 def main() -> None:
     """Command line: see the top of the file."""
     (HERE / "figures").mkdir(exist_ok=True)
-    pictures = (size, depth, inputs, precisions, dispersion, operations, confound)
+    pictures = (size, depth, inputs, precisions, dispersion, operations, doses, confound)
     for picture in pictures:
         file = HERE / "figures" / f"{picture.__name__}.svg"
         file.write_text(picture(), encoding="utf-8")
@@ -172,24 +172,70 @@ def dispersion() -> str:
 
 
 def operations() -> str:
-    """Loss change of each operation on the largest channel, by relative depth and size."""
+    """Loss change of operations on the largest channel, by relative depth, size and seed."""
     panels = []
     for kind in SIZES:
-        for rule in ("zero", "clip at median", "normalise"):
+        for rule in ("zero", "mean", "clip"):
             lines = []
             for name, colour in zip(NAMES, COLOURS, strict=False):
-                model = f"{kind}-{name}-1"
-                own = rows("operations", model=model, target="channel", operation=rule)
-                own.sort(key=lambda row: int(row["layer"]))
-                x = [int(row["layer"]) / (int(row["layers"]) - 1) for row in own]
-                columns = ("loss_change", "loss_change_low", "loss_change_high", "random_high")
-                y, low, high, most = ([number(row[c]) for row in own] for c in columns)
-                lines.append(Line(x, y, colour, name, low, high))
-                label = f"{name}: most of ten random"
-                lines.append(Line(x, most, colour, label, dash="4 3", width=1.0))
-            ticks = [(0, "first"), (1, "last layer")]
+                own = [_places(f"{kind}-{name}-{seed}", rule) for seed in SEEDS]
+                places = [row for found in own for row in found]
+                x = sorted({_depth(row) for row in places})
+                y, most = (
+                    _over_seeds(places, x, column) for column in ("loss_change", "random_high")
+                )
+                lines += [_by_depth(found, colour) for found in own]
+                lines.append(Line(x, [_median(tuple(at)) for at in y], colour, name))
+                highest = [max(at) for at in most]
+                label = "most of 20 random, 3 seeds"
+                lines.append(Line(x, highest, colour, label, dash="4 3", width=1.0))
+            ticks = [(0, "first"), (0.5, "middle"), (1, "last layer")]
             panels.append(Panel(f"{kind}, {rule}: nats a token", lines, ticks))
-    return draw("Operations on the largest channel of the stream, by layer (seed 1)", panels)
+    return draw("Operations on the largest channel of the stream, by layer (thin: seeds)", panels)
+
+
+def _places(model: str, rule: str) -> list[Row]:
+    """The largest channel after the first, the middle and the last layer."""
+    own = [row for row in rows("operations", model=model, operation=rule) if row["part"][0] == "l"]
+    return sorted(own, key=lambda row: int(row["layer"]))
+
+
+def _depth(row: Row) -> float:
+    """0, 0.5 or 1."""
+    layer, last = int(row["layer"]), int(row["layers"]) - 1
+    return 0.0 if layer == 0 else 1.0 if layer == last else 0.5
+
+
+def _over_seeds(found: list[Row], x: list[float], column: str) -> list[list[float]]:
+    return [[number(row[column]) for row in found if _depth(row) == at] for at in x]
+
+
+def _by_depth(found: list[Row], colour: str) -> Line:
+    y = [number(row["loss_change"]) for row in found]
+    return Line([_depth(row) for row in found], y, colour, width=0.6)
+
+
+def doses() -> str:
+    """Loss change where the largest channel after the middle layer is scaled."""
+    panels = []
+    for kind in SIZES:
+        lines = []
+        for name, colour in zip(NAMES, COLOURS, strict=False):
+            found = [rows("operations", model=f"{kind}-{name}-{n}", part="doses") for n in SEEDS]
+            seeds = [_response(own) for own in found if own]
+            if seeds:
+                x = [at for at, _ in seeds[0]]
+                lines += [Line(x, [y for _, y in own], colour, width=0.6) for own in seeds]
+                middle = [_median(tuple(own[n][1] for own in seeds)) for n in range(len(x))]
+                lines.append(Line(x, middle, colour, name))
+        ticks = [(0, "0"), (0.5, "0.5"), (1, "1"), (1.5, "1.5"), (2, "2")]
+        panels.append(Panel(f"{kind}: nats a token", lines, ticks, x_label="factor"))
+    return draw("Doses: the largest channel after the middle layer, scaled", panels, 2)
+
+
+def _response(own: list[Row]) -> list[tuple[float, float]]:
+    """(factor, loss change), with nothing at 1."""
+    return sorted([(1.0, 0.0), *((number(r["dose"]), number(r["loss_change"])) for r in own)])
 
 
 def confound() -> str:

@@ -2,8 +2,8 @@
 
     python experiments/outliers/tables.py --models DIR --out DIR
 
-Reads `levels/`, `precisions/`, `operations/` and `clipping/` below `--out` and the cards
-(`card.json`) below `--models`, and writes CSV files to `results/` beside this script.
+Reads what the scripts wrote below `--out` and the cards (`card.json`) below `--models`, and writes
+CSV files to `results/` beside this script.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LEVELS = {
     "top1": "dispersion.top1",
 }
 RESCALED = 6  # blocks after which the fp16 strategy of RWKV-4 halved the residual stream
+OUTPUTS = ("kl", "kl_low", "kl_high", "kl_reverse", "agreement", "log_ratio", "kl_q999")
 WITH_INTERVAL = ("ratio", "kurtosis")
 SPREAD = ("between_tokens", "between_channels", "between_documents")  # the rest is within
 
@@ -45,7 +46,10 @@ def main() -> None:
     formats = list(results(args.out / "precisions"))
     _write("precisions.csv", _precisions(formats))
     _write("histograms.csv", _histograms(formats))
-    done = [*results(args.out / "operations"), *results(args.out / "clipping")]
+    _write("rotations.csv", _rotations(list(results(args.out / "rotations"))))
+    _write("texts.csv", _texts(list(results(args.out / "texts"))))
+    _write("embeddings.csv", _embeddings(list(results(args.out / "embeddings"))))
+    done = list(results(args.out / "operations"))
     _write("operations.csv", _operations(done))
     _write("regrowth.csv", _regrowth(done))
 
@@ -144,7 +148,7 @@ def _confound(found: Found) -> Iterable[Row]:
 def _precisions(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
     for (name, of), data in found:
         for precision, row in data["outputs"].items():
-            kept = {key: short(value, 3) for key, value in row.items() if "reverse_" not in key}
+            kept = {column: short(row[column], 3) for column in OUTPUTS}
             yield {"model": name, "input": of, "precision": precision} | kept
 
 
@@ -162,49 +166,99 @@ def _histograms(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
 
 
 def _operations(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
-    """Each operation on an outlier, with its interval, beside the controls."""
-    found: dict[tuple[str, int, str, str], Row] = {}
-    for (name, _), data in done:
-        for table in data["tables"]:
-            lines = _rows(table["operations"])
-            for beside in _rows(table["operations-controls"]):
-                key = (name, data["layer"], beside["target"], beside["operation"])
-                if key not in found or beside["controls"]:
-                    row = {"model": name, "layer": data["layer"], "layers": data["layers"]}
-                    found[key] = row | _operation(lines, beside)
-    return [found[key] for key in sorted(found)]
+    """Each operation on an outlier, with its interval, beside the same on its controls."""
+    for (name, part), data in done:
+        if data["tables"] is None:
+            continue
+        lines = _rows(data["tables"]["operations"])
+        count, matched = data["norm"][0]
+        for own in lines:
+            if own["role"] == "outliers":
+                row: Row = {"model": name, "part": part, "layer": data["layer"]}
+                row |= {"layers": data["layers"]} | _operation(own, lines)
+                yield row | {"norm_channels": count, "norm_ratio": short(matched, 3)}
 
 
-def _operation(lines: list[Row], beside: Row) -> Row:
-    """The line of one operation, from those of its targets and from its controls."""
-    same = [one for one in lines if one["operation"] == beside["operation"]]
-    own = next(one for one in same if one["target"] == beside["target"])
-    random = [one for one in same if one["target"].startswith(f"{beside['target']}: random")]
-    row: Row = {"target": beside["target"], "operation": beside["operation"]}
-    for column in ("loss_change", "kl"):
-        for end in ("", "_low", "_high"):
-            row[column + end] = short(own[column + end])
-    row["changed"] = short(own["changed"] / own["selected"], 3)
-    for column in ("controls", "random_mean", "random_low", "random_high", "p"):
-        row[column] = short(beside[column])
-    shares = [one["changed"] / one["selected"] for one in random]
-    row["random_changed"] = short(statistics.mean(shares) if shares else None, 3)
-    return row | {name: short(beside[name]) for name in ("like_in_norm", "other_tokens")}
+def _operation(own: Row, lines: list[Row]) -> Row:
+    """The line of one operation, and where it stands among the same on controls."""
+    kind = (own["operation"], own["dose"])
+    same = [one for one in lines if (one["operation"], one["dose"]) == kind]
+    random = [one for one in same if one["role"] == "random"]
+    losses = [one["loss_change"] for one in random]
+    row: Row = {"operation": own["operation"], "dose": short(own["dose"])}
+    for column in ("loss_change", "kl", "sink_change"):
+        row |= {column + end: short(own[column + end], 3) for end in ("", "_low", "_high")}
+    row["changed"] = short(own["changed"] / own["selected"] if own["selected"] else None, 3)
+    # What changed no prediction was not touched: of such controls no p can be made.
+    touched = [one["loss_change"] for one in random if one["kl"]]
+    beyond = sum(abs(one) >= abs(own["loss_change"]) for one in touched)
+    row |= {"controls": len(random), "touched": len(touched)}
+    row["random_mean"] = short(statistics.mean(losses), 3)
+    row |= {"random_low": short(min(losses), 3), "random_high": short(max(losses), 3)}
+    row["p"] = short((1 + beyond) / (1 + len(touched)), 2) if touched and own["kl"] else ""
+    for role, column in (("norm", "like_in_norm"), ("tokens", "other_tokens")):
+        found = [one["loss_change"] for one in same if one["role"] == role]
+        row[column] = short(found[0] if found else None, 3)
+    return row
 
 
 def _regrowth(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
-    """The outlier's size downstream over its size unchanged."""
-    found: dict[tuple[str, int, str, str, int], Row] = {}
-    for (name, _), data in done:
-        for table in data["tables"]:
-            for one in _rows(table["regrowth"]):
-                if one["layer"] >= data["layer"]:
-                    row = {"model": name, "edited": data["layer"], "layer": one["layer"]}
-                    row |= {"target": one["target"], "operation": one["operation"]}
-                    ends = {key: short(one[key]) for key in ("ratio", "ratio_low", "ratio_high")}
-                    key = (name, data["layer"], one["target"], one["operation"], one["layer"])
-                    found[key] = row | ends
-    return [found[key] for key in sorted(found)]
+    """The outlier's size downstream over its size unchanged, where it was zeroed."""
+    for (name, part), data in done:
+        if data["tables"] is None or part in ("weight", "doses"):
+            continue
+        for one in _rows(data["tables"]["regrowth"]):
+            if one["layer"] >= data["layer"] and one["operation"] == "zero":
+                row = {"model": name, "part": part, "edited": data["layer"], "layer": one["layer"]}
+                yield row | {
+                    key: short(one[key], 3) for key in ("ratio", "ratio_low", "ratio_high")
+                }
+
+
+def _rotations(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
+    """KL of each format as it is, with its interval, and after three rotations."""
+    for (name, _), data in found:
+        for precision in dict.fromkeys(key.split("@")[0] for key in data):
+            row: Row = {"model": name, "precision": precision}
+            own = data.get(f"{precision}@own", [None] * 3)
+            row |= zip(("kl", "kl_low", "kl_high"), (short(one, 3) for one in own), strict=True)
+            turned = (data.get(f"{precision}@r{number}", [None])[0] for number in range(3))
+            yield row | {f"rotated_{number}": short(one, 3) for number, one in enumerate(turned)}
+
+
+def _texts(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
+    """Tokens before free texts part, of 64."""
+    for (name, _), data in found:
+        for key, row in data.items():
+            way, precision = key.split("@")
+            kept = ("same", "same_low", "same_high", "equal")
+            about = {"model": name, "way": way, "precision": precision}
+            yield about | {column: short(row[column], 3) for column in kept}
+
+
+def _embeddings(found: list[tuple[list[str], Row]]) -> Iterable[Row]:
+    """How far an encoder's embeddings moved: by format, and by operation beside its controls."""
+    for (name, part), data in found:
+        if part == "precisions":
+            for key, row in data.items():
+                of, precision = key.split("@")
+                yield _moved(name, of, precision, "", row)
+            continue
+        random: dict[tuple[str, str], list[float]] = {}
+        for row in data["rows"]:
+            kind = f"{row['operation']} {row['dose']:g}"
+            if row["role"] == "random":
+                random.setdefault((row["target"], kind), []).append(row["away"])
+            else:
+                yield _moved(name, row["target"], kind, row["role"], row)
+        for (target, kind), values in random.items():
+            ends = {"away": statistics.mean(values), "low": min(values), "high": max(values)}
+            yield _moved(name, target, kind, f"random, {len(values)}", ends)
+
+
+def _moved(name: str, of: str, kind: str, role: str, row: Row) -> Row:
+    kept = {column: short(row.get(column), 3) for column in ("away", "low", "high", "neighbour")}
+    return {"model": name, "of": of, "change": kind, "role": role} | kept
 
 
 def _rows(table: dict[str, list[Any]]) -> list[Row]:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from laminogram.cli.main import cli
@@ -43,3 +52,50 @@ def test_what_is_wrong_is_one_line_before_a_model_runs(tmp_path: Path) -> None:
     unknown = run("tiny-llama", "--precisions", "int99", "--out", str(tmp_path / "x"))
     assert unknown.exit_code == 1 and "int99" in unknown.stderr
     assert not (tmp_path / "x").exists()
+
+
+@contextmanager
+def started(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-m", "laminogram.cli", "outliers", "tiny-llama", "--text-only"]
+    command += ["--precisions", "fp32,int8", "--edits", "zero", "--draws", "2", "--no-bos"]
+    command += ["--documents", "3", "--letters", "100", "--out", str(out)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished_parts(out: Path) -> dict[str, Any]:
+    files = sorted((out / "work").glob("*.json"))
+    return {file.name: json.loads(file.read_text("utf-8"))["tables"] for file in files}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Killed twice between its parts, the run ends with what one that nobody killed gives."""
+    out, known = tmp_path / "killed", 0
+    for more in (1, 2):
+        with started(out) as process:
+            deadline = time.monotonic() + 240
+            while process.poll() is None and time.monotonic() < deadline:
+                if len(list((out / "work").glob("*.json"))) >= known + more:
+                    process.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(0.01)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == -signal.SIGKILL, said
+        known = len(finished_parts(out))
+    said = {}
+    for folder in (out, tmp_path / "whole"):
+        with started(folder) as process:
+            _, said[folder.name] = process.communicate(timeout=240)
+            assert process.returncode == 0, said
+    found = re.search(r"(\d+) of (\d+) parts were finished before", said["killed"])
+    assert found is not None and int(found[1]) == known < int(found[2])
+    assert "finished before" not in said["whole"]
+    parts = finished_parts(out)
+    assert len(parts) == int(found[2]) and not list((out / "work").glob(".*"))
+    assert repr(parts) == repr(finished_parts(tmp_path / "whole"))
