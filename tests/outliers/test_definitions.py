@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.stacks import ids_of, view_of
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.outliers import Definition, Entry, Evidence, available, create, find
+from laminogram.outliers import Definition, Entry, Evidence, available, create, find, verdicts
+from laminogram.outliers.definitions.attention_sinks import AttentionSinks
 from laminogram.outliers.definitions.awq_scales import weight_scales
 from laminogram.outliers.definitions.massive_activations import MassiveActivations
 from laminogram.outliers.definitions.massive_tokens import MassiveTokens
 from laminogram.outliers.definitions.rogue_dimensions import RogueDimensions
 from laminogram.outliers.definitions.smoothquant_scales import smoothing
+from laminogram.outliers.definitions.super_weights import SuperWeights
 from laminogram.probe.statistics import Measurement
 
 BIN = 1.05
@@ -307,6 +310,64 @@ def test_concentration_does_not_see_a_rotation() -> None:
     # What depends on the basis does see it.
     kurtosis = [judge("channel_kurtosis", {("q", 0): one}) for one in (x, x @ turn)]
     assert kurtosis[0]["kurtosis", "q", 0].value > 3 * kurtosis[1]["kurtosis", "q", 0].value
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.15, 0.3])
+def test_sinks_as_gus_code_counts_them(eps: float) -> None:
+    """Columns of the pattern summed and divided by how many queries reach them; the share of
+    (text, layer, head) whose first key is above eps."""
+    rows = [ids_of(1, 12, seed=n)[0].tolist() for n in range(5)]
+    view = view_of("llama")
+    above = []
+    for row in rows:
+        gram = view.record([row], "pattern")
+        for step in range(3):
+            importance = gram["pattern", step][0].sum(1) / np.arange(len(row), 0, -1)
+            above.append(importance[:, 0] > eps)
+    found = verdicts(view, rows, [AttentionSinks(eps)], replicates=4)
+    rates = [one.value for one in found.of("attention_sinks", "sink_rate", "pattern")]
+    assert np.mean(rates) == pytest.approx(np.mean(above))
+    assert eps > 0.02 or np.mean(above) > 0
+
+
+def test_super_weights_as_their_script_reads_them() -> None:
+    """The largest |input| and |output| of every down projection, and the channels they are in."""
+    rows = [ids_of(1, 9, seed=7)[0].tolist()]
+    view = view_of("llama")
+    gram = view.record(rows, ["ffn_act", "ffn_out"])
+    found = verdicts(view, rows, [SuperWeights(threshold=0.1)], replicates=4)
+    for layer, entry in enumerate(found.of("super_weights", "spike", "ffn_out")):
+        inner, outer = (np.abs(gram[site, layer][0]) for site in ("ffn_act", "ffn_out"))
+        assert entry.detail["input"] == pytest.approx(inner.max())
+        assert entry.detail["output"] == pytest.approx(outer.max())
+        place = (entry.detail["row"], entry.detail["column"])
+        assert place == (outer.max(0).argmax(), inner.max(0).argmax())
+        assert entry.verdict == (inner.max() > 0.1 and outer.max() > 0.1)
+        down = view.stack.layer(layer).ffn.down.weight.detach()
+        assert entry.detail["weight"] == float(down[place])
+
+
+def test_norm_weights_as_kovaleva_counts_them() -> None:
+    """Gain and bias beyond so many sigmas of their layer, the same index in half of the layers."""
+    view = view_of("gpt_neox")
+    with torch.no_grad():
+        for layer in (0, 2):
+            norm = view.stack.layer(layer).attn_norm
+            norm.weight[5], norm.bias[5], norm.weight[9] = 9.0, -7.0, 8.0
+    beyond = []
+    for layer in range(3):
+        norm = view.stack.layer(layer).attn_norm
+        both = [one.detach().numpy() for one in (norm.weight, norm.bias)]
+        beyond.append(
+            set.intersection(
+                *({c for c in range(len(x)) if abs(x[c] - x.mean()) > 3 * x.std()} for x in both)
+            )
+        )
+    common = {c for c in range(32) if sum(c in here for here in beyond) >= 1.5}
+    found = verdicts(view, [[1, 2, 3]], ["norm_weights"], replicates=4)
+    entries = found.of("norm_weights", "indices", "attn_norm")
+    assert [set(one.detail["channels"]) for one in entries] == [common & one for one in beyond]
+    assert common == {5} and [one.value for one in entries] == [1, 0, 1]
 
 
 def test_every_definition_says_where_it_is_from() -> None:
