@@ -10,6 +10,7 @@ Writes `operations/MODEL@PART.json` below `--out` for every model and the pair o
   layer, zeroed and at its mean; the same channel at other tokens beside it
 - `weight`: the entry of a down projection that Yu et al. name, without their threshold, at zero
 - `doses`: the largest channel after the middle layer times 0, 0.5, 1.5 and 2
+- `sinks`: the attention to the first token in the unchanged model, for the changes above
 - `massive`: where a model has them, massive scalars where they first come up, zeroed and at their
   mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
 
@@ -73,6 +74,7 @@ class Study:
             "scalars": lambda: self._told(view, self._scalars(view, middle), ("zero", "mean")),
             "weight": lambda: self._told(view, self._weight(view), ("zero",)),
             "doses": lambda: self._told(view, self._channel(view, middle), ("scale",), draws=5),
+            "sinks": lambda: {"tables": None, "sink": self._sink(view)},
             "massive": lambda: self._told(view, self._massive(view), ("zero", "mean")),
         }
 
@@ -101,6 +103,12 @@ class Study:
         about["norm"] = [[len(one.channels), one.matched] for one in beside if one.role == "norm"]
         regrowth = of_outlier(found["operations-regrowth"], target.name)
         return about | {"tables": plain(tables | {"regrowth": regrowth})}
+
+    def _sink(self, view: View) -> float:
+        """The attention that the first token gets from later ones, mean over layers and heads."""
+        gram = view.record(self.texts, sites="pattern")
+        found = [gram["pattern", step][:, :, 1:, 0].mean() for step in gram.steps]
+        return float(np.mean(found))
 
     def _channel(self, view: View, layer: int) -> Target:
         energy = (stream(view, self.other, layer) ** 2).mean((0, 1))

@@ -51,6 +51,7 @@ def main() -> None:
     _write("embeddings.csv", _embeddings(list(results(args.out / "embeddings"))))
     done = list(results(args.out / "operations"))
     _write("operations.csv", _operations(done))
+    _write("sinks.csv", _sinks(done))
     _write("regrowth.csv", _regrowth(done))
 
 
@@ -177,6 +178,13 @@ def _operations(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
                 row: Row = {"model": name, "part": part, "layer": data["layer"]}
                 row |= {"layers": data["layers"]} | _operation(own, lines)
                 yield row | {"norm_channels": count, "norm_ratio": short(matched, 3)}
+
+
+def _sinks(done: list[tuple[list[str], Row]]) -> Iterable[Row]:
+    """The attention to the first token in the unchanged models."""
+    for (name, part), data in done:
+        if part == "sinks":
+            yield {"model": name, "sink": short(data["sink"], 3)}
 
 
 def _operation(own: Row, lines: list[Row]) -> Row:

@@ -59,7 +59,8 @@ def started(out: Path) -> Iterator[subprocess.Popen[str]]:
     """The command as a process of its own, which does not outlive the test."""
     command = [sys.executable, "-m", "laminogram.cli", "outliers", "tiny-llama", "--text-only"]
     command += ["--precisions", "fp32,int8", "--edits", "zero", "--draws", "2", "--no-bos"]
-    command += ["--documents", "3", "--letters", "100", "--out", str(out)]
+    command += ["--definitions", "dispersion,massive_activations", "--letters", "60"]
+    command += ["--documents", "2", "--out", str(out)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         try:
