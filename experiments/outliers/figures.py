@@ -18,6 +18,7 @@ from sizes import SEEDS, SIZES
 HERE = Path(__file__).parent
 NAMES = list(SIZES["llama"])
 SITES = ("ffn_out", "attn_out", "resid_post")
+FORMATS = ("int8", "w8a8", "int4-g8")
 INPUTS = ("books", "chinese", "random", "repeated")
 Row = dict[str, str]
 
@@ -25,7 +26,17 @@ Row = dict[str, str]
 def main() -> None:
     """Command line: see the top of the file."""
     (HERE / "figures").mkdir(exist_ok=True)
-    pictures = (size, depth, inputs, precisions, dispersion, operations, doses, confound)
+    pictures = (
+        size,
+        depth,
+        inputs,
+        precisions,
+        precision_inputs,
+        dispersion,
+        operations,
+        doses,
+        confound,
+    )
     for picture in pictures:
         file = HERE / "figures" / f"{picture.__name__}.svg"
         file.write_text(picture(), encoding="utf-8")
@@ -151,6 +162,25 @@ def precisions() -> str:
         title = f"{kind}: KL(fp32 || format), nats a token"
         panels.append(Panel(title, lines, SIZE_TICKS, True, True, "parameters"))
     return draw("Functional divergence by size (whiskers: documents; thin: seeds)", panels, 2)
+
+
+def precision_inputs() -> str:
+    """KL against fp32 by size and input, the median seed and every seed."""
+    panels = []
+    for kind in SIZES:
+        for of in INPUTS:
+            found = {(row["model"], row["precision"]): row for row in rows("precisions", input=of)}
+            lines = []
+            for name, colour in zip(FORMATS, COLOURS, strict=False):
+                seeds = [
+                    [number(found[f"{kind}-{size}-{seed}", name]["kl"]) for size in NAMES]
+                    for seed in SEEDS
+                ]
+                lines += [Line(parameters(kind), values, colour, width=0.5) for values in seeds]
+                middle = [_median(values) for values in zip(*seeds, strict=True)]
+                lines.append(Line(parameters(kind), middle, colour, name))
+            panels.append(Panel(f"{kind}: {of}", lines, SIZE_TICKS, True, True, "parameters"))
+    return draw("KL(fp32 || format) in nats a token, by size and input (thin: seeds)", panels, 4)
 
 
 def dispersion() -> str:

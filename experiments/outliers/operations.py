@@ -11,8 +11,8 @@ Writes `operations/MODEL@PART.json` below `--out` for every model and the pair o
 - `weight`: the entry of a down projection that Yu et al. name, without their threshold, at zero
 - `doses`: the largest channel after the middle layer times 0, 0.5, 1.5 and 2
 - `sinks`: the attention to the first token in the unchanged model, for the changes above
-- `massive`: where a model has them, massive scalars where they first come up, zeroed and at their
-  mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
+- `spikes`: where a model has them, massive scalars of `ffn_out` where they first come up, zeroed
+  and at their mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
 
 What is operated on is chosen on other documents than those that are scored. A rule with a fixed
 number of sigmas selects nothing in a narrow model: of 32 channels none can lie 6 standard
@@ -39,7 +39,7 @@ SITE = "resid_post"
 ROWS, WIDTH = 8, 64  # documents that are scored, each of another book
 DRAWS = 20
 CLIP = 0.5  # the quantile of |x| in other texts; most channels pass it at times
-RATIO = 500.0  # of |x| to the median, for `massive`
+RATIO = 500.0  # of |x| to the median, for `spikes`
 RULES = ("zero", "mean", "clip", "normalise")
 DOSES = {"scale": (0.0, 0.5, 1.5, 2.0)}
 
@@ -75,7 +75,7 @@ class Study:
             "weight": lambda: self._told(view, self._weight(view), ("zero",)),
             "doses": lambda: self._told(view, self._channel(view, middle), ("scale",), draws=5),
             "sinks": lambda: {"tables": None, "sink": self._sink(view)},
-            "massive": lambda: self._told(view, self._massive(view), ("zero", "mean")),
+            "spikes": lambda: self._told(view, self._spikes(view), ("zero", "mean")),
         }
 
     def _told(
@@ -128,8 +128,8 @@ class Study:
         place = (largest.layer, int(largest.detail["row"]), int(largest.detail["column"]))
         return super_weights([place])
 
-    def _massive(self, view: View) -> Target | None:
-        return massive_scalars(view, self.texts, ratio=RATIO)
+    def _spikes(self, view: View) -> Target | None:
+        return massive_scalars(view, self.texts, "ffn_out", ratio=RATIO)
 
 
 def stream(view: View, rows: Rows, layer: int) -> np.ndarray:
