@@ -217,7 +217,7 @@ def operations() -> str:
                 lines += [_by_depth(found, colour) for found in own]
                 lines.append(Line(x, [_median(tuple(at)) for at in y], colour, name))
                 highest = [max(at) for at in most]
-                label = "most of 20 random, 3 seeds"
+                label = "most of 60 draws"
                 lines.append(Line(x, highest, colour, label, dash="4 3", width=1.0))
             ticks = [(0, "first"), (0.5, "middle"), (1, "last layer")]
             panels.append(Panel(f"{kind}, {rule}: nats a token", lines, ticks))
