@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,8 +41,21 @@ class Laminogram:
     def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
         from laminogram.checkpoint.load import open_model
 
-        self.stack = open_model(folder, dtype=dtype, device=device).stack.eval()
+        self._hold(open_model(folder, dtype=dtype, device=device).stack)
+
+    @classmethod
+    def of(cls, stack: Any) -> Laminogram:
+        """The same around a stack that exists."""
+        side = cls.__new__(cls)
+        side._hold(stack)
+        return side
+
+    def _hold(self, stack: Any) -> None:
+        from laminogram.probe.subject import Subject
+
+        self.stack = stack.eval()
         self.plan = self.stack.full_plan()
+        self.view = Subject(self.stack, None, "benchmark", self.plan)
 
     def run(self, ids: Tensor, **how: object) -> Tensor:
         from laminogram.stack.batch import Batch
@@ -89,6 +102,11 @@ class Transformers:
         if self.recurrent:  # its forward knows no shorter way
             return self.model(ids, use_cache=True).logits[0, -1]
         return self.model(ids, use_cache=True, logits_to_keep=1).logits[0, -1]
+
+    def generate(self, prompt: Tensor, count: int) -> list[int]:
+        """The same tokens by its own `generate`."""
+        how = {"min_new_tokens": count, "max_new_tokens": count, "do_sample": False}
+        return self.model.generate(prompt, **how)[0, prompt.shape[1] :].tolist()
 
     def decode(self, prompt: Tensor, count: int) -> list[int]:
         found, ids, memory = [], prompt, None

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laminogram.stack.kernels.matvec import fits, is_row, matvec
+
 
 @runtime_checkable
 class PackedWeight(Protocol):
@@ -44,6 +46,9 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """`x (..., in)` times `weight (out, in)` transposed, plus `bias (out,)`: `(..., out)`."""
     if not isinstance(weight, Tensor):
         out = weight.product(x)
+        return out if bias is None else out + bias
+    if is_row(x) and x.dtype is weight.dtype and fits(weight):
+        out = matvec(x, weight)
         return out if bias is None else out + bias
     return F.linear(x, weight, bias)
 

@@ -51,7 +51,7 @@ class Wkv4Decoder:
     def __init__(self, state: Tensor, decay: Tensor, bonus: Tensor) -> None:
         """state (1, 3, A); decay and bonus (A,) as the parameters hold them (`time_decay`)."""
         self.state = state
-        self._stamp = _stamp(decay), _stamp(bonus)
+        self._stamp = stamp(decay), stamp(bonus)
         self._sums, self._scale = state[0, :2], state[0, 2]
         self._w = -torch.exp(decay.to(state.dtype))
         u = bonus.to(state.dtype)
@@ -70,7 +70,7 @@ class Wkv4Decoder:
 
     def serves(self, state: Tensor, decay: Tensor, bonus: Tensor) -> bool:
         """Whether it was made for this very state and the parameters as they are now."""
-        return self.state is state and self._stamp == (_stamp(decay), _stamp(bonus))
+        return self.state is state and self._stamp == (stamp(decay), stamp(bonus))
 
     def step(self) -> Tensor:
         """y (A,), valid until the next call, and `state` advanced by the token in `k`, `v`."""
@@ -83,7 +83,7 @@ class Wkv4Decoder:
         return self._top.div_(self._bottom)
 
 
-def _stamp(parameter: Tensor) -> tuple[int, int]:
+def stamp(parameter: Tensor) -> tuple[int, int]:
     """What changes when a parameter does: where it lies, and how often it was written to."""
     version = -1 if parameter.is_inference() else parameter._version
     return parameter.data_ptr(), version

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from laminogram.stack.cache import StateSlot, StepSlot
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.wkv4_decode import Wkv4Decoder
+from laminogram.stack.mixers.rwkv4_fused import FusedDecoder, fused_decoder
 from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
     from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
 
 _WIDE = (torch.float32, torch.float64)
+_SERVED = (*_WIDE, torch.bfloat16)
 
 
 def is_one_row(x: Tensor, ctx: Context, taps: Taps) -> bool:
-    """Whether `x` is one token of one row on a CPU, in fp32 or fp64, and nothing is tapped,
+    """Whether `x` is one token of one row on a CPU, in fp32, fp64 or bf16, and nothing is tapped,
     differentiated or compiled."""
     return (
         x.numel() == x.shape[-1]
         and not taps.names
         and ctx.lengths is None
         and x.is_cpu
-        and x.dtype in _WIDE
+        and x.dtype in _SERVED
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
@@ -74,20 +76,27 @@ class LayerDecoder:
         return x.add_(self._channel(h))
 
 
-def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | None:
-    """The decoder that the slot keeps, or a new one where that no longer serves; None where a
-    weight is packed or of another dtype than the memory."""
-    decoder: LayerDecoder | None = slot.decoder
+def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder | None:
+    """The decoder that the slot keeps, or a new one where that no longer serves: one compiled call
+    where there can be, else operations of torch. None where neither takes the weights: packed ones,
+    bf16, another dtype than the memory."""
+    decoder: LayerDecoder | FusedDecoder | None = slot.decoder
     if decoder is not None and decoder.serves(layer, slot):
         return decoder
+    fused = fused_decoder(layer, slot)
+    if fused is not None:
+        slot.decoder = fused
+        return fused
     dtype = slot.attn.shift.dtype
+    if dtype not in _WIDE:
+        return None
     tables = [module._parameters for module in layer.modules()]
     plain = all(x is None or x.dtype is dtype for table in tables for x in table.values())
     products = (*layer.attn.children(), *layer.ffn.children())
     if not plain or any("weight" not in module._parameters for module in products):
         return None
-    decoder = slot.decoder = LayerDecoder(layer, slot)
-    return decoder
+    plainest = slot.decoder = LayerDecoder(layer, slot)
+    return plainest
 
 
 class _Decoder:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laminogram.stack.kernels.matvec import fits, is_row, matvec
 from laminogram.stack.quantise.activations import Activations, Rounded, wide
 from laminogram.stack.quantise.base import Format
 from laminogram.stack.quantise.int8 import Int8
@@ -57,6 +58,16 @@ class Packed(nn.Module):
         # In fp32: between numbers of few bits, 16-bit products would round what no kernel rounds.
         return self._times(self.activations(x)).to(x.dtype)
 
+    def int8_rows(self) -> tuple[Tensor, Tensor] | None:
+        """Codes int8 (O, I) and the steps of their outputs, fp32 (O,), where that and inputs as
+        they are is all that the product is made of; else None."""
+        plain = isinstance(self.form, Int8) and self.activations is None
+        return self._int8_rows() if plain else None
+
+    def _int8_rows(self) -> tuple[Tensor, Tensor]:
+        scale = self.get_parameter("scale").flatten().expand(self.shape[0]).contiguous()
+        return self.get_parameter("codes"), scale
+
     def dense(self) -> Tensor:
         """The decoded weight (O, I), in `dtype`."""
         return torch.cat([part.to(self.dtype) for part in self._parts()])
@@ -88,6 +99,8 @@ class Packed(nn.Module):
         return self._forward_product(x)
 
     def _forward_product(self, x: Tensor) -> Tensor:
+        if isinstance(self.form, Int8) and is_row(x) and fits(self.get_parameter("codes")):
+            return matvec(x, *self._int8_rows())
         parts = [F.linear(x, part.to(x.dtype)) for part in self._parts()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

@@ -1,0 +1,39 @@
+"""Weights in int8, one token at a time, beside the same model in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.cpu import _models
+from benchmarks.lab import OURS, Lab, Result, Target, row
+from benchmarks.sides import Laminogram
+
+NEW_TOKENS = 16
+
+
+def _decode(lab: Lab, model: str) -> Result:
+    from laminogram.stack.quantise import Scheme, quantised
+
+    full: Any = _models.sides(lab, model, torch.float32, OURS)[OURS]
+    small = Laminogram.of(quantised(full.stack, Scheme.parse("int8+head")))
+    prompt = _models.ids(lab, model, 1, 1)
+    works = {
+        OURS: lambda: small.decode(prompt, NEW_TOKENS),
+        "fp32": lambda: full.decode(prompt, NEW_TOKENS),
+    }
+    times = lab.race(works, rounds=15)
+    limit = NEW_TOKENS * _models.decode_limit(small.stack)
+    what = "its int8 weights read once a token"
+    return Result(times, (NEW_TOKENS, "tok"), limit, what, (Target("fp32", 1 / 2),))
+
+
+@row("int8-decode-rwkv4")
+def rwkv4(lab: Lab) -> Result:
+    return _decode(lab, "rwkv4-169m")
+
+
+@row("int8-decode-llama")
+def llama(lab: Lab) -> Result:
+    return _decode(lab, "llama-125m")

@@ -1,0 +1,56 @@
+"""RWKV-4 of 169M: one token at a time, and a prompt of 512 tokens, beside the `rwkv` package."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.cpu import _models
+from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
+
+MODEL, PEER = "rwkv4-169m", "rwkv"
+NEW_TOKENS, PROMPT = 16, 512
+
+
+def _decode(lab: Lab, dtype: torch.dtype, *targets: Target) -> Result:
+    sides = _models.sides(lab, MODEL, dtype, OURS, PEER)
+    prompt = _models.ids(lab, MODEL, 1, 1)
+    times = lab.race(
+        {name: lambda side=side: side.decode(prompt, NEW_TOKENS) for name, side in sides.items()},
+        rounds=15,
+    )
+    limit = NEW_TOKENS * _models.decode_limit(sides[OURS].stack)
+    return Result(
+        times, (NEW_TOKENS, "tok"), limit, "its weights read once a token", targets, notes={
+            "rwkv of the limit": round(times.median(PEER) / limit, 3)
+        },
+    )  # fmt: skip
+
+
+def _prefill(lab: Lab, dtype: torch.dtype, *targets: Target) -> Result:
+    sides = _models.sides(lab, MODEL, dtype, OURS, PEER)
+    prompt = _models.ids(lab, MODEL, 1, PROMPT)
+    times = lab.race(
+        {name: lambda side=side: side.last(prompt) for name, side in sides.items()}, rounds=11
+    )
+    limit = _models.products_limit(sides[OURS].stack, prompt.shape[1], dtype)
+    return Result(times, (prompt.numel(), "tok"), limit, "its own products", targets)
+
+
+@row("rwkv4-decode-fp32", needs=(PEER,))
+def decode_fp32(lab: Lab) -> Result:
+    return _decode(lab, torch.float32, Target(PEER, 1 / 2), Target(LIMIT, 1.25))
+
+
+@row("rwkv4-decode-bf16", needs=(PEER,))
+def decode_bf16(lab: Lab) -> Result:
+    return _decode(lab, torch.bfloat16, Target(PEER, 1 / 2))
+
+
+@row("rwkv4-prefill-fp32", needs=(PEER,))
+def prefill_fp32(lab: Lab) -> Result:
+    return _prefill(lab, torch.float32, Target(PEER, 1 / 1.15))
+
+
+@row("rwkv4-prefill-bf16", needs=(PEER,))
+def prefill_bf16(lab: Lab) -> Result:
+    return _prefill(lab, torch.bfloat16, Target(PEER, 1 / 2))

@@ -1,0 +1,64 @@
+"""A weight times one row on a CPU: what makes a token, beside the prompt's products.
+
+torch reads fp32 weights nearly as fast as memory gives them, but wakes its threads for every
+product; bf16 at half of that rate, and it has no product of int8 weights with fp32 rows that is not
+slower than fp32. Here each takes what its bytes take.
+
+Axes: O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .crew import crew, kernels, numba_missing
+
+LEAST_ENTRIES = 1 << 18
+"""Below this, or without numba, torch does it: the weight is in the caches anyway."""
+_KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}
+
+
+def is_row(x: Tensor) -> bool:
+    """Whether `x (..., I)` is one row on a CPU in fp32 or bf16, nothing differentiated or
+    compiled."""
+    return (
+        x.numel() == x.shape[-1]
+        and x.is_cpu
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def fits(weight: Tensor) -> bool:
+    """Whether `matvec` multiplies this weight (O, I) here, and is worth it."""
+    return (
+        weight.numel() >= LEAST_ENTRIES
+        and weight.dtype in _KINDS
+        and weight.is_cpu
+        and weight.is_contiguous()
+        and numba_missing() is None
+        and weight.shape[1] % kernels().STEP == 0
+    )
+
+
+def kind_of(weight: Tensor) -> int:
+    """The number by which the kernels know the dtype of a weight."""
+    number: int = getattr(kernels(), _KINDS[weight.dtype])
+    return number
+
+
+def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+    """`x (..., I)` of one row times `weight (O, I)`: (..., O) in the dtype of `x`, summed in fp32.
+
+    scale: of an int8 weight, fp32 (O,). `is_row(x)` and `fits(weight)` must hold.
+    """
+    row = x.reshape(-1).float()
+    rows, columns = weight.shape
+    y = torch.empty(rows)
+    steps = 0 if scale is None else scale.data_ptr()
+    shape = (kind_of(weight), weight.data_ptr(), steps, rows, columns)
+    with crew().at_work() as job:
+        kernels().multiply(job, *shape, row.data_ptr(), y.data_ptr())
+    return y.view(*x.shape[:-1], rows).to(x.dtype)
