@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .crew import crew, kernels, numba_missing
 
-LEAST_ENTRIES = 1 << 18
+LEAST_ENTRIES = 1 << 16
 """Below this, or without numba, torch does it: the weight is in the caches anyway."""
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}
 
