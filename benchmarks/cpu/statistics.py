@@ -13,7 +13,7 @@ from benchmarks.cpu import _models
 from benchmarks.lab import OURS, Lab, Result, Target, row
 
 MODEL, PEER = "llama-125m", "transformers"
-STATISTICS = ("moments", "exceedances", "histogram", "topk")
+STATISTICS = ("moments", "thresholds", "histogram", "topk")
 
 
 @row("statistics-fp32", needs=(PEER,))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from laminogram.probe.statistics import passes
 from laminogram.probe.statistics.base import Rows, State, Statistic
 
 
@@ -35,17 +36,7 @@ class Moments(Statistic):
         low, high = rows.channel_range
         counted, nonfinite = rows.channel_counts
         number = counted.clamp(min=1).to(torch.float64)
-        values, center = centred(rows, number)
-        sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
-        ones = torch.ones(len(values), dtype=torch.float64, device=center.device)
-        for part, distance, square in rows.chunks():
-            # Columns are added by a product with ones: faster than sum(0), and as exact.
-            distance.copy_(values[part]).sub_(center)
-            sums[0].addmv_(distance.T, ones[part])
-            torch.mul(distance, distance, out=square)
-            sums[1].addmv_(square.T, ones[part])
-            sums[2].addmv_(distance.mul_(square).T, ones[part])
-            sums[3].addmv_(square.mul_(square).T, ones[part])
+        center, sums = _power_sums(rows, number)
         rest = sums[0] / number  # what the center missed of the mean
         s2, s3, s4 = sums[1], sums[2], sums[3]
         return {
@@ -103,6 +94,26 @@ class Moments(Statistic):
         its variance into that within channels and that between their means.
         """
         return {key: value[0] for key, value in _table(_pool(self.state_dict())).items()}
+
+
+def _power_sums(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
+    """A center (C,) near the means, and the sums (4, C) of the first four powers of the distance
+    from it."""
+    if rows.compiled:
+        center = rows.channel_means.float().double()
+        return center, passes.powers(rows.values, center)
+    values, center = centred(rows, number)
+    sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
+    ones = torch.ones(len(values), dtype=torch.float64, device=center.device)
+    for part, distance, square in rows.chunks():
+        # Columns are added by a product with ones: faster than sum(0), and as exact.
+        distance.copy_(values[part]).sub_(center)
+        sums[0].addmv_(distance.T, ones[part])
+        torch.mul(distance, distance, out=square)
+        sums[1].addmv_(square.T, ones[part])
+        sums[2].addmv_(distance.mul_(square).T, ones[part])
+        sums[3].addmv_(square.mul_(square).T, ones[part])
+    return center, sums
 
 
 def centred(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:

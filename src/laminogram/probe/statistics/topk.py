@@ -86,11 +86,7 @@ class TopK(Statistic):
     def combine(self, a: State, b: State) -> State:
         """The first k of both."""
         both = {key: torch.cat([a[key], b[key]]) for key in a if key != "nonfinite"}
-        order = torch.arange(2 * self.k, device=both["size"].device)
-        # Sorted by the least important key first; each later sort keeps the order among equals.
-        for key in ("value", "channel", "position", "document"):
-            order = order[torch.argsort(both[key][order], stable=True)]
-        order = order[torch.argsort(both["size"][order], descending=True, stable=True)][: self.k]
+        order = _order(both)[: self.k]
         kept = {key: value[order] for key, value in both.items()}
         return kept | {"nonfinite": a["nonfinite"] + b["nonfinite"]}
 
@@ -99,6 +95,18 @@ class TopK(Statistic):
         table = {key: value.numpy() for key, value in state.items() if key != "size"}
         table["value"] = np.where(state["size"].numpy() < 0, np.nan, table["value"])
         return table
+
+
+def _order(found: State) -> Tensor:
+    """The order of what was found, first to last."""
+    keys = ("value", "channel", "position", "document")  # the least important first
+    if found["size"].is_cpu:
+        columns = [found[key].numpy() for key in keys]
+        return torch.from_numpy(np.lexsort((*columns, -found["size"].numpy())))
+    order = torch.arange(len(found["size"]), device=found["size"].device)
+    for key in keys:  # each later sort keeps the order among equals
+        order = order[torch.argsort(found[key][order], stable=True)]
+    return order[torch.argsort(found["size"][order], descending=True, stable=True)]
 
 
 def _candidates(sizes: Tensor, floor: Tensor | None) -> Tensor:

@@ -132,7 +132,9 @@ def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):  # t
     numbers = [_vector(builder, _FLOAT, 4, x, column, part) for part in range(UNROLL)]
     multiply = _intrinsic(builder, "llvm.fmuladd", _FLOATS, [_FLOATS] * 3)
     for row in range(rows):
-        _ask_ahead(builder, builder.add(starts[row], builder.mul(stride, _I64(AHEAD))), column, size)
+        _ask_ahead(
+            builder, builder.add(starts[row], builder.mul(stride, _I64(AHEAD))), column, size
+        )
         for part in range(UNROLL):
             loaded = widened(builder, _vector(builder, entry, size, starts[row], column, part))
             total = builder.call(multiply, [loaded, numbers[part], sums[row][part]])
