@@ -19,7 +19,7 @@ TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=fal
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help study gallery test test-all lint format types wheel clean distclean
+.PHONY: help study gallery test test-all lint format types bench-check wheel clean distclean
 
 help: ## show this list
 	@echo "laminogram: see, measure and rewire the layers of language models"; echo
@@ -47,6 +47,9 @@ format: $(VENV)/.stamp-dev ## repair style and formatting
 
 types: $(VENV)/.stamp-dev ## check types in src/
 	$(BIN)/mypy
+
+bench-check: $(VENV)/.stamp-dev ## have the CPU benchmarks' ratios stayed within their bounds? (quiet machine)
+	$(BIN)/python -m benchmarks.check $(ARGS)
 
 wheel: $(VENV)/.stamp-dev ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

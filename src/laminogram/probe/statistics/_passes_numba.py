@@ -5,13 +5,17 @@ Values are finite. What a loop adds to is its caller's: one set for each thread.
 Axes: N rows, C channels.
 """
 
+# Compiled functions take arrays and addresses, for which Python has no types to write.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 _FAST = {"nnan", "nsz", "contract", "reassoc"}
-_HOW = {"nogil": True, "cache": True, "boundscheck": False, "fastmath": _FAST}
+_HOW: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "fastmath": _FAST}
 _SIZE = np.int32(0x7FFFFFFF)
 """The bits of a float32 without its sign: sizes in their order, as whole numbers."""
 
@@ -20,7 +24,7 @@ _SIZE = np.int32(0x7FFFFFFF)
     "void(float32[:, ::1], int32[:, ::1], float32[::1], float32[::1], float64[::1], int32[::1])",
     **_HOW,
 )
-def extremes(values, patterns, low, high, total, largest):  # type: ignore[no-untyped-def]
+def extremes(values, patterns, low, high, total, largest):
     """Smallest, largest and sum of every channel (C,), the first two starting from numbers that
     are in it; the pattern of the largest |x| of every row (N,). `patterns` are those of `values`:
     no compiler takes the largest float of a row in vectors."""
@@ -38,7 +42,7 @@ def extremes(values, patterns, low, high, total, largest):  # type: ignore[no-un
 
 
 @njit("void(float32[:, ::1], float64[::1], float64[:, ::1])", **_HOW)
-def powers(values, center, sums):  # type: ignore[no-untyped-def]
+def powers(values, center, sums):
     """Add the first four powers of the distance from a center (C,) to sums (4, C)."""
     rows, channels = values.shape
     first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]
@@ -53,12 +57,12 @@ def powers(values, center, sums):  # type: ignore[no-untyped-def]
 
 
 @njit("int64(uint32[::1], uint32, int32[::1])", **_HOW)
-def cells(patterns, shift, counts):  # type: ignore[no-untyped-def]
+def cells(patterns, shift, counts):
     """Count float32 patterns by their leading bits without the sign; how many are zero."""
     for i in range(len(patterns)):
         counts[(patterns[i] & np.uint32(_SIZE)) >> shift] += np.int32(1)
     zeros = 0
     if counts[0]:
         for i in range(len(patterns)):
-            zeros += np.int64((patterns[i] & np.uint32(_SIZE)) == np.uint32(0))
+            zeros += (patterns[i] & np.uint32(_SIZE)) == np.uint32(0)
     return zeros

@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -41,19 +42,17 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of every row (N,)."""
     channels = values.shape[1]
     patterns = torch.empty(len(values), dtype=torch.int32)
-    low, high, total = [], [], []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def part(rows: slice) -> None:
-        sizes = [values[rows.start].clone() for _ in range(2)]
-        sums = torch.zeros(channels, dtype=torch.float64)
         here = values[rows]
-        _run("extremes", here, here.view(torch.int32), *sizes, sums, patterns[rows])
-        for kept, one in zip((low, high, total), (*sizes, sums)):
-            kept.append(one)
+        low, high, total = here[0].clone(), here[0].clone(), here.new_zeros(channels).double()
+        _run("extremes", here, here.view(torch.int32), low, high, total, patterns[rows])
+        found.append((low, high, total))
 
     _in_parts(part, len(values))
-    smallest, greatest = torch.stack(low).amin(0), torch.stack(high).amax(0)
-    return smallest, greatest, torch.stack(total).sum(0), patterns.view(torch.float32)
+    low, high, total = (torch.stack(parts) for parts in zip(*found))
+    return low.amin(0), high.amax(0), total.sum(0), patterns.view(torch.float32)
 
 
 def powers(values: Tensor, center: Tensor) -> Tensor:
@@ -73,7 +72,8 @@ def cells(values: Tensor, shift: int, size: int) -> tuple[Tensor, Tensor]:
     """How many values have which leading bits, all but the last `shift` of their float32 pattern
     without its sign: (`size`,) int64; and how many are zero."""
     patterns = values.view(torch.int32).flatten().numpy().view(np.uint32)
-    found, zeros = [], []
+    found: list[Tensor] = []
+    zeros: list[int] = []
 
     def part(places: slice) -> None:
         counts = torch.zeros(size, dtype=torch.int32)
@@ -102,7 +102,7 @@ def _in_parts(work: Callable[[slice], Any], length: int) -> None:
     """Do `work` on equal slices of `range(length)`, one a thread of torch's number."""
     number = torch.get_num_threads()
     ends = [length * i // number for i in range(number + 1)]
-    parts = [slice(start, stop) for start, stop in zip(ends, ends[1:])]
+    parts = [slice(start, stop) for start, stop in pairwise(ends) if stop > start]
     others = [_threads(number - 1).submit(work, part) for part in parts[1:]]
     work(parts[0])
     for other in others:

@@ -12,7 +12,12 @@ A job is an array of int64; what threads write lies on cache lines of its own.
 Axes: O outputs (rows of a weight), I inputs (its columns).
 """
 
+# Compiled functions take arrays and addresses, for which Python has no types to write.
+# An intrinsic is called without the typing context that it is written with.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -34,31 +39,31 @@ SHARES = 8
 
 # Sums may be taken in another order; NaN and infinity stay what they are.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
-how = {"nogil": True, "cache": True, "fastmath": _FAST, "boundscheck": False}
+how: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": _FAST, "boundscheck": False}
 _I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
-def _entry(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def _entry(context, builder, signature, arguments):
     job = context.make_array(signature.args[0])(context, builder, arguments[0])
     return builder.gep(job.data, [arguments[1]])
 
 
 @intrinsic
-def load(typing, job, index):  # type: ignore[no-untyped-def]
+def load(typing, job, index):
     """An entry of a job, and all that was written before it."""
 
-    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def code(context, builder, signature, arguments):
         return builder.load_atomic(_entry(context, builder, signature, arguments), "acquire", 8)
 
     return types.int64(job, types.intp), code
 
 
 @intrinsic
-def store(typing, job, index, value):  # type: ignore[no-untyped-def]
+def store(typing, job, index, value):
     """Write an entry of a job, after all that was written before."""
 
-    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def code(context, builder, signature, arguments):
         entry = _entry(context, builder, signature, arguments)
         builder.store_atomic(arguments[2], entry, "release", 8)
         return context.get_dummy_value()
@@ -67,10 +72,10 @@ def store(typing, job, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def add(typing, job, index, value):  # type: ignore[no-untyped-def]
+def add(typing, job, index, value):
     """Add to an entry of a job; what it was before."""
 
-    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def code(context, builder, signature, arguments):
         entry = _entry(context, builder, signature, arguments)
         return builder.atomic_rmw("add", entry, arguments[2], "acq_rel")
 
@@ -78,37 +83,37 @@ def add(typing, job, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pointer(typing, address):  # type: ignore[no-untyped-def]
+def pointer(typing, address):
     """A pointer from an address, for `carray`."""
 
-    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def code(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), code
 
 
-def _of_fp32(builder, loaded):  # type: ignore[no-untyped-def]
+def _of_fp32(builder, loaded):
     return loaded
 
 
-def _of_bf16(builder, loaded):  # type: ignore[no-untyped-def]
+def _of_bf16(builder, loaded):
     wide = ir.VectorType(_I32, LANES)
     moved = builder.shl(builder.zext(loaded, wide), ir.Constant(wide, [16] * LANES))
     return builder.bitcast(moved, _FLOATS)
 
 
-def _of_int8(builder, loaded):  # type: ignore[no-untyped-def]
+def _of_int8(builder, loaded):
     return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), _FLOATS)
 
 
-def _dots(entry, size, widened, rows):  # type: ignore[no-untyped-def]
+def _dots(entry, size, widened, rows):
     """A function (weight address, bytes of a row, x address, I) -> `rows` dot products of
     neighbouring rows with x; `entry` is the LLVM type of an entry of `size` bytes, `widened` makes
     floats of a load."""
 
     @intrinsic
-    def dots(typing, weight, stride, x, columns):  # type: ignore[no-untyped-def]
-        def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def dots(typing, weight, stride, x, columns):
+        def code(context, builder, signature, arguments):
             sums = _loop(builder, entry, size, widened, rows, *arguments)
             return context.make_tuple(builder, signature.return_type, sums)
 
@@ -118,7 +123,7 @@ def _dots(entry, size, widened, rows):  # type: ignore[no-untyped-def]
     return dots
 
 
-def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):  # type: ignore[no-untyped-def]
+def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):
     """The loop over columns; the sums as floats."""
     before, loop = builder.block, builder.append_basic_block("columns")
     after = builder.append_basic_block("sums")
@@ -146,22 +151,22 @@ def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):  # t
     builder.position_at_end(after)
     reduce = _intrinsic(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, _FLOATS])
     found = []
-    for row in sums:
-        total = row[0].incomings[1][0]
-        for part in row[1:]:
-            total = builder.fadd(total, part.incomings[1][0])
+    for of_row in sums:
+        total = of_row[0].incomings[1][0]
+        for other in of_row[1:]:
+            total = builder.fadd(total, other.incomings[1][0])
         found.append(builder.call(reduce, [_FLOAT(-0.0), total], fastmath=("reassoc",)))
     return found
 
 
-def _vector(builder, entry, size, start, column, part):  # type: ignore[no-untyped-def]
+def _vector(builder, entry, size, start, column, part):
     at = builder.mul(builder.add(column, _I64(LANES * part)), _I64(size))
     kind = ir.VectorType(entry, LANES)
     address = builder.inttoptr(builder.add(start, at), kind.as_pointer())
     return builder.load(address, align=size, typ=kind)
 
 
-def _ask_ahead(builder, start, column, size):  # type: ignore[no-untyped-def]
+def _ask_ahead(builder, start, column, size):
     """Ask for the cache lines of one step of a later row."""
     at = builder.add(start, builder.mul(column, _I64(size)))
     arguments = [cgutils.voidptr_t, _I32, _I32, _I32]
@@ -172,17 +177,17 @@ def _ask_ahead(builder, start, column, size):  # type: ignore[no-untyped-def]
         builder.call(ask, [address, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
 
 
-def _intrinsic(builder, name, result, arguments):  # type: ignore[no-untyped-def]
+def _intrinsic(builder, name, result, arguments):
     kind = ir.FunctionType(result, arguments)
     return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
 
 
-def _filling(entry, size, widened):  # type: ignore[no-untyped-def]
+def _filling(entry, size, widened):
     """A function that fills y[start:stop] with the products of those rows."""
     several, single = (_dots(entry, size, widened, rows) for rows in (TOGETHER, 1))
 
     @njit(**how)
-    def fill(weight, x, columns, y, start, stop):  # type: ignore[no-untyped-def]
+    def fill(weight, x, columns, y, start, stop):
         stride, row = columns * size, start
         while row + TOGETHER <= stop:
             sums = several(weight + row * stride, stride, x, columns)
@@ -202,7 +207,7 @@ _fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
 
 
 @njit("void(int64[::1], int64)", **how)
-def _share(job, number):  # type: ignore[no-untyped-def]
+def _share(job, number):
     """Multiply the rows of one share."""
     rows, columns, x, weight = job[ROWS], job[COLUMNS], job[X], job[WEIGHT]
     start = number * job[SHARE]
@@ -220,7 +225,7 @@ def _share(job, number):  # type: ignore[no-untyped-def]
 
 
 @njit("void(int64[::1])", **how)
-def _take_shares(job):  # type: ignore[no-untyped-def]
+def _take_shares(job):
     """Take shares until none is left. What a job says is read after a share is taken: from then on
     it stays until the share is done."""
     while load(job, LEFT) > 0:
@@ -232,7 +237,7 @@ def _take_shares(job):  # type: ignore[no-untyped-def]
 
 
 @njit("void(int64[::1], int64)", **how)
-def help_out(job, patience):  # type: ignore[no-untyped-def]
+def help_out(job, patience):
     """A helper's watch: it ends after looking `patience` times without finding work."""
     idle = 0
     while idle < patience:
@@ -244,7 +249,7 @@ def help_out(job, patience):  # type: ignore[no-untyped-def]
 
 
 @njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
-def multiply(job, kind, weight, scale, rows, columns, x, y):  # type: ignore[no-untyped-def]
+def multiply(job, kind, weight, scale, rows, columns, x, y):
     """`weight (O, I)` times `x (I,)` into `y (O,)`, both fp32; everything by address. `scale` (O,)
     is for int8 alone. I is a multiple of `STEP`."""
     job[KIND], job[WEIGHT], job[SCALE], job[X], job[Y] = kind, weight, scale, x, y

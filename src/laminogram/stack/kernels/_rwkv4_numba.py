@@ -1,11 +1,14 @@
-"""One layer of RWKV-4 for one token of one row, in one call: norms, token shifts, the seven products
-by a crew of threads (`_crew_numba`), the recurrence and both additions, in fp32.
+"""One layer of RWKV-4 for one token of one row, in one call: norms, token shifts, the seven
+products by a crew of threads (`_crew_numba`), the recurrence and both additions, in fp32.
 
 The formulas are those of `mixers/rwkv4.py` and `wkv4_naive`.
 
 Axes: C channels, A width, F ffn width.
 """
 
+# Compiled functions take arrays and addresses, for which Python has no types to write.
+# An intrinsic is called without the typing context that it is written with.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
 import math
@@ -30,7 +33,7 @@ _TAYLOR = tuple(np.float32(math.log(2) ** n / math.factorial(n)) for n in range(
 
 
 @njit(**how)
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     """e**x of a number that is not positive, to two roundings; a loop over it is vectorised."""
     power = x * _LOG2_E
     power = np.float32(-126) if power < np.float32(-126) else power  # this way round NaN stays
@@ -43,13 +46,13 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**how)
-def _sigmoid(x):  # type: ignore[no-untyped-def]
+def _sigmoid(x):
     small = _exp(-abs(x))
     return (np.float32(1) if x > 0 else small) / (np.float32(1) + small)
 
 
 @njit(**how)
-def read(kind, address, out):  # type: ignore[no-untyped-def]
+def read(kind, address, out):
     """Numbers in fp32 or bf16 at an address, as fp32."""
     if kind == BF16:
         bits = carray(pointer(address), out.shape, np.uint16)
@@ -60,7 +63,7 @@ def read(kind, address, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**how)
-def write(kind, x, address):  # type: ignore[no-untyped-def]
+def write(kind, x, address):
     """The reverse; bf16 rounded to nearest, to even in the middle."""
     if kind == BF16:
         bits = carray(pointer(address), x.shape, np.uint16)
@@ -73,7 +76,7 @@ def write(kind, x, address):  # type: ignore[no-untyped-def]
 
 
 @njit(**how)
-def _normalise(x, weight, bias, eps, out):  # type: ignore[no-untyped-def]
+def _normalise(x, weight, bias, eps, out):
     mean = np.float32(0)
     for i in range(len(x)):
         mean += x[i]
@@ -87,13 +90,13 @@ def _normalise(x, weight, bias, eps, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**how)
-def _product(job, product, x, y):  # type: ignore[no-untyped-def]
+def _product(job, product, x, y):
     kind, weight, scale = product[0], product[1], product[2]
     multiply(job, kind, weight, scale, product[3], product[4], x.ctypes.data, y.ctypes.data)
 
 
 @njit(**how)
-def _mixed_product(job, product, h, last, mix, spare, y):  # type: ignore[no-untyped-def]
+def _mixed_product(job, product, h, last, mix, spare, y):
     """The product of `h * mix + last * (1 - mix)`."""
     for i in range(len(h)):
         spare[i] = last[i] + mix[i] * (h[i] - last[i])
@@ -101,7 +104,7 @@ def _mixed_product(job, product, h, last, mix, spare, y):  # type: ignore[no-unt
 
 
 @njit(**how)
-def _recur(r, k, v, decay, bonus, state):  # type: ignore[no-untyped-def]
+def _recur(r, k, v, decay, bonus, state):
     """`r` becomes sigmoid(r) times the answer; state (3, A) moves on."""
     one = np.float32(1)
     for i in range(len(r)):
@@ -119,9 +122,7 @@ def _recur(r, k, v, decay, bonus, state):  # type: ignore[no-untyped-def]
 
 
 @njit(**how)
-def layer_step(  # type: ignore[no-untyped-def]
-    job, kind, x_in, products, vectors, past, eps, shifts, state, wide, narrow, out
-):
+def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, wide, narrow, out):
     """A token through the layer.
 
     kind, x_in, out: what the residual stream (C,) is held in, its address, and where to write it.

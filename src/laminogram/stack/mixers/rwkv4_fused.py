@@ -52,7 +52,7 @@ def fused_decoder(layer: Layer, slot: StepSlot) -> FusedDecoder | None:
 def _linears(layer: Layer) -> tuple[Any, ...]:
     """In the order of the kernel."""
     attn, ffn = layer.attn, layer.ffn
-    return attn.r, attn.k, attn.v, attn.o, ffn.up, ffn.r, ffn.down  # type: ignore[return-value]
+    return attn.r, attn.k, attn.v, attn.o, ffn.up, ffn.r, ffn.down
 
 
 def _stored(weight: Any) -> Stored | None:
@@ -68,7 +68,8 @@ class FusedDecoder:
     """`Layer.forward` of one token; the slot's shifts and state move on."""
 
     def __init__(self, layer: Layer, slot: StepSlot, stored: list[Stored]) -> None:
-        attn, ffn, norms = layer.attn, layer.ffn, (layer.attn_norm, layer.ffn_norm)
+        attn: Any = layer.attn
+        ffn, norms = layer.ffn, (layer.attn_norm, layer.ffn_norm)
         self._watch = _Watch(layer, slot)
         self._stored = stored  # the kernel has only addresses
         products = np.array([_row(*one) for one in stored], np.int64)

@@ -1,0 +1,73 @@
+"""The compiled passes: the numbers of the operations of torch that they stand for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laminogram.probe.statistics import passes
+from laminogram.probe.statistics.base import Rows, create
+
+pytest.importorskip("numba")
+
+
+@pytest.fixture
+def small_too(monkeypatch):
+    monkeypatch.setattr(passes, "_LEAST", 1)
+
+
+def values(rows, channels, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, channels, generator=generator) * torch.rand(channels, generator=generator)
+    x[x.abs() < 0.05] = 0
+    return x + 3 * (torch.arange(channels) % 3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 40), channels=st.integers(1, 40), threads=st.integers(1, 3))
+def test_each_pass_equals_torch(rows, channels, threads):
+    x = values(rows, channels, rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        low, high, total, largest = passes.extremes(x)
+        center = x.mean(0).double()
+        sums = passes.powers(x, center)
+        counts, zeros = passes.cells(x, 15, 1 << 16)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(low, x.amin(0)) and torch.equal(high, x.amax(0))
+    assert torch.equal(largest, x.abs().amax(1))
+    assert torch.allclose(total, x.double().sum(0), rtol=1e-13, atol=1e-12)
+    away = x.double() - center
+    expected = torch.stack([(away**p).sum(0) for p in (1, 2, 3, 4)])
+    assert torch.allclose(sums, expected, rtol=1e-12, atol=1e-10)
+    cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
+    assert torch.equal(counts, torch.bincount(cells.flatten(), minlength=1 << 16))
+    assert int(zeros) == int((x == 0).sum())
+
+
+@pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])
+def test_a_statistic_says_the_same_with_and_without(name, monkeypatch):
+    x = values(24, 33).view(2, 12, 33)
+    documents, mask = torch.tensor([4, 1]), torch.ones(2, 12, dtype=torch.bool)
+    results = []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr(passes, "_LEAST", least)
+        statistic = create(name)
+        for part in (x, 2 * x):
+            statistic.update(part, mask, documents)
+        results.append(statistic.result())
+    compiled, plain = results
+    for key, expected in plain.items():
+        assert np.allclose(compiled[key], expected, rtol=1e-10, atol=1e-12, equal_nan=True), key
+
+
+@pytest.mark.usefixtures("small_too")
+def test_what_is_not_finite_or_not_fp32_is_left_to_torch():
+    x = values(8, 4)
+    assert Rows.of(x[None]).compiled
+    assert not Rows.of(x[None].double()).compiled
+    x[2, 1] = torch.inf
+    assert not Rows.of(x[None]).compiled

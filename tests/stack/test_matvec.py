@@ -1,0 +1,107 @@
+"""Products of one row by a crew of threads: the numbers of a plain product, whoever helps."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laminogram.stack import linear as products
+from laminogram.stack.kernels import crew, matvec
+
+pytest.importorskip("numba")
+
+
+@pytest.fixture
+def small_too(monkeypatch):
+    monkeypatch.setattr(matvec, "LEAST_ENTRIES", 1)
+
+
+def drawn(rows, columns, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator) / columns**0.5
+    return weight.to(dtype), torch.randn(columns, generator=generator)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.integers(1, 70),
+    steps=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    threads=st.integers(1, 3),
+)
+def test_equals_the_plain_product(rows, steps, dtype, threads):
+    weight, x = drawn(rows, 32 * steps, dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = matvec.matvec(x, weight)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(found.double(), weight.double() @ x.double(), atol=1e-5)
+
+
+def test_int8_is_codes_times_steps():
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(-128, 128, (37, 64), generator=generator).to(torch.int8)
+    scale, x = torch.rand(37, generator=generator), torch.randn(1, 1, 64, generator=generator)
+    found = matvec.matvec(x, codes, scale)
+    assert found.shape == (1, 1, 37)
+    expected = (codes.double() * scale[:, None].double()) @ x.double().flatten()
+    assert torch.allclose(found.flatten().double(), expected, atol=1e-3)
+
+
+def test_what_is_not_finite_stays_so():
+    weight, x = drawn(8, 64, torch.float32)
+    weight[3, 5], weight[4, 6] = torch.nan, torch.inf
+    found = matvec.matvec(x.abs(), weight)
+    assert found.isnan().tolist() == [i == 3 for i in range(8)] and found[4] == torch.inf
+
+
+def test_two_threads_at_once_get_their_own_numbers():
+    weight, x = drawn(64, 64, torch.float32)
+    wrong = []
+
+    def many(factor):
+        for _ in range(200):
+            if not torch.allclose(
+                matvec.matvec(x * factor, weight), factor * (weight @ x), atol=1e-4
+            ):
+                wrong.append(factor)
+
+    callers = [threading.Thread(target=many, args=(float(i),)) for i in range(1, 4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+@pytest.mark.usefixtures("small_too")
+def test_linear_takes_it_for_one_row_without_gradients(monkeypatch):
+    taken = []
+    plain = matvec.matvec
+    monkeypatch.setattr(products, "matvec", lambda *given: taken.append(1) or plain(*given))
+    weight, x = drawn(40, 64, torch.float32)
+    bias = torch.randn(40)
+    with torch.no_grad():
+        one = products.linear(x[None], weight, bias)
+        products.linear(x.expand(2, -1), weight)
+        products.linear(x[None], weight.t().contiguous().t())
+        products.linear(x[:40][None], weight[:, :40].contiguous())
+    products.linear(x[None], weight)
+    assert taken == [1] and torch.allclose(one[0], weight @ x + bias, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small_too")
+def test_without_numba_torch_does_it(monkeypatch):
+    monkeypatch.setattr(matvec, "numba_missing", lambda: "it is not here")
+    assert not matvec.fits(torch.ones(64, 64))
+
+
+def test_a_child_process_starts_with_no_crew():
+    crew.crew()
+    crew._crews.clear()  # what a fork does
+    weight, x = drawn(40, 64, torch.float32)
+    assert torch.allclose(matvec.matvec(x, weight), weight @ x, atol=1e-5)
