@@ -14,37 +14,24 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_FAST = {"nnan", "nsz", "contract", "reassoc"}
+_FAST = {"nsz", "contract"}  # NaN stays NaN: a sum shows it
 _HOW: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False, "fastmath": _FAST}
 _SIZE = np.int32(0x7FFFFFFF)
 """The bits of a float32 without its sign: sizes in their order, as whole numbers."""
 
 
 @njit(
-    "void(float32[:, ::1], int32[:, ::1], float32[::1], float32[::1], float64[::1], int32[::1])",
+    "void(float32[:, ::1], int32[:, ::1], float64[::1], float32[:, ::1], float64[:, ::1], "
+    "int32[::1])",
     **_HOW,
 )
-def extremes(values, patterns, low, high, total, largest):
-    """Smallest, largest and sum of every channel (C,), the first two starting from numbers that
-    are in it; the pattern of the largest |x| of every row (N,). `patterns` are those of `values`:
-    no compiler takes the largest float of a row in vectors."""
+def summary(values, patterns, center, extremes, sums, largest):
+    """Of every channel the smallest and largest value, `extremes` (2, C), which start from numbers
+    that are in it, and the sums (4, C) of the first four powers of the distance from `center` (C,);
+    of every row the pattern of the largest |x| (N,). `patterns` are those of `values`: no compiler
+    takes the largest float of a row in vectors."""
     rows, channels = values.shape
-    for i in range(rows):
-        for j in range(channels):
-            x = values[i, j]
-            low[j] = min(low[j], x)
-            high[j] = max(high[j], x)
-            total[j] += np.float64(x)
-        most = np.int32(0)
-        for j in range(channels):
-            most = max(most, patterns[i, j] & _SIZE)
-        largest[i] = most
-
-
-@njit("void(float32[:, ::1], float64[::1], float64[:, ::1])", **_HOW)
-def powers(values, center, sums):
-    """Add the first four powers of the distance from a center (C,) to sums (4, C)."""
-    rows, channels = values.shape
+    low, high = extremes[0], extremes[1]
     first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]
     for i in range(rows):
         for j in range(channels):
@@ -54,6 +41,12 @@ def powers(values, center, sums):
             second[j] += square
             third[j] += square * distance
             fourth[j] += square * square
+        most = np.int32(0)
+        for j in range(channels):
+            low[j] = min(low[j], values[i, j])
+            high[j] = max(high[j], values[i, j])
+            most = max(most, patterns[i, j] & _SIZE)
+        largest[i] = most
 
 
 @njit("int64(uint32[::1], uint32, int32[::1])", **_HOW)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from laminogram.errors import ConfigError
 from laminogram.probe.statistics import passes
+from laminogram.probe.statistics.passes import Summary
 
 State = dict[str, Tensor]
 """Named tensors that summarise rows; empty before the first row."""
@@ -118,6 +119,8 @@ class Rows:
     @cached_property
     def valid(self) -> Tensor | None:
         """(N, C) bool, true where a value counts; None where all do."""
+        if self._passed is not None and bool(self._passed.sums[0].sum().isfinite()):
+            return None
         # A sum is a cheap test: any infinity or NaN stays visible in it. (A finite sum that
         # overflows only costs the exact test.) On a GPU the answer would have to be waited for.
         if self.values.device.type == "cpu" and bool(self.values.sum().isfinite()):
@@ -151,25 +154,27 @@ class Rows:
             return counted, total - counted
         return counted, (self.keep.sum() if axis == 0 else self.keep * total) - counted
 
-    @cached_property
+    @property
     def compiled(self) -> bool:
         """Whether the compiled `passes` take these rows: all values count, in fp32 on a CPU."""
-        return passes.compiled(self.values) and self.valid is None and self.keep is None
+        return self._passed is not None and self.valid is None
 
     @cached_property
-    def _extremes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return passes.extremes(self.values)
+    def _passed(self) -> Summary | None:
+        taken = self.keep is None and len(self.values) and passes.compiled(self.values)
+        return passes.summary(self.values) if taken else None
 
-    @cached_property
-    def channel_means(self) -> Tensor:
-        """The mean of every channel (C,), fp64, of rows that are `compiled`."""
-        return self._extremes[2] / len(self.values)
+    @property
+    def summary(self) -> Summary:
+        """What one pass over `compiled` rows found."""
+        assert self._passed is not None
+        return self._passed
 
     @cached_property
     def channel_range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every channel, (C,) each; +inf and -inf where none."""
         if self.compiled:
-            return self._extremes[:2]
+            return self.summary.low, self.summary.high
         if self.valid is None:
             return self.values.amin(0), self.values.amax(0)
         hidden = ~self.valid
@@ -180,7 +185,7 @@ class Rows:
     def row_absmax(self) -> Tensor:
         """Largest |x| of every row, (N,); -1 where a row has no value that counts."""
         if self.compiled:
-            return self._extremes[3]
+            return self.summary.largest
         # Twice a reduction is faster than one over a copy of |x|.
         largest = torch.maximum(self.clean.amax(1), self.clean.amin(1).neg_())
         return largest if self.valid is None else largest.masked_fill(~self.valid.any(1), -1.0)

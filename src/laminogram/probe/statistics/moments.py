@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laminogram.probe.statistics import passes
 from laminogram.probe.statistics.base import Rows, State, Statistic
 
 
@@ -100,8 +99,7 @@ def _power_sums(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
     """A center (C,) near the means, and the sums (4, C) of the first four powers of the distance
     from it."""
     if rows.compiled:
-        center = rows.channel_means.float().double()
-        return center, passes.powers(rows.values, center)
+        return rows.summary.center, rows.summary.sums
     values, center = centred(rows, number)
     sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
     ones = torch.ones(len(values), dtype=torch.float64, device=center.device)
