@@ -70,11 +70,9 @@ class LogHistogram(Statistic):
     def reduce(self, rows: Rows) -> State:
         """Counts by leading bits, gathered into bins: one int64 tensor (bins + 4,)."""
         counts, zeros = _count_cells(rows)
-        running = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        spans = running[_bounds(counts.device)].diff()  # underflow with zeros, the bins, overflow
+        spans = _spans(counts)
         spans[0] -= zeros
-        nonfinite = running[-1] - running[_CELLS]
-        return {"counts": torch.cat([zeros.reshape(1), spans, nonfinite.reshape(1)])}
+        return {"counts": torch.cat([zeros.reshape(1), spans])}
 
     def combine(self, a: State, b: State) -> State:
         """Counts add."""
@@ -107,6 +105,15 @@ class LogHistogram(Statistic):
         if not self.state:
             raise ConfigError(f"the statistic {self.name!r} has seen no tokens")
         return _quantile(self.state["counts"].cpu().numpy(), level)
+
+
+def _spans(counts: Tensor) -> Tensor:
+    """Counts by leading bits, added up: underflow with zeros, the bins, overflow, not finite."""
+    bounds = _bounds(counts.device)
+    if counts.is_cpu:
+        return torch.from_numpy(np.add.reduceat(counts.numpy(), bounds.numpy(), dtype=np.int64))
+    running = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return torch.cat([running[bounds], running[-1:]]).diff()
 
 
 def _count_cells(rows: Rows) -> tuple[Tensor, Tensor]:

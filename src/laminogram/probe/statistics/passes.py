@@ -79,7 +79,7 @@ def _near_mean(values: Tensor) -> Tensor:
 
 def cells(values: Tensor, shift: int, size: int) -> tuple[Tensor, Tensor]:
     """How many values have which leading bits, all but the last `shift` of their float32 pattern
-    without its sign: (`size`,) int64; and how many are zero."""
+    without its sign: (`size`,) int32; and how many are zero."""
     patterns = values.view(torch.int32).flatten().numpy().view(np.uint32)
     found: list[Tensor] = []
     zeros: list[int] = []
@@ -90,7 +90,10 @@ def cells(values: Tensor, shift: int, size: int) -> tuple[Tensor, Tensor]:
         found.append(counts)
 
     _in_parts(part, len(patterns))
-    return torch.stack(found).sum(0, dtype=torch.int64), torch.tensor(sum(zeros))
+    total = found[0]
+    for counts in found[1:]:
+        total += counts
+    return total, torch.tensor(sum(zeros))
 
 
 @cache
