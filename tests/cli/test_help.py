@@ -29,7 +29,8 @@ SURFACE = {
     "convert": {
         *("source", "dst", "--to", "--lossy", "--verify", "--dry-run", "--pairs", "--dtype"),
         *("--rescaled", "--shard-size", "--tp", "--pp", "--vpp", "--stages", "--layout"),
-        *("--norms", "--vocab-size", "--vocab-padding"),
+        *("--norms", "--vocab-size", "--vocab-padding", "--vocab-divisible-by", "--common"),
+        "--iteration",
     },
     "evaluate": {
         *("model", "--tasks", "--data", "--text-file", "--plan", "--limit", "--shots", "--bos"),
