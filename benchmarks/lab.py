@@ -33,9 +33,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Before torch: two spinning processes on a shared machine would slow each other a hundredfold.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 
 from benchmarks.timing import Times, Work, interleave
