@@ -1,0 +1,329 @@
+"""The Triton kernels behind `wkv7_triton`, and what launches them. Import needs Triton.
+
+A sequence is cut into chunks. One program of `_prepare_kernel` writes down what one chunk of one
+head does to values and state (the four matrices of `wkv7`); `_scan_kernel` walks over the chunks
+with the state in registers, a block of its rows in each program, since no row reads another; and
+`_answer_kernel` adds what every chunk reads of the state before it. Only the walk is sequential,
+one product a chunk. Backward is the same walk from the last chunk to the first with the transposed
+matrices, and one kernel more, in which every chunk works out the gradients of its own tokens.
+
+Inside a program: L tokens of a chunk, N head size. The state is (Nv, Nk).
+"""
+
+# Triton kernels take tensors of pointers and blocks, for which Python has no types to write.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS = 16  # of the state, in a program of the walk
+
+
+# fmt: off
+@triton.jit
+def _dot(x, y, PRECISION: tl.constexpr):
+    return tl.dot(x, y, input_precision=PRECISION)
+
+
+@triton.jit
+def _load(at, mask, other: tl.constexpr):
+    return tl.load(at, mask=mask, other=other).to(tl.float32)
+
+
+@triton.jit
+def _store(at, x, mask):
+    tl.store(at, x.to(at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _below(x, L: tl.constexpr, DIAGONAL: tl.constexpr):
+    """The lower triangle of x (L, L)."""
+    row, column = tl.arange(0, L)[:, None], tl.arange(0, L)[None, :]
+    kept = row >= column if DIAGONAL else row > column
+    return tl.where(kept, x, 0.0)
+
+
+@triton.jit
+def _inverse(moved, L: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
+    """`(I - moved)^-1`, moved (L, L) strictly lower triangular.
+
+    The inverses of blocks on the diagonal are joined two by two: nothing is added up that could
+    cancel, as it would in a power series.
+    """
+    row, column = tl.arange(0, L)[:, None], tl.arange(0, L)[None, :]
+    neighbours = (row // 2 == column // 2) & (row > column)
+    found = tl.where(row == column, 1.0, tl.where(neighbours, moved, 0.0))
+    for level in tl.static_range(1, LEVELS):
+        size = 1 << level
+        beside = (row // (2 * size) == column // (2 * size)) & (row // size > column // size)
+        between = tl.where(beside, moved, 0.0)
+        found += _dot(_dot(found, between, PRECISION), found, PRECISION)
+    return found
+
+
+@triton.jit
+def _tokens(tokens, length_ptr, H, HAS_LENGTHS: tl.constexpr, N: tl.constexpr, L: tl.constexpr):
+    """Where this program's chunk lies: offsets (L, N), which are there, which are real."""
+    chunk, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    t = chunk * L + tl.arange(0, L)[:, None]
+    at = ((row.to(tl.int64) * tokens + t) * H + head) * N + tl.arange(0, N)[None, :]
+    length = tokens
+    if HAS_LENGTHS:
+        length = tl.load(length_ptr + row).to(tl.int32)
+    there = (t < tokens) & (tl.arange(0, N)[None, :] >= 0)
+    return at, there, there & (t < length)
+
+
+@triton.jit
+def _scaled(r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real):
+    """The vectors of a chunk in units that do not decay, and the decays (see `wkv7`)."""
+    logs = tl.log(_load(w_ptr + at, real, 1.0))
+    total = tl.cumsum(logs, axis=0)
+    end = tl.sum(logs, axis=0)
+    grown, shrunk = tl.exp(-total), tl.exp(end[None, :] - total)
+    k, b = _load(k_ptr + at, real, 0.0), _load(b_ptr + at, real, 0.0)
+    a_in = _load(a_ptr + at, real, 0.0) * tl.exp(total - logs)
+    r_in = _load(r_ptr + at, there, 0.0) * tl.exp(total)
+    return r_in, a_in, k * grown, b * grown, k * shrunk, b * shrunk, logs, total, end
+
+
+@triton.jit
+def _prepare_kernel(
+    r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, x_ptr, length_ptr, o_ptr, read_ptr, carry_ptr, added_ptr,
+    tokens, chunks, H, HAS_LENGTHS: tl.constexpr, BACKWARD: tl.constexpr,
+    N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """What a chunk does. Forward x is v: its own answers, `read`, and what it adds to the state.
+
+    Backward x is the gradient of the answers: what it adds to the gradient of the state.
+    """
+    at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
+    r_in, a_in, k_in, b_in, k_end, b_end, _logs, _total, end = _scaled(
+        r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
+    x = _load(x_ptr + at, there, 0.0)
+    moved = _below(_dot(a_in, tl.trans(b_in), PRECISION), L, False)
+    inverse = _inverse(moved, L, LEVELS, PRECISION)
+    from_state = _dot(inverse, a_in, PRECISION)
+    reread = _below(_dot(r_in, tl.trans(b_in), PRECISION), L, True)
+    read = r_in + _dot(reread, from_state, PRECISION)
+    n = tl.arange(0, N)
+    carry = _dot(tl.trans(from_state), b_end, PRECISION)
+    carry += tl.where(n[:, None] == n[None, :], tl.exp(end)[None, :], 0.0)
+
+    place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
+    square = place * N * N + n[:, None] * N + n[None, :]
+    tl.store(carry_ptr + square, carry)
+    if BACKWARD:
+        tl.store(added_ptr + square, _dot(tl.trans(x), read, PRECISION))
+    else:
+        found = _below(_dot(a_in, tl.trans(k_in), PRECISION), L, False)
+        from_values = _dot(inverse, found, PRECISION)
+        local = _below(_dot(r_in, tl.trans(k_in), PRECISION), L, True)
+        local += _dot(reread, from_values, PRECISION)
+        write = k_end + _dot(tl.trans(from_values), b_end, PRECISION)
+        tl.store(added_ptr + square, _dot(tl.trans(x), write, PRECISION))
+        tl.store(read_ptr + at, read, mask=there)
+        tl.store(o_ptr + at, _dot(local, x, PRECISION), mask=there)
+
+
+@triton.jit
+def _scan_kernel(
+    state_ptr, carry_ptr, added_ptr, before_ptr, after_ptr, chunks, BACKWARD: tl.constexpr,
+    N: tl.constexpr, ROWS_V: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """`S = S carry + added` chunk by chunk, or backward with `carry` transposed.
+
+    `before` keeps what each chunk starts from, on its way.
+    """
+    place = tl.program_id(1).to(tl.int64)
+    v = tl.program_id(0) * ROWS_V + tl.arange(0, ROWS_V)
+    n = tl.arange(0, N)
+    rows = v[:, None] * N + n[None, :]
+    square = n[:, None] * N + n[None, :]
+    state = tl.load(state_ptr + place * N * N + rows)
+    for step in range(chunks):
+        chunk = chunks - 1 - step if BACKWARD else step
+        here = (place * chunks + chunk) * N * N
+        carry = tl.load(carry_ptr + here + square)
+        added = tl.load(added_ptr + here + rows)
+        tl.store(before_ptr + here + rows, state)
+        if BACKWARD:
+            carry = tl.trans(carry)
+        state = tl.dot(state, carry, acc=added, input_precision=PRECISION)
+    tl.store(after_ptr + place * N * N + rows, state)
+
+
+@triton.jit
+def _answer_kernel(
+    o_ptr, read_ptr, before_ptr, tokens, chunks, H,
+    N: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Adds `read S^T` to the answers that a chunk has from its own tokens."""
+    at, there, _real = _tokens(tokens, o_ptr, H, False, N, L)
+    place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
+    n = tl.arange(0, N)
+    state = tl.load(before_ptr + place * N * N + n[:, None] * N + n[None, :])
+    read = tl.load(read_ptr + at, mask=there, other=0.0)
+    own = tl.load(o_ptr + at, mask=there, other=0.0)
+    o = tl.dot(read, tl.trans(state), acc=own, input_precision=PRECISION)
+    tl.store(o_ptr + at, o, mask=there)
+
+
+@triton.jit
+def _gradient_kernel(
+    r_ptr, w_ptr, k_ptr, v_ptr, a_ptr, b_ptr, length_ptr, before_ptr, go_ptr, gstate_ptr,
+    gr_ptr, gw_ptr, gk_ptr, gv_ptr, ga_ptr, gb_ptr, tokens, chunks, H, HAS_LENGTHS: tl.constexpr,
+    N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """Gradients of a chunk's tokens, from the state before it and the gradient of the one after.
+
+    With `u = (I - moved)^-1 (a S^T + found v)`, what each token finds at its key, the chunk is
+    `o = r S^T + (r k^T) v + (r b^T) u` and `S' = S end + u^T b_end + v^T k_end`; `back` is the
+    gradient of what the inverse is applied to.
+    """
+    at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
+    r_in, a_in, k_in, b_in, k_end, b_end, logs, total, end = _scaled(
+        r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
+    v, go = _load(v_ptr + at, there, 0.0), _load(go_ptr + at, there, 0.0)
+    place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
+    n = tl.arange(0, N)
+    square = place * N * N + n[:, None] * N + n[None, :]
+    state, gstate = tl.load(before_ptr + square), tl.load(gstate_ptr + square)
+
+    found = _below(_dot(a_in, tl.trans(k_in), PRECISION), L, False)
+    moved = _below(_dot(a_in, tl.trans(b_in), PRECISION), L, False)
+    inverse = _inverse(moved, L, LEVELS, PRECISION)
+    given = _dot(a_in, tl.trans(state), PRECISION) + _dot(found, v, PRECISION)
+    u = _dot(inverse, given, PRECISION)
+    reread = _below(_dot(r_in, tl.trans(b_in), PRECISION), L, True)
+    gu = _dot(tl.trans(reread), go, PRECISION) + _dot(b_end, tl.trans(gstate), PRECISION)
+    back = _dot(tl.trans(inverse), gu, PRECISION)
+
+    direct = _below(_dot(r_in, tl.trans(k_in), PRECISION), L, True)
+    gv = _dot(tl.trans(direct), go, PRECISION) + _dot(k_end, tl.trans(gstate), PRECISION)
+    gv += _dot(tl.trans(found), back, PRECISION)
+    _store(gv_ptr + at, gv, there)
+
+    by_v = _below(_dot(go, tl.trans(v), PRECISION), L, True)
+    by_u = _below(_dot(go, tl.trans(u), PRECISION), L, True)
+    back_v = _below(_dot(back, tl.trans(v), PRECISION), L, False)
+    back_u = _below(_dot(back, tl.trans(u), PRECISION), L, False)
+
+    gr = _dot(go, state, PRECISION) + _dot(by_v, k_in, PRECISION) + _dot(by_u, b_in, PRECISION)
+    by_total = gr * r_in
+    _store(gr_ptr + at, gr * tl.exp(total), there)
+    ga = _dot(back, state, PRECISION)
+    ga += _dot(back_u, b_in, PRECISION) + _dot(back_v, k_in, PRECISION)
+    by_before = ga * a_in
+    _store(ga_ptr + at, ga * tl.exp(total - logs), real)
+
+    grown, shrunk = tl.exp(-total), tl.exp(end[None, :] - total)
+    gk_in = _dot(tl.trans(by_v), r_in, PRECISION) + _dot(tl.trans(back_v), a_in, PRECISION)
+    gk_end = _dot(v, gstate, PRECISION)
+    by_end = tl.exp(end) * tl.sum(state * gstate, axis=0) + tl.sum(gk_end * k_end, axis=0)
+    by_total -= gk_in * k_in + gk_end * k_end
+    _store(gk_ptr + at, gk_in * grown + gk_end * shrunk, real)
+    gb_in = _dot(tl.trans(by_u), r_in, PRECISION) + _dot(tl.trans(back_u), a_in, PRECISION)
+    gb_end = _dot(u, gstate, PRECISION)
+    by_end += tl.sum(gb_end * b_end, axis=0)
+    by_total -= gb_in * b_in + gb_end * b_end
+    _store(gb_ptr + at, gb_in * grown + gb_end * shrunk, real)
+
+    by_logs = tl.cumsum(by_total + by_before, axis=0, reverse=True) - by_before + by_end[None, :]
+    _store(gw_ptr + at, by_logs * tl.exp(-logs), real)
+# fmt: on
+
+
+class _Plan:
+    """Sizes of one call: B rows, T tokens in chunks of L, H heads of N."""
+
+    def __init__(self, r: Tensor, chunk: int, precision: str) -> None:
+        self.batch, self.tokens, self.heads, self.size = r.shape
+        self.chunks = -(-self.tokens // chunk)
+        self.grid: Any = (self.chunks, self.heads, self.batch)
+        self.sizes = (self.tokens, self.chunks, self.heads)
+        self.flags: Any = {"N": self.size, "PRECISION": precision}
+        self.chunk: Any = {"L": chunk, "LEVELS": chunk.bit_length() - 1}
+
+    def squares(self, like: Tensor) -> Tensor:
+        """Room for a matrix of every chunk, (B, H, n, N, N) in float32."""
+        shape = (self.batch, self.heads, self.chunks, self.size, self.size)
+        return torch.empty(shape, device=like.device, dtype=torch.float32)
+
+
+def _scan(plan: _Plan, state: Tensor, carry: Tensor, added: Tensor, backward: bool) -> Any:
+    """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
+    before, after = torch.empty_like(added), torch.empty_like(state)
+    grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
+    _scan_kernel[grid](
+        state, carry, added, before, after, plan.chunks,
+        BACKWARD=backward, ROWS_V=ROWS, **plan.flags, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return before, after
+
+
+def forward(
+    inputs: tuple[Tensor, ...],
+    state: Tensor,
+    lengths: Tensor | None,
+    *,
+    chunk: int,
+    precision: str,
+    warps: int = 4,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o (B, T, H, N), the state after (B, H, N, N) and those before each chunk (B, H, n, N, N).
+
+    inputs: r, w, k, v, a, b, each (B, T, H, N) and contiguous, at least one token.
+    """
+    r, w, k, v, a, b = inputs
+    plan = _Plan(r, chunk, precision)
+    o = torch.empty(r.shape, device=r.device, dtype=torch.float32)
+    read, carry, added = torch.empty_like(o), plan.squares(r), plan.squares(r)
+    ends = state if lengths is None else lengths  # a pointer is asked for either way
+    _prepare_kernel[plan.grid](
+        r, w, k, a, b, v, ends, o, read, carry, added, *plan.sizes,
+        HAS_LENGTHS=lengths is not None, BACKWARD=False, **plan.flags, **plan.chunk,
+        num_warps=warps,
+    )  # fmt: skip
+    before, after = _scan(plan, state, carry, added, False)
+    _answer_kernel[plan.grid](o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4)
+    return o, after, before
+
+
+def backward(
+    inputs: tuple[Tensor, ...],
+    lengths: Tensor | None,
+    before: Tensor,
+    grad_o: Tensor,
+    grad_after: Tensor,
+    *,
+    chunk: int,
+    precision: str,
+    warps: int = 4,
+) -> tuple[Tensor, ...]:
+    """Gradients of r, w, k, v, a, b and of the state given, in that order.
+
+    before: as `forward` gave it with the same chunk; grad_after (B, H, N, N) in float32.
+    """
+    r, w, k, v, a, b = inputs
+    plan = _Plan(r, chunk, precision)
+    carry, added = plan.squares(r), plan.squares(r)
+    ends, flags = before if lengths is None else lengths, plan.flags | plan.chunk
+    flags |= {"HAS_LENGTHS": lengths is not None, "num_warps": warps}
+    _prepare_kernel[plan.grid](
+        r, w, k, a, b, grad_o, ends, added, added, carry, added, *plan.sizes, BACKWARD=True, **flags
+    )
+    grad_states, grad_state = _scan(plan, grad_after, carry, added, True)
+    # a pad's decay, key and two removals have no part, and no store
+    grads = tuple(torch.empty_like(x) if lengths is None else torch.zeros_like(x) for x in inputs)
+    gr, gw, gk, gv, ga, gb = grads
+    _gradient_kernel[plan.grid](
+        r, w, k, v, a, b, ends, before, grad_o, grad_states,
+        gr, gw, gk, gv, ga, gb, *plan.sizes, **flags,
+    )  # fmt: skip
+    return (*grads, grad_state)
