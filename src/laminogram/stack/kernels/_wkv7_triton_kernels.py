@@ -81,15 +81,18 @@ def _tokens(tokens, length_ptr, H, HAS_LENGTHS: tl.constexpr, N: tl.constexpr, L
 
 @triton.jit
 def _scaled(r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real):
-    """The vectors of a chunk in units that do not decay, and the decays (see `wkv7`)."""
+    """The vectors of a chunk in units that do not decay (see `wkv7`), and the logs of the decays.
+
+    `end` (N,) brings the units of the chunk's keys back to those of the state after it.
+    """
     logs = tl.log(_load(w_ptr + at, real, 1.0))
     total = tl.cumsum(logs, axis=0)
-    end = tl.sum(logs, axis=0)
-    grown, shrunk = tl.exp(-total), tl.exp(end[None, :] - total)
-    k, b = _load(k_ptr + at, real, 0.0), _load(b_ptr + at, real, 0.0)
-    a_in = _load(a_ptr + at, real, 0.0) * tl.exp(total - logs)
-    r_in = _load(r_ptr + at, there, 0.0) * tl.exp(total)
-    return r_in, a_in, k * grown, b * grown, k * shrunk, b * shrunk, logs, total, end
+    end = tl.exp(tl.sum(logs, axis=0))
+    grown = tl.exp(-total)
+    k, b = _load(k_ptr + at, real, 0.0) * grown, _load(b_ptr + at, real, 0.0) * grown
+    a = _load(a_ptr + at, real, 0.0) * tl.exp(total - logs)
+    r = _load(r_ptr + at, there, 0.0) * tl.exp(total)
+    return r, k, a, b, total, end
 
 
 @triton.jit
@@ -103,31 +106,29 @@ def _prepare_kernel(
     Backward x is the gradient of the answers: what it adds to the gradient of the state.
     """
     at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
-    r_in, a_in, k_in, b_in, k_end, b_end, _logs, _total, end = _scaled(
-        r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
-    x = _load(x_ptr + at, there, 0.0)
-    moved = _below(_dot(a_in, tl.trans(b_in), PRECISION), L, False)
-    inverse = _inverse(moved, L, LEVELS, PRECISION)
-    from_state = _dot(inverse, a_in, PRECISION)
-    reread = _below(_dot(r_in, tl.trans(b_in), PRECISION), L, True)
-    read = r_in + _dot(reread, from_state, PRECISION)
-    n = tl.arange(0, N)
-    carry = _dot(tl.trans(from_state), b_end, PRECISION)
-    carry += tl.where(n[:, None] == n[None, :], tl.exp(end)[None, :], 0.0)
-
     place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
+    n = tl.arange(0, N)
     square = place * N * N + n[:, None] * N + n[None, :]
+    r, k, a, b, _total, end = _scaled(r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
+    moved = _below(_dot(a, tl.trans(b), PRECISION), L, False)
+    inverse = _inverse(moved, L, LEVELS, PRECISION)
+    from_state = _dot(inverse, a, PRECISION)
+    carry = _dot(tl.trans(from_state), b, PRECISION)
+    carry = tl.where(n[:, None] == n[None, :], carry + 1.0, carry) * end[None, :]
     tl.store(carry_ptr + square, carry)
+    reread = _below(_dot(r, tl.trans(b), PRECISION), L, True)
+    read = r + _dot(reread, from_state, PRECISION)
+    x = _load(x_ptr + at, there, 0.0)
     if BACKWARD:
         tl.store(added_ptr + square, _dot(tl.trans(x), read, PRECISION))
     else:
-        found = _below(_dot(a_in, tl.trans(k_in), PRECISION), L, False)
-        from_values = _dot(inverse, found, PRECISION)
-        local = _below(_dot(r_in, tl.trans(k_in), PRECISION), L, True)
-        local += _dot(reread, from_values, PRECISION)
-        write = k_end + _dot(tl.trans(from_values), b_end, PRECISION)
-        tl.store(added_ptr + square, _dot(tl.trans(x), write, PRECISION))
         tl.store(read_ptr + at, read, mask=there)
+        found = _below(_dot(a, tl.trans(k), PRECISION), L, False)
+        from_values = _dot(inverse, found, PRECISION)
+        write = k + _dot(tl.trans(from_values), b, PRECISION)
+        tl.store(added_ptr + square, _dot(tl.trans(x), write, PRECISION) * end[None, :])
+        local = _below(_dot(r, tl.trans(k), PRECISION), L, True)
+        local += _dot(reread, from_values, PRECISION)
         tl.store(o_ptr + at, _dot(local, x, PRECISION), mask=there)
 
 
@@ -183,59 +184,58 @@ def _gradient_kernel(
     """Gradients of a chunk's tokens, from the state before it and the gradient of the one after.
 
     With `u = (I - moved)^-1 (a S^T + found v)`, what each token finds at its key, the chunk is
-    `o = r S^T + (r k^T) v + (r b^T) u` and `S' = S end + u^T b_end + v^T k_end`; `back` is the
-    gradient of what the inverse is applied to.
+    `o = r S^T + (r k^T) v + (r b^T) u` and `S' = (S + u^T b + v^T k) end`; `back` is the gradient
+    of what the inverse is applied to.
     """
     at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
-    r_in, a_in, k_in, b_in, k_end, b_end, logs, total, end = _scaled(
-        r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
-    v, go = _load(v_ptr + at, there, 0.0), _load(go_ptr + at, there, 0.0)
     place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
     n = tl.arange(0, N)
     square = place * N * N + n[:, None] * N + n[None, :]
-    state, gstate = tl.load(before_ptr + square), tl.load(gstate_ptr + square)
+    r, k, a, b, total, end = _scaled(r_ptr, w_ptr, k_ptr, a_ptr, b_ptr, at, there, real)
+    v, go = _load(v_ptr + at, there, 0.0), _load(go_ptr + at, there, 0.0)
+    state = tl.load(before_ptr + square)
+    gstate = tl.load(gstate_ptr + square) * end[None, :]
+    by_end = tl.sum(state * gstate, axis=0)
 
-    found = _below(_dot(a_in, tl.trans(k_in), PRECISION), L, False)
-    moved = _below(_dot(a_in, tl.trans(b_in), PRECISION), L, False)
+    found = _below(_dot(a, tl.trans(k), PRECISION), L, False)
+    moved = _below(_dot(a, tl.trans(b), PRECISION), L, False)
     inverse = _inverse(moved, L, LEVELS, PRECISION)
-    given = _dot(a_in, tl.trans(state), PRECISION) + _dot(found, v, PRECISION)
+    given = _dot(a, tl.trans(state), PRECISION) + _dot(found, v, PRECISION)
     u = _dot(inverse, given, PRECISION)
-    reread = _below(_dot(r_in, tl.trans(b_in), PRECISION), L, True)
-    gu = _dot(tl.trans(reread), go, PRECISION) + _dot(b_end, tl.trans(gstate), PRECISION)
+    reread = _below(_dot(r, tl.trans(b), PRECISION), L, True)
+    gu = _dot(tl.trans(reread), go, PRECISION) + _dot(b, tl.trans(gstate), PRECISION)
     back = _dot(tl.trans(inverse), gu, PRECISION)
 
-    direct = _below(_dot(r_in, tl.trans(k_in), PRECISION), L, True)
-    gv = _dot(tl.trans(direct), go, PRECISION) + _dot(k_end, tl.trans(gstate), PRECISION)
-    gv += _dot(tl.trans(found), back, PRECISION)
-    _store(gv_ptr + at, gv, there)
+    direct = _below(_dot(r, tl.trans(k), PRECISION), L, True)
+    gv = _dot(tl.trans(direct), go, PRECISION) + _dot(k, tl.trans(gstate), PRECISION)
+    _store(gv_ptr + at, gv + _dot(tl.trans(found), back, PRECISION), there)
 
     by_v = _below(_dot(go, tl.trans(v), PRECISION), L, True)
-    by_u = _below(_dot(go, tl.trans(u), PRECISION), L, True)
     back_v = _below(_dot(back, tl.trans(v), PRECISION), L, False)
-    back_u = _below(_dot(back, tl.trans(u), PRECISION), L, False)
+    end_k = _dot(v, gstate, PRECISION)
+    gk = _dot(tl.trans(by_v), r, PRECISION) + _dot(tl.trans(back_v), a, PRECISION) + end_k
+    by_total = -gk * k
+    by_end += tl.sum(end_k * k, axis=0)
+    _store(gk_ptr + at, gk * tl.exp(-total), real)
 
-    gr = _dot(go, state, PRECISION) + _dot(by_v, k_in, PRECISION) + _dot(by_u, b_in, PRECISION)
-    by_total = gr * r_in
+    by_u = _below(_dot(go, tl.trans(u), PRECISION), L, True)
+    back_u = _below(_dot(back, tl.trans(u), PRECISION), L, False)
+    end_b = _dot(u, gstate, PRECISION)
+    gb = _dot(tl.trans(by_u), r, PRECISION) + _dot(tl.trans(back_u), a, PRECISION) + end_b
+    by_total -= gb * b
+    by_end += tl.sum(end_b * b, axis=0)
+    _store(gb_ptr + at, gb * tl.exp(-total), real)
+
+    gr = _dot(go, state, PRECISION) + _dot(by_v, k, PRECISION) + _dot(by_u, b, PRECISION)
+    by_total += gr * r
     _store(gr_ptr + at, gr * tl.exp(total), there)
     ga = _dot(back, state, PRECISION)
-    ga += _dot(back_u, b_in, PRECISION) + _dot(back_v, k_in, PRECISION)
-    by_before = ga * a_in
-    _store(ga_ptr + at, ga * tl.exp(total - logs), real)
-
-    grown, shrunk = tl.exp(-total), tl.exp(end[None, :] - total)
-    gk_in = _dot(tl.trans(by_v), r_in, PRECISION) + _dot(tl.trans(back_v), a_in, PRECISION)
-    gk_end = _dot(v, gstate, PRECISION)
-    by_end = tl.exp(end) * tl.sum(state * gstate, axis=0) + tl.sum(gk_end * k_end, axis=0)
-    by_total -= gk_in * k_in + gk_end * k_end
-    _store(gk_ptr + at, gk_in * grown + gk_end * shrunk, real)
-    gb_in = _dot(tl.trans(by_u), r_in, PRECISION) + _dot(tl.trans(back_u), a_in, PRECISION)
-    gb_end = _dot(u, gstate, PRECISION)
-    by_end += tl.sum(gb_end * b_end, axis=0)
-    by_total -= gb_in * b_in + gb_end * b_end
-    _store(gb_ptr + at, gb_in * grown + gb_end * shrunk, real)
-
+    ga += _dot(back_u, b, PRECISION) + _dot(back_v, k, PRECISION)
+    by_before = ga * a
+    w = _load(w_ptr + at, real, 1.0)
+    _store(ga_ptr + at, ga * tl.exp(total) / w, real)
     by_logs = tl.cumsum(by_total + by_before, axis=0, reverse=True) - by_before + by_end[None, :]
-    _store(gw_ptr + at, by_logs * tl.exp(-logs), real)
+    _store(gw_ptr + at, by_logs / w, real)
 # fmt: on
 
 
