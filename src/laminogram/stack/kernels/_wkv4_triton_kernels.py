@@ -1,9 +1,13 @@
 """The Triton kernels behind `wkv4_triton`, and what launches them. Import needs Triton.
 
-One program handles one batch row and one block of channels and walks over the tokens in groups: it
-loads a whole group first, so that the loads overlap, and then steps through it. Forward keeps the
-state before each group (the marks); backward walks the groups from the last to the first, replays
-each from its mark, and runs the adjoint back.
+One program handles one batch row, one block of channels and one chunk of tokens, and walks over the
+tokens in groups: it loads a whole group first, so that the loads overlap, and then steps through
+it. Forward keeps the state before each group (the marks); backward walks the groups from the last
+to the first, replays each from its mark, and runs the adjoint back.
+
+Where rows and channels are too few to fill the card the sequence is cut into chunks. A first launch
+walks each of them from an empty state; the second one adds up what all earlier chunks (backward:
+all later ones) have left, each decayed by the tokens between, and starts from that.
 
 Channels of a row are contiguous, so neighbouring threads read neighbouring addresses.
 """
@@ -20,7 +24,11 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 32  # channels of a program: one warp, one channel per thread
-GROUP = 4  # tokens loaded together; the two kernels write them out one by one
+GROUP = 4  # tokens loaded together; the kernels write them out one by one
+WARPS = 2048  # as many programs as a large card keeps in flight
+MOST_CHUNKS = 32  # what a thread can hold of the others' sums
+SHORTEST = 32  # tokens of a chunk: below that its two walks cost more than they save
+EMPTY = tl.constexpr(-1e30)  # the scale of sums over nothing
 
 
 @triton.jit
@@ -68,6 +76,59 @@ def _store_state(at, num, den, scale, inside, A):
 
 
 @triton.jit
+def _joined(
+    num, den, scale, summary_ptr, chunk, length, w, inside, channel, A,
+    CHUNKS: tl.constexpr, BACKWARD: tl.constexpr,
+):
+    """What a chunk starts from: the sums given, and all that the chunks before it have left.
+
+    Backward: the chunks after it. The sums given are as far away as the first of them.
+    """
+    other = tl.arange(0, CHUNKS)[:, None]
+    at = summary_ptr + other * 3 * A + channel[None, :]
+    if BACKWARD:
+        between, past = other - chunk - 1, other > chunk
+    else:
+        between, past = chunk - 1 - other, other < chunk
+    past = past & (other < tl.num_programs(1)) & inside[None, :]
+    nums, dens = tl.load(at, mask=past, other=0.0), tl.load(at + A, mask=past, other=0.0)
+    scales = tl.load(at + 2 * A, mask=past, other=EMPTY)
+    scales += tl.where(past, (between * length).to(tl.float32) * w[None, :], 0.0)
+    if not BACKWARD:
+        scale += (chunk * length).to(tl.float32) * w
+    top = tl.maximum(scale, tl.max(scales, axis=0))
+    share, shares = tl.exp(scale - top), tl.exp(scales - top[None, :])
+    num = share * num + tl.sum(shares * nums, axis=0)
+    return num, share * den + tl.sum(shares * dens, axis=0), top
+
+
+@triton.jit
+def _summary_kernel(
+    k_ptr, v_ptr, w_ptr, summary_ptr, tokens, span, A, BLOCK_A: tl.constexpr
+):
+    """The sums over each chunk alone: a walk from the empty state, without answers."""
+    row, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    channel = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
+    inside = channel < A
+    w = tl.load(w_ptr + channel, mask=inside, other=0.0)
+    at = row * tokens * A + channel
+    k, v = k_ptr + at, v_ptr + at
+    zero = tl.zeros([BLOCK_A], dtype=tl.float32)
+    n, d, s = zero, zero, zero + EMPTY
+    for t in range(chunk * span, (chunk + 1) * span, 4):
+        k0, v0 = _load(k, t, tokens, inside, A), _load(v, t, tokens, inside, A)
+        k1, v1 = _load(k, t + 1, tokens, inside, A), _load(v, t + 1, tokens, inside, A)
+        k2, v2 = _load(k, t + 2, tokens, inside, A), _load(v, t + 2, tokens, inside, A)
+        k3, v3 = _load(k, t + 3, tokens, inside, A), _load(v, t + 3, tokens, inside, A)
+        n, d, s = _advance(n, d, s, k0, v0, w)
+        n, d, s = _advance(n, d, s, k1, v1, w)
+        n, d, s = _advance(n, d, s, k2, v2, w)
+        n, d, s = _advance(n, d, s, k3, v3, w)
+    chunks = tl.num_programs(1) + 1  # the last one leaves nothing to anybody
+    _store_state(summary_ptr + (row * chunks + chunk) * 3 * A + channel, n, d, s, inside, A)
+
+
+@triton.jit
 def _forward_token(
     t, num, den, scale, end_num, end_den, end_scale, k, v, w, u, y, tokens, length, inside, A
 ):
@@ -85,29 +146,32 @@ def _forward_token(
 @triton.jit
 def _forward_kernel(
     k_ptr, v_ptr, w_ptr, u_ptr, state_ptr, length_ptr, y_ptr, after_ptr, mark_ptr,
-    tokens, groups, A, HAS_LENGTHS: tl.constexpr, SAVE: tl.constexpr, BLOCK_A: tl.constexpr,
+    summary_ptr, tokens, span, A, HAS_LENGTHS: tl.constexpr, SAVE: tl.constexpr,
+    CHUNKS: tl.constexpr, BLOCK_A: tl.constexpr,
 ):
-    row = tl.program_id(1).to(tl.int64)
+    row, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1)
     channel = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside = channel < A
     w = tl.load(w_ptr + channel, mask=inside, other=0.0)
     u = tl.load(u_ptr + channel, mask=inside, other=0.0)
     n, d, s = _load_state(state_ptr + row * 3 * A + channel, inside, A)
+    if CHUNKS > 1:
+        earlier = summary_ptr + row * tl.num_programs(1) * 3 * A
+        n, d, s = _joined(n, d, s, earlier, chunk, span, w, inside, channel, A, CHUNKS, False)
     en, ed, es = n, d, s
     length = tokens
     if HAS_LENGTHS:
         length = tl.load(length_ptr + row).to(tl.int32)
     at = row * tokens * A + channel
     k, v, y = k_ptr + at, v_ptr + at, y_ptr + at
-    mark = mark_ptr + row * groups * 3 * A + channel
-    for group in range(groups):
-        t = group * 4
+    mark = mark_ptr + row * tl.cdiv(tokens, 4) * 3 * A + channel
+    for t in range(chunk * span, tl.minimum((chunk + 1) * span, tokens), 4):
         k0, v0 = _load(k, t, tokens, inside, A), _load(v, t, tokens, inside, A)
         k1, v1 = _load(k, t + 1, tokens, inside, A), _load(v, t + 1, tokens, inside, A)
         k2, v2 = _load(k, t + 2, tokens, inside, A), _load(v, t + 2, tokens, inside, A)
         k3, v3 = _load(k, t + 3, tokens, inside, A), _load(v, t + 3, tokens, inside, A)
         if SAVE:
-            _store_state(mark + group * 3 * A, n, d, s, inside, A)
+            _store_state(mark + t // 4 * 3 * A, n, d, s, inside, A)
         n, d, s, en, ed, es = _forward_token(
             t, n, d, s, en, ed, es, k0, v0, w, u, y, tokens, length, inside, A)
         n, d, s, en, ed, es = _forward_token(
@@ -116,13 +180,14 @@ def _forward_kernel(
             t + 2, n, d, s, en, ed, es, k2, v2, w, u, y, tokens, length, inside, A)
         n, d, s, en, ed, es = _forward_token(
             t + 3, n, d, s, en, ed, es, k3, v3, w, u, y, tokens, length, inside, A)
-    _store_state(after_ptr + row * 3 * A + channel, en, ed, es, inside, A)
+    ends_here = chunk == tl.maximum(tl.cdiv(length, span) - 1, 0)
+    _store_state(after_ptr + row * 3 * A + channel, en, ed, es, inside & ends_here, A)
 
 
 @triton.jit
 def _backward_token(
     t, adj_num, adj_den, reach, grad_w, grad_u, num, den, scale, k, v, g, w, u, gk, gv,
-    tokens, inside, A,
+    tokens, inside, A, SUMMARY: tl.constexpr,
 ):
     """One token of the walk back, from the state before it.
 
@@ -136,8 +201,9 @@ def _backward_token(
     own = tl.exp(u + k - top)
     later = tl.exp(k + reach)
     by_own = own * (by_num * v + by_den)
-    _store(gk, by_own + later * (adj_num * v + adj_den), t, tokens, inside, A)
-    _store(gv, own * by_num + later * adj_num, t, tokens, inside, A)
+    if not SUMMARY:
+        _store(gk, by_own + later * (adj_num * v + adj_den), t, tokens, inside, A)
+        _store(gv, own * by_num + later * adj_num, t, tokens, inside, A)
     grad_u += by_own
     grad_w += tl.exp(scale + w + reach) * (adj_num * num + adj_den * den)
 
@@ -152,46 +218,77 @@ def _backward_token(
 @triton.jit
 def _backward_kernel(
     k_ptr, v_ptr, w_ptr, u_ptr, mark_ptr, g_ptr, gk_ptr, gv_ptr, gw_ptr, gu_ptr,
-    tokens, groups, A, BLOCK_A: tl.constexpr,
+    summary_ptr, tokens, span, A, SUMMARY: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_A: tl.constexpr,
 ):
-    row = tl.program_id(1).to(tl.int64)
+    """Gradients of a chunk's tokens, or (SUMMARY) only the adjoint that it hands to earlier ones."""
+    row, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1)
     channel = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside = channel < A
     w = tl.load(w_ptr + channel, mask=inside, other=0.0)
     u = tl.load(u_ptr + channel, mask=inside, other=0.0)
     at = row * tokens * A + channel
     k, v, g, gk, gv = k_ptr + at, v_ptr + at, g_ptr + at, gk_ptr + at, gv_ptr + at
-    mark = mark_ptr + row * groups * 3 * A + channel
+    mark = mark_ptr + row * tl.cdiv(tokens, 4) * 3 * A + channel
+    place = row * tl.num_programs(1) + chunk
     zero = tl.zeros([BLOCK_A], dtype=tl.float32)
-    an, ad, reach, gw, gu = zero, zero, zero - 1e30, zero, zero
+    an, ad, reach, gw, gu = zero, zero, zero + EMPTY, zero, zero
+    if CHUNKS > 1 and not SUMMARY:
+        later = summary_ptr + row * tl.num_programs(1) * 3 * A
+        an, ad, reach = _joined(
+            an, ad, reach, later, chunk, span, w, inside, channel, A, CHUNKS, True)
+    first, groups = chunk * span, tl.cdiv(tl.minimum(span, tokens - chunk * span), 4)
     for back in range(groups):
-        group = groups - 1 - back
-        t = group * 4
+        t = first + (groups - 1 - back) * 4
         k0, v0 = _load(k, t, tokens, inside, A), _load(v, t, tokens, inside, A)
         k1, v1 = _load(k, t + 1, tokens, inside, A), _load(v, t + 1, tokens, inside, A)
         k2, v2 = _load(k, t + 2, tokens, inside, A), _load(v, t + 2, tokens, inside, A)
         k3, v3 = _load(k, t + 3, tokens, inside, A), _load(v, t + 3, tokens, inside, A)
         g0, g1 = _load(g, t, tokens, inside, A), _load(g, t + 1, tokens, inside, A)
         g2, g3 = _load(g, t + 2, tokens, inside, A), _load(g, t + 3, tokens, inside, A)
-        n0, d0, s0 = _load_state(mark + group * 3 * A, inside, A)
+        n0, d0, s0 = _load_state(mark + t // 4 * 3 * A, inside, A)
         n1, d1, s1 = _advance(n0, d0, s0, k0, v0, w)
         n2, d2, s2 = _advance(n1, d1, s1, k1, v1, w)
         n3, d3, s3 = _advance(n2, d2, s2, k2, v2, w)
         an, ad, reach, gw, gu = _backward_token(
-            t + 3, an, ad, reach, gw, gu, n3, d3, s3, k3, v3, g3, w, u, gk, gv, tokens, inside, A)
+            t + 3, an, ad, reach, gw, gu, n3, d3, s3, k3, v3, g3, w, u, gk, gv,
+            tokens, inside, A, SUMMARY)
         an, ad, reach, gw, gu = _backward_token(
-            t + 2, an, ad, reach, gw, gu, n2, d2, s2, k2, v2, g2, w, u, gk, gv, tokens, inside, A)
+            t + 2, an, ad, reach, gw, gu, n2, d2, s2, k2, v2, g2, w, u, gk, gv,
+            tokens, inside, A, SUMMARY)
         an, ad, reach, gw, gu = _backward_token(
-            t + 1, an, ad, reach, gw, gu, n1, d1, s1, k1, v1, g1, w, u, gk, gv, tokens, inside, A)
+            t + 1, an, ad, reach, gw, gu, n1, d1, s1, k1, v1, g1, w, u, gk, gv,
+            tokens, inside, A, SUMMARY)
         an, ad, reach, gw, gu = _backward_token(
-            t, an, ad, reach, gw, gu, n0, d0, s0, k0, v0, g0, w, u, gk, gv, tokens, inside, A)
-    tl.store(gw_ptr + row * A + channel, gw, mask=inside)
-    tl.store(gu_ptr + row * A + channel, gu, mask=inside)
+            t, an, ad, reach, gw, gu, n0, d0, s0, k0, v0, g0, w, u, gk, gv,
+            tokens, inside, A, SUMMARY)
+    if SUMMARY:
+        _store_state(summary_ptr + place * 3 * A + channel, an, ad, reach, inside, A)
+    else:
+        tl.store(gw_ptr + place * A + channel, gw, mask=inside)
+        tl.store(gu_ptr + place * A + channel, gu, mask=inside)
 # fmt: on
 
 
-def _groups(tokens: int) -> int:
-    return -(-tokens // GROUP)
+class _Cut:
+    """How (B, T, A) is cut into programs: `chunks` chunks of `span` tokens."""
+
+    def __init__(self, k: Tensor) -> None:
+        self.batch, self.tokens, self.width = k.shape
+        blocks = triton.cdiv(self.width, BLOCK)
+        wanted = min(MOST_CHUNKS, triton.cdiv(WARPS, blocks * self.batch))
+        span = max(SHORTEST, triton.cdiv(self.tokens, wanted))
+        self.span = triton.cdiv(span, GROUP) * GROUP
+        self.chunks = triton.cdiv(self.tokens, self.span)
+        self.groups = triton.cdiv(self.tokens, GROUP)
+        self.grid: Any = (blocks, self.chunks, self.batch)
+        self.sizes = (self.tokens, self.span, self.width)
+        self.flags: Any = {"BLOCK_A": BLOCK, "num_warps": 1}
+        self.others: Any = {"CHUNKS": triton.next_power_of_2(self.chunks)}
+
+    def summary(self, like: Tensor) -> Tensor:
+        """Room for the sums of every chunk, (B, n, 3, A)."""
+        return like.new_empty(self.batch, self.chunks, 3, self.width, dtype=torch.float32)
 
 
 def forward(
@@ -208,32 +305,39 @@ def forward(
 
     The marks are empty unless `save`.
     """
-    batch, tokens, width = k.shape
-    groups = _groups(tokens)
+    cut = _Cut(k)
     y = torch.empty_like(k, dtype=out_dtype)
     after = torch.empty_like(state)
-    marks = state.new_empty(batch, groups if save else 0, 3, width)
+    marks = state.new_empty(cut.batch, cut.groups if save else 0, 3, cut.width)
     if k.numel() == 0:
         return y, after.copy_(state), marks
+    summary = state
+    if cut.chunks > 1:
+        summary = cut.summary(state)
+        grid: Any = (cut.grid[0], cut.chunks - 1, cut.batch)
+        _summary_kernel[grid](k, v, w, summary, *cut.sizes, **cut.flags)
     ends = state if lengths is None else lengths.contiguous()  # a pointer is asked for either way
-    arguments = (k, v, w, u, state, ends, y, after, marks, tokens, groups, width)
-    grid: Any = (triton.cdiv(width, BLOCK), batch)
-    flags: Any = {"HAS_LENGTHS": lengths is not None, "SAVE": save, "BLOCK_A": BLOCK}
-    _forward_kernel[grid](*arguments, **flags, num_warps=1)
+    _forward_kernel[cut.grid](
+        k, v, w, u, state, ends, y, after, marks, summary, *cut.sizes,
+        HAS_LENGTHS=lengths is not None, SAVE=save, **cut.others, **cut.flags,
+    )  # fmt: skip
     return y, after, marks
 
 
 def backward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of k, v, w and u; torch sums those of w and u over the rows, in a fixed order."""
-    batch, tokens, width = k.shape
+    """Gradients of k, v, w and u; torch sums those of w and u over rows and chunks, in a fixed
+    order."""
+    cut = _Cut(k)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    partial = torch.zeros(2, batch, width, device=k.device, dtype=torch.float32)
+    shape = (2, cut.batch, cut.chunks, cut.width)
+    partial = torch.zeros(shape, device=k.device, dtype=torch.float32)
     if k.numel():
-        grads = (grad_k, grad_v, partial[0], partial[1])
-        arguments = (k, v, w, u, marks, grad_y, *grads, tokens, _groups(tokens), width)
-        grid: Any = (triton.cdiv(width, BLOCK), batch)
-        _backward_kernel[grid](*arguments, BLOCK_A=BLOCK, num_warps=1)
-    total = partial.sum(dim=1)
+        summary = cut.summary(k) if cut.chunks > 1 else marks
+        arguments = (k, v, w, u, marks, grad_y, grad_k, grad_v, *partial, summary, *cut.sizes)
+        if cut.chunks > 1:
+            _backward_kernel[cut.grid](*arguments, SUMMARY=True, **cut.others, **cut.flags)
+        _backward_kernel[cut.grid](*arguments, SUMMARY=False, **cut.others, **cut.flags)
+    total = partial.sum(dim=(1, 2))
     return grad_k, grad_v, total[0], total[1]

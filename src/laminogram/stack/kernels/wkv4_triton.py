@@ -1,4 +1,4 @@
-"""RWKV-4's recurrence as one fused kernel each way, for training on CUDA.
+"""RWKV-4's recurrence as fused kernels on CUDA, forward and backward.
 
 The module imports without Triton; the kernels (`_wkv4_triton_kernels`) are imported when they are
 first called.
@@ -84,7 +84,8 @@ def wkv4_triton(
             "or use `wkv4`, which has one."
         )
     w, u, state = w.float(), u.float(), state.detach().float()
-    y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype)
+    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u))
+    y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype, tracked)
     return y, after
 
 
@@ -100,10 +101,11 @@ def _forward(
     state: Tensor,
     lengths: Tensor | None,
     out_dtype: torch.dtype,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the state after it, and the state at every few tokens (the marks)."""
+    """y, the state after it, and with `save` the state at every few tokens (the marks)."""
     k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
-    return _kernels().forward(k, v, w, u, state, lengths, out_dtype, True)
+    return _kernels().forward(k, v, w, u, state, lengths, out_dtype, save)
 
 
 @_forward.register_fake
@@ -115,9 +117,10 @@ def _(
     state: Tensor,
     lengths: Tensor | None,
     out_dtype: torch.dtype,
+    save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, width = k.shape
-    marks = state.new_empty(batch, -(-tokens // GROUP), 3, width)
+    marks = state.new_empty(batch, -(-tokens // GROUP) if save else 0, 3, width)
     return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
 
 
@@ -152,8 +155,8 @@ def _gradients(
             "state, or use `wkv4`."
         )
     if grad_y is None:
-        return (None,) * 7
-    return (*_backward(*ctx.saved_tensors, grad_y), None, None, None)
+        return (None,) * 8
+    return (*_backward(*ctx.saved_tensors, grad_y), None, None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_remember)
