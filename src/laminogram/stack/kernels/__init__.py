@@ -6,13 +6,14 @@ beside them.
 | call | runs |
 | --- | --- |
 | `wkv4`, one token | a direct step of few operations |
-| `wkv4`, training on CUDA from an empty state, Triton present | one fused Triton kernel each way |
+| `wkv4` on CUDA, Triton present, no gradient for a state | fused Triton kernels each way |
 | `wkv4`, a CPU without gradients | the two-level scan in buffers that fit the cache |
-| `wkv4`, anything else (a given state, no Triton) | the two-level scan, differentiable |
+| `wkv4`, anything else | the two-level scan, differentiable |
 | `wkv6`, one token | a direct step |
 | `wkv6`, a sequence | chunks of 32 tokens (64 on a GPU) as matrix products |
 | `wkv7`, one token | a direct step |
-| `wkv7`, a sequence | chunks of 16 tokens (64 on a GPU) as matrix products |
+| `wkv7`, a sequence on CUDA, Triton present, heads of 16, 32 or 64 | the same chunks in Triton |
+| `wkv7`, another sequence | chunks of 16 tokens (64 on a GPU) as matrix products |
 
 Axes: B batch, T tokens, A attention width, H heads, N head size.
 """
@@ -30,8 +31,11 @@ from .wkv4_pattern import wkv4_pattern, wkv4_pattern_channels
 from .wkv4_triton import triton_missing, wkv4_triton
 from .wkv6 import wkv6, wkv6_pattern
 from .wkv6_naive import wkv6_naive
-from .wkv7 import wkv7, wkv7_pattern
+from .wkv7 import wkv7 as _wkv7_chunks
+from .wkv7 import wkv7_pattern
 from .wkv7_naive import wkv7_naive, wkv7_states
+from .wkv7_triton import SIZES as _WKV7_SIZES
+from .wkv7_triton import wkv7_triton
 
 __all__ = [
     "compute_dtype",
@@ -49,6 +53,7 @@ __all__ = [
     "wkv7_naive",
     "wkv7_pattern",
     "wkv7_states",
+    "wkv7_triton",
 ]
 
 
@@ -63,19 +68,42 @@ def wkv4(
     """RWKV-4's weighted sum over the past: y (B, T, A) and the state after it (B, 3, A).
 
     Arguments and dtypes as in `wkv4_naive`, but `state` None means the state before the first
-    token. The Triton kernel, which has no gradient for states, is used only where none is given;
-    see the table above for the rest.
+    token. The Triton kernels have no gradient for states, and are not used where one is wanted.
     """
-    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u))
+    if _fused(k, None):
+        wanted = state is not None and state.requires_grad and torch.is_grad_enabled()
+        if not wanted:
+            return wkv4_triton(k, v, w, u, state, lengths)
     if state is None:
-        if k.is_cuda and tracked and k.shape[1] > 1 and k.dtype != torch.float64 and _triton_here():
-            return wkv4_triton(k, v, w, u, lengths=lengths)
         state = wkv4_empty_state(k.shape[0], k.shape[2], device=k.device, dtype=compute_dtype(k))
     return _wkv4_scan(k, v, w, u, state, lengths)
 
 
-def _triton_here() -> bool:
-    missing = triton_missing()
-    if missing is not None:
-        warnings.warn(f"RWKV-4 trains with the slower scan in plain torch: {missing}", stacklevel=3)
-    return missing is None
+def wkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """RWKV-7's generalised delta rule; arguments, result and dtypes as in `wkv7_naive`."""
+    run = wkv7_triton if _fused(r, _WKV7_SIZES) else _wkv7_chunks
+    return run(r, w, k, v, a, b, state, lengths)
+
+
+def _fused(x: Tensor, sizes: tuple[int, ...] | None) -> bool:
+    """Whether a sequence (B, T, ..., N) can take the Triton kernels, written for these N.
+
+    Warns once where it only lacks Triton or a head size: then it is slower for no good reason.
+    """
+    if not x.is_cuda or x.shape[1] <= 1 or x.dtype == torch.float64:
+        return False
+    why = triton_missing()
+    if why is None and sizes is not None and x.shape[-1] not in sizes:
+        why = f"the kernels are written for heads of {', '.join(map(str, sizes))}."
+    if why is not None:
+        warnings.warn(f"RWKV takes the slower recurrence in plain torch: {why}", stacklevel=3)
+    return why is None

@@ -221,7 +221,7 @@ def _backward_kernel(
     summary_ptr, tokens, span, A, SUMMARY: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_A: tl.constexpr,
 ):
-    """Gradients of a chunk's tokens, or (SUMMARY) only the adjoint that it hands to earlier ones."""
+    """Gradients of a chunk's tokens, or (SUMMARY) only the adjoint that it hands on."""
     row, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1)
     channel = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside = channel < A

@@ -274,7 +274,7 @@ def forward(
     *,
     chunk: int,
     precision: str,
-    warps: int = 4,
+    warps: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, N), the state after (B, H, N, N) and those before each chunk (B, H, n, N, N).
 
@@ -288,7 +288,7 @@ def forward(
     _prepare_kernel[plan.grid](
         r, w, k, a, b, v, ends, o, read, carry, added, *plan.sizes,
         HAS_LENGTHS=lengths is not None, BACKWARD=False, **plan.flags, **plan.chunk,
-        num_warps=warps,
+        num_warps=warps or (8 if chunk > 16 else 4),
     )  # fmt: skip
     before, after = _scan(plan, state, carry, added, False)
     _answer_kernel[plan.grid](o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4)
@@ -304,7 +304,7 @@ def backward(
     *,
     chunk: int,
     precision: str,
-    warps: int = 4,
+    warps: int = 8,
 ) -> tuple[Tensor, ...]:
     """Gradients of r, w, k, v, a, b and of the state given, in that order.
 

@@ -20,8 +20,8 @@ from .wkv4_triton import triton_missing
 SIZES = (16, 32, 64)
 """Head sizes that the kernels are written for."""
 
-CHUNK = 64
-CHUNK_TRAINED = 32  # backward keeps many matrices of a chunk in registers
+CHUNK = 32
+CHUNK_TRAINED = 16  # backward keeps many matrices of a chunk in registers
 
 
 def _kernels() -> ModuleType:
@@ -53,7 +53,7 @@ def wkv7_triton(
         w: decay (B, T, H, N) in float32, above 0.27 (the model's are above 0.5452).
         state: (B, H, Nv, Nk).
         lengths: real tokens of each row (B,), left-aligned.
-        chunk: tokens of a chunk, a power of two from 16 to 64.
+        chunk: tokens of a chunk, a power of two from 16 to 64 (to 32 where gradients are wanted).
 
     Returns:
         o (B, T, H, Nv) and the state after each row's last real token, both float32.
@@ -149,9 +149,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of r, w, k, v, a, b and the state."""
     inputs = tuple(x.contiguous() for x in (r, w, k, v, a, b))
+    grads: Any = (*(torch.empty_like(x) for x in inputs), grad_after.clone())
     if r.numel() == 0:
-        return (*(torch.empty_like(x) for x in inputs), grad_after.clone())
-    found: Any = _kernels().backward(
+        return grads
+    grads = _kernels().backward(
         inputs,
         lengths,
         before,
@@ -160,7 +161,7 @@ def _backward(
         chunk=chunk,
         precision=_precision(inputs),
     )
-    return found
+    return grads
 
 
 @_backward.register_fake
