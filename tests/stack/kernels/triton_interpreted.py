@@ -1,6 +1,7 @@
-"""Run by test_wkv4_triton in a process of its own, for Triton reads TRITON_INTERPRET on import.
+"""Run by test_recurrence_triton in a process of its own, for Triton reads TRITON_INTERPRET on
+import.
 
-Compares the Triton kernels, interpreted on the CPU, with autograd through the naive loop, and
+Compares the Triton kernels, interpreted on the CPU, with autograd through the naive loops, and
 prints one line each.
 """
 
@@ -8,12 +9,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.stack.kernels.kernel_cases import wkv4_case, worst
+from tests.stack.kernels.kernel_cases import wkv4_case, wkv7_case, worst
 
-from laminogram.stack.kernels import wkv4_naive, wkv4_triton
+from laminogram.stack.kernels import (
+    _wkv4_triton_kernels,
+    wkv4_naive,
+    wkv4_triton,
+    wkv7_naive,
+    wkv7_triton,
+)
+
+TOLERANCE = 1e-4
 
 
-def compare(tokens: int, width: int, spread: float, dtype: torch.dtype, empty: bool) -> None:
+def compare_wkv4(tokens: int, width: int, spread: float, dtype: torch.dtype, empty: bool) -> None:
     """Forward, returned state and all four gradients, for a ragged batch of two rows."""
     exact = wkv4_case(tokens, 2, tokens, width, spread=spread, empty=empty)
     k, v = (x.to(dtype).requires_grad_() for x in exact[:2])
@@ -29,17 +38,41 @@ def compare(tokens: int, width: int, spread: float, dtype: torch.dtype, empty: b
     _, wanted_state = wkv4_naive(*wide, state.double(), lengths)
     wanted = torch.autograd.grad((wanted_y * weights.double()).sum(), wide)
 
-    tolerance = 1e-4
-    assert worst(y.double(), wanted_y) < tolerance
-    assert worst(after.double(), wanted_state) < tolerance
+    assert worst(y.double(), wanted_y) < TOLERANCE
+    assert worst(after.double(), wanted_state) < TOLERANCE
     for name, one, other in zip("kvwu", got, wanted, strict=True):
-        rounding = tolerance if one.dtype == torch.float32 else torch.finfo(one.dtype).eps
+        rounding = TOLERANCE if one.dtype == torch.float32 else torch.finfo(one.dtype).eps
         assert worst(one.double(), other) < rounding, (name, worst(one.double(), other))
-    print(f"T={tokens} A={width} spread={spread} {dtype} empty={empty}: equal")
+    print(f"wkv4 T={tokens} A={width} spread={spread} {dtype} empty={empty}: equal")
+
+
+def compare_wkv7(tokens: list[int], size: int, chunk: int, repeat: bool = False) -> None:
+    """Forward, returned state and all seven gradients, a row for each of the lengths."""
+    longest = max(tokens)
+    case = wkv7_case(3, len(tokens), longest, 1, size, repeat=repeat)
+    lengths = torch.tensor(tokens)
+    real = (torch.arange(longest) < lengths[:, None])[..., None, None]
+    make = torch.Generator().manual_seed(0)
+    by_o = torch.randn(case[0].shape, generator=make, dtype=torch.float64)
+    by_state = torch.randn(case[6].shape, generator=make, dtype=torch.float64)
+
+    def both(run, dtype):
+        inputs = tuple(x.detach().to(dtype).requires_grad_() for x in case)
+        o, after = run(*inputs, lengths if len(tokens) > 1 else None)
+        o = torch.where(real, o, 0)
+        loss = (o * by_o).sum() + (after * by_state).sum()
+        return (o, after, *torch.autograd.grad(loss, inputs))
+
+    wanted = both(wkv7_naive, torch.float64)
+    got = both(lambda *inputs: wkv7_triton(*inputs, chunk=chunk), torch.float32)
+    names = ("o", "after", "r", "w", "k", "v", "a", "b", "state")
+    for name, one, other in zip(names, got, wanted, strict=True):
+        assert worst(one.double(), other) < TOLERANCE, (name, worst(one.double(), other))
+    print(f"wkv7 T={tokens} N={size} L={chunk} repeat={repeat}: equal")
 
 
 def refuse() -> None:
-    """The state has no gradient, on either side, and the message names the kernel."""
+    """RWKV-4's state has no gradient, on either side, and the message names the kernel."""
     k, v, w, u, state = (x.float() for x in wkv4_case(0, 1, 3, 4))
     k.requires_grad_()
     _, after = wkv4_triton(k, v, w, u)
@@ -51,8 +84,14 @@ def refuse() -> None:
 
 
 if __name__ == "__main__":
-    compare(7, 40, 3.0, torch.float32, True)
-    compare(5, 8, 40.0, torch.float32, False)
-    compare(6, 8, 3.0, torch.bfloat16, True)
-    compare(3, 8, 3.0, torch.float16, False)
+    compare_wkv4(7, 40, 3.0, torch.float32, True)
+    compare_wkv4(5, 8, 40.0, torch.float32, False)
+    compare_wkv4(6, 8, 3.0, torch.bfloat16, True)
+    compare_wkv4(3, 8, 3.0, torch.float16, False)
+    _wkv4_triton_kernels.SHORTEST = 8  # chunks, as long rows have them
+    compare_wkv4(22, 8, 40.0, torch.float32, False)
+    compare_wkv4(21, 40, 3.0, torch.float32, True)
+    compare_wkv7([37, 20], 16, 16)
+    compare_wkv7([20, 7, 0], 16, 16, repeat=True)
+    compare_wkv7([40], 32, 32, repeat=True)
     refuse()

@@ -22,11 +22,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.library import wrap_triton
 
 BLOCK = 32  # channels of a program: one warp, one channel per thread
 GROUP = 4  # tokens loaded together; the kernels write them out one by one
 WARPS = 2048  # as many programs as a large card keeps in flight
-MOST_CHUNKS = 32  # what a thread can hold of the others' sums
+MOST_CHUNKS = 32  # what a thread can hold of the others' sums; a power of two
 SHORTEST = 32  # tokens of a chunk: below that its two walks cost more than they save
 EMPTY = tl.constexpr(-1e30)  # the scale of sums over nothing
 
@@ -270,25 +271,29 @@ def _backward_kernel(
 # fmt: on
 
 
+def _ceil(x: int, divisor: int) -> int:
+    return -(-x // divisor)
+
+
 class _Cut:
     """How (B, T, A) is cut into programs: `chunks` chunks of `span` tokens."""
 
     def __init__(self, k: Tensor) -> None:
         self.batch, self.tokens, self.width = k.shape
-        blocks = triton.cdiv(self.width, BLOCK)
-        wanted = min(MOST_CHUNKS, triton.cdiv(WARPS, blocks * self.batch))
-        span = max(SHORTEST, triton.cdiv(self.tokens, wanted))
-        self.span = triton.cdiv(span, GROUP) * GROUP
-        self.chunks = triton.cdiv(self.tokens, self.span)
-        self.groups = triton.cdiv(self.tokens, GROUP)
+        blocks = _ceil(self.width, BLOCK)
+        wanted = min(MOST_CHUNKS, _ceil(WARPS, blocks * self.batch))
+        self.span = _ceil(max(SHORTEST, _ceil(self.tokens, wanted)), GROUP) * GROUP
+        self.chunks = _ceil(self.tokens, self.span)
         self.grid: Any = (blocks, self.chunks, self.batch)
         self.sizes = (self.tokens, self.span, self.width)
         self.flags: Any = {"BLOCK_A": BLOCK, "num_warps": 1}
-        self.others: Any = {"CHUNKS": triton.next_power_of_2(self.chunks)}
+        # not the number of chunks: a graph for any length may hold no constant that depends on it
+        self.others: Any = {"CHUNKS": MOST_CHUNKS if self.chunks > 1 else 1}
 
-    def summary(self, like: Tensor) -> Tensor:
-        """Room for the sums of every chunk, (B, n, 3, A)."""
-        return like.new_empty(self.batch, self.chunks, 3, self.width, dtype=torch.float32)
+    def per_chunk(self, like: Tensor, *shape: int) -> Tensor:
+        """Room for some numbers of every chunk and channel, (B, n, *shape, A)."""
+        full = (self.batch, self.chunks, *shape, self.width)
+        return like.new_empty(full, dtype=torch.float32)
 
 
 def forward(
@@ -305,19 +310,19 @@ def forward(
 
     The marks are empty unless `save`.
     """
-    cut = _Cut(k)
+    batch, tokens, width = k.shape
     y = torch.empty_like(k, dtype=out_dtype)
-    after = torch.empty_like(state)
-    marks = state.new_empty(cut.batch, cut.groups if save else 0, 3, cut.width)
+    marks = state.new_empty(batch, _ceil(tokens, GROUP) if save else 0, 3, width)
     if k.numel() == 0:
-        return y, after.copy_(state), marks
-    summary = state
+        return y, state.clone(), marks
+    cut = _Cut(k)
+    after, summary = torch.empty_like(state), state
     if cut.chunks > 1:
-        summary = cut.summary(state)
+        summary = cut.per_chunk(state, 3)
         grid: Any = (cut.grid[0], cut.chunks - 1, cut.batch)
-        _summary_kernel[grid](k, v, w, summary, *cut.sizes, **cut.flags)
-    ends = state if lengths is None else lengths.contiguous()  # a pointer is asked for either way
-    _forward_kernel[cut.grid](
+        wrap_triton(_summary_kernel)[grid](k, v, w, summary, *cut.sizes, **cut.flags)
+    ends = k.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
+    wrap_triton(_forward_kernel)[cut.grid](
         k, v, w, u, state, ends, y, after, marks, summary, *cut.sizes,
         HAS_LENGTHS=lengths is not None, SAVE=save, **cut.others, **cut.flags,
     )  # fmt: skip
@@ -329,15 +334,16 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of k, v, w and u; torch sums those of w and u over rows and chunks, in a fixed
     order."""
-    cut = _Cut(k)
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    shape = (2, cut.batch, cut.chunks, cut.width)
-    partial = torch.zeros(shape, device=k.device, dtype=torch.float32)
-    if k.numel():
-        summary = cut.summary(k) if cut.chunks > 1 else marks
-        arguments = (k, v, w, u, marks, grad_y, grad_k, grad_v, *partial, summary, *cut.sizes)
-        if cut.chunks > 1:
-            _backward_kernel[cut.grid](*arguments, SUMMARY=True, **cut.others, **cut.flags)
-        _backward_kernel[cut.grid](*arguments, SUMMARY=False, **cut.others, **cut.flags)
-    total = partial.sum(dim=(1, 2))
-    return grad_k, grad_v, total[0], total[1]
+    if k.numel() == 0:
+        return grad_k, grad_v, torch.zeros_like(w), torch.zeros_like(u)
+    cut = _Cut(k)
+    grad_w, grad_u = cut.per_chunk(k), cut.per_chunk(k)
+    summary = cut.per_chunk(k, 3) if cut.chunks > 1 else marks
+    results = (grad_k, grad_v, grad_w, grad_u, summary)
+    for only_sums in (True, False) if cut.chunks > 1 else (False,):
+        wrap_triton(_backward_kernel)[cut.grid](
+            k, v, w, u, marks, grad_y, *results, *cut.sizes,
+            SUMMARY=only_sums, **cut.others, **cut.flags,
+        )  # fmt: skip
+    return grad_k, grad_v, grad_w.sum(dim=(0, 1)), grad_u.sum(dim=(0, 1))

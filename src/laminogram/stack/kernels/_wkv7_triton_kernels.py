@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.library import wrap_triton
 
 ROWS = 16  # of the state, in a program of the walk
 
@@ -248,7 +249,8 @@ class _Plan:
         self.grid: Any = (self.chunks, self.heads, self.batch)
         self.sizes = (self.tokens, self.chunks, self.heads)
         self.flags: Any = {"N": self.size, "PRECISION": precision}
-        self.chunk: Any = {"L": chunk, "LEVELS": chunk.bit_length() - 1}
+        levels, warps = chunk.bit_length() - 1, 4 if chunk <= 32 else 8
+        self.chunk: Any = {"L": chunk, "LEVELS": levels, "num_warps": warps}
 
     def squares(self, like: Tensor) -> Tensor:
         """Room for a matrix of every chunk, (B, H, n, N, N) in float32."""
@@ -260,7 +262,7 @@ def _scan(plan: _Plan, state: Tensor, carry: Tensor, added: Tensor, backward: bo
     """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
     before, after = torch.empty_like(added), torch.empty_like(state)
     grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
-    _scan_kernel[grid](
+    wrap_triton(_scan_kernel)[grid](
         state, carry, added, before, after, plan.chunks,
         BACKWARD=backward, ROWS_V=ROWS, **plan.flags, num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -274,7 +276,6 @@ def forward(
     *,
     chunk: int,
     precision: str,
-    warps: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o (B, T, H, N), the state after (B, H, N, N) and those before each chunk (B, H, n, N, N).
 
@@ -284,14 +285,15 @@ def forward(
     plan = _Plan(r, chunk, precision)
     o = torch.empty(r.shape, device=r.device, dtype=torch.float32)
     read, carry, added = torch.empty_like(o), plan.squares(r), plan.squares(r)
-    ends = state if lengths is None else lengths  # a pointer is asked for either way
-    _prepare_kernel[plan.grid](
+    ends = r.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
+    wrap_triton(_prepare_kernel)[plan.grid](
         r, w, k, a, b, v, ends, o, read, carry, added, *plan.sizes,
         HAS_LENGTHS=lengths is not None, BACKWARD=False, **plan.flags, **plan.chunk,
-        num_warps=warps or (8 if chunk > 16 else 4),
     )  # fmt: skip
     before, after = _scan(plan, state, carry, added, False)
-    _answer_kernel[plan.grid](o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4)
+    wrap_triton(_answer_kernel)[plan.grid](
+        o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4
+    )
     return o, after, before
 
 
@@ -304,7 +306,6 @@ def backward(
     *,
     chunk: int,
     precision: str,
-    warps: int = 8,
 ) -> tuple[Tensor, ...]:
     """Gradients of r, w, k, v, a, b and of the state given, in that order.
 
@@ -313,16 +314,18 @@ def backward(
     r, w, k, v, a, b = inputs
     plan = _Plan(r, chunk, precision)
     carry, added = plan.squares(r), plan.squares(r)
-    ends, flags = before if lengths is None else lengths, plan.flags | plan.chunk
-    flags |= {"HAS_LENGTHS": lengths is not None, "num_warps": warps}
-    _prepare_kernel[plan.grid](
-        r, w, k, a, b, grad_o, ends, added, added, carry, added, *plan.sizes, BACKWARD=True, **flags
-    )
+    flags = plan.flags | plan.chunk | {"HAS_LENGTHS": lengths is not None}
+    unused = r.new_empty(0)  # pointers are asked for that are not always followed
+    ends = unused if lengths is None else lengths.contiguous()
+    wrap_triton(_prepare_kernel)[plan.grid](
+        r, w, k, a, b, grad_o, ends, unused, unused, carry, added, *plan.sizes,
+        BACKWARD=True, **flags,
+    )  # fmt: skip
     grad_states, grad_state = _scan(plan, grad_after, carry, added, True)
     # a pad's decay, key and two removals have no part, and no store
     grads = tuple(torch.empty_like(x) if lengths is None else torch.zeros_like(x) for x in inputs)
     gr, gw, gk, gv, ga, gb = grads
-    _gradient_kernel[plan.grid](
+    wrap_triton(_gradient_kernel)[plan.grid](
         r, w, k, v, a, b, ends, before, grad_o, grad_states,
         gr, gw, gk, gv, ga, gb, *plan.sizes, **flags,
     )  # fmt: skip

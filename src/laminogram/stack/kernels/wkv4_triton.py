@@ -18,8 +18,6 @@ from torch import Tensor
 
 from .wkv4_naive import wkv4_empty_state
 
-GROUP = 4  # tokens between two marks; the kernels are written for it
-
 
 def _find_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
@@ -89,10 +87,11 @@ def wkv4_triton(
     return y, after
 
 
-# Operators rather than an autograd.Function: the compiler takes them into its graph whole.
+# Operators rather than an autograd.Function: the compiler takes them into its graph for any length,
+# and launches their kernels among its own.
 
 
-@torch.library.custom_op("laminogram::wkv4", mutates_args=())
+@torch.library.triton_op("laminogram::wkv4", mutates_args=())
 def _forward(
     k: Tensor,
     v: Tensor,
@@ -105,40 +104,20 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the state after it, and with `save` the state at every few tokens (the marks)."""
     k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
-    return _kernels().forward(k, v, w, u, state, lengths, out_dtype, save)
+    results: tuple[Tensor, Tensor, Tensor] = _kernels().forward(
+        k, v, w, u, state, lengths, out_dtype, save
+    )
+    return results
 
 
-@_forward.register_fake
-def _(
-    k: Tensor,
-    v: Tensor,
-    w: Tensor,
-    u: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    out_dtype: torch.dtype,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch, tokens, width = k.shape
-    marks = state.new_empty(batch, -(-tokens // GROUP) if save else 0, 3, width)
-    return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
-
-
-@torch.library.custom_op("laminogram::wkv4_backward", mutates_args=())
+@torch.library.triton_op("laminogram::wkv4_backward", mutates_args=())
 def _backward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of k, v, w and u; the marks are replayed."""
     k, v, w, u, grad_y = (x.contiguous() for x in (k, v, w, u, grad_y))
-    grad_k, grad_v, grad_w, grad_u = _kernels().backward(k, v, w, u, marks, grad_y)
-    return grad_k, grad_v, grad_w.clone(), grad_u.clone()  # an operator's results share no memory
-
-
-@_backward.register_fake
-def _(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return k.new_empty(k.shape), v.new_empty(v.shape), w.new_empty(w.shape), u.new_empty(u.shape)
+    grads: tuple[Tensor, Tensor, Tensor, Tensor] = _kernels().backward(k, v, w, u, marks, grad_y)
+    return grads
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -20,8 +20,7 @@ from .wkv4_triton import triton_missing
 SIZES = (16, 32, 64)
 """Head sizes that the kernels are written for."""
 
-CHUNK = 32
-CHUNK_TRAINED = 16  # backward keeps many matrices of a chunk in registers
+CHUNK = 32  # tokens: the fastest on an H200, forward and backward
 
 
 def _kernels() -> ModuleType:
@@ -43,7 +42,7 @@ def wkv7_triton(
     state: Tensor,
     lengths: Tensor | None = None,
     *,
-    chunk: int | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """RWKV-7's generalised delta rule, with gradients for every argument but `lengths`.
 
@@ -53,7 +52,7 @@ def wkv7_triton(
         w: decay (B, T, H, N) in float32, above 0.27 (the model's are above 0.5452).
         state: (B, H, Nv, Nk).
         lengths: real tokens of each row (B,), left-aligned.
-        chunk: tokens of a chunk, a power of two from 16 to 64 (to 32 where gradients are wanted).
+        chunk: tokens of a chunk, a power of two from 16 to 64.
 
     Returns:
         o (B, T, H, Nv) and the state after each row's last real token, both float32.
@@ -73,8 +72,7 @@ def wkv7_triton(
         )
     inputs = (r, w.float(), k, v, a, b)
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, state))
-    length = chunk or (CHUNK_TRAINED if tracked else CHUNK)
-    o, after, _ = _forward(*inputs, state.float(), lengths, length, tracked)
+    o, after, _ = _forward(*inputs, state.float(), lengths, chunk, tracked)
     return o, after
 
 
@@ -83,10 +81,11 @@ def _precision(inputs: tuple[Tensor, ...]) -> str:
     return "tf32x3" if all(x.dtype == torch.float32 for x in inputs) else "tf32"
 
 
-# Operators rather than an autograd.Function: the compiler takes them into its graph whole.
+# Operators rather than an autograd.Function: the compiler takes them into its graph for any length,
+# and launches their kernels among its own.
 
 
-@torch.library.custom_op("laminogram::wkv7", mutates_args=())
+@torch.library.triton_op("laminogram::wkv7", mutates_args=())
 def _forward(
     r: Tensor,
     w: Tensor,
@@ -101,39 +100,20 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o, the state after it, and with `save` the states before each chunk (else none of them)."""
     inputs = tuple(x.contiguous() for x in (r, w, k, v, a, b))
-    precision = _precision(inputs)
     if r.numel() == 0:
-        return torch.empty_like(r, dtype=torch.float32), state.clone(), _no_states(state, 0)
+        return torch.empty_like(r, dtype=torch.float32), state.clone(), _no_states(state)
     o, after, before = _kernels().forward(
-        inputs, state.contiguous(), lengths, chunk=chunk, precision=precision
+        inputs, state.contiguous(), lengths, chunk=chunk, precision=_precision(inputs)
     )
-    return o, after, before if save else _no_states(state, 0)
+    return o, after, before if save else _no_states(state)
 
 
-def _no_states(state: Tensor, chunks: int) -> Tensor:
+def _no_states(state: Tensor) -> Tensor:
     batch, heads, size, _ = state.shape
-    return state.new_empty(batch, heads, chunks, size, size)
+    return state.new_empty(batch, heads, 0, size, size)
 
 
-@_forward.register_fake
-def _(
-    r: Tensor,
-    w: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    state: Tensor,
-    lengths: Tensor | None,
-    chunk: int,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    chunks = -(-r.shape[1] // chunk) if save else 0
-    o = r.new_empty(r.shape, dtype=torch.float32)
-    return o, state.new_empty(state.shape), _no_states(state, chunks)
-
-
-@torch.library.custom_op("laminogram::wkv7_backward", mutates_args=())
+@torch.library.triton_op("laminogram::wkv7_backward", mutates_args=())
 def _backward(
     r: Tensor,
     w: Tensor,
@@ -162,24 +142,6 @@ def _backward(
         precision=_precision(inputs),
     )
     return grads
-
-
-@_backward.register_fake
-def _(
-    r: Tensor,
-    w: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    before: Tensor,
-    lengths: Tensor | None,
-    grad_o: Tensor,
-    grad_after: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    r, w, k, v, a, b = (x.new_empty(x.shape) for x in (r, w, k, v, a, b))
-    return r, w, k, v, a, b, grad_after.new_empty(grad_after.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
