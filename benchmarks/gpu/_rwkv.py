@@ -6,10 +6,15 @@ depend on them.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,16 +46,44 @@ class Shape:
 
 RWKV4 = Shape(4, 24, 2048, 8192, 50277)
 RWKV7 = Shape(7, 24, 2048, 8192, 65536)
+MIDDLE = {4: Shape(4, 12, 768, 3072, 4096), 7: Shape(7, 12, 768, 3072, 4096)}
+SMALL = {4: Shape(4, 12, 176, 608, 4096), 7: Shape(7, 6, 64, 256, 4096)}  # as the zoo's
 TINY = {4: Shape(4, 2, 64, 128, 256), 7: Shape(7, 2, 64, 256, 256)}
 
 
-def write(shape: Shape, dtype: torch.dtype, device: str, folder: Path) -> Path:
-    """Write `model.pth` of a shape below `folder`, and return its path."""
-    path = folder / f"rwkv{shape.version}-{str(dtype).removeprefix('torch.')}.pth"
-    draw = _Draw(device)
-    names = _rwkv4 if shape.version == 4 else _rwkv7
-    torch.save({name: x.to("cpu", dtype) for name, x in names(shape, draw)}, path)
+def written(shape: Shape, device: str, folder: Path) -> Path:
+    """The `.pth` file of a shape below `folder`, in bf16; made where it is not there yet."""
+    path = folder / f"rwkv{shape.version}-{shape.layers}x{shape.size}.pth"
+    if not path.exists():
+        names = _rwkv4 if shape.version == 4 else _rwkv7
+        tensors = names(shape, _Draw(device))
+        torch.save({name: x.to("cpu", torch.bfloat16) for name, x in tensors}, path)
     return path
+
+
+def opened(path: Path, dtype: torch.dtype, device: str) -> Any:
+    """This package's stack of a file."""
+    from laminogram.checkpoint.load import open_model
+
+    return open_model(path, dtype=dtype, device=device).stack
+
+
+def peer(version: int, path: Path, device: str) -> Callable[[list[int]], Tensor]:
+    """The last logits of a text by the `rwkv` package, in fp16, which its kernels are written for.
+
+    Its kernels are compiled on import, for minutes where nobody has done so before; where they
+    cannot be, the import fails. The package decides by the environment which RWKV it is.
+    """
+    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "1" if device == "cuda" else "0"}
+    os.environ["RWKV_V7_ON"] = "1" if version == 7 else "0"
+    for name in [name for name in sys.modules if name.split(".")[0] == "rwkv"]:
+        del sys.modules[name]
+    with contextlib.redirect_stdout(io.StringIO()):
+        from rwkv.model import RWKV
+
+        name = str(path) if version == 4 else str(path.with_suffix(""))
+        model = RWKV(model=name, strategy="cuda fp16" if device == "cuda" else "cpu fp32")
+    return lambda ids: model.forward(ids, None)[0]
 
 
 class _Draw:

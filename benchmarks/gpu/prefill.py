@@ -1,0 +1,82 @@
+"""RWKV of 1.5 B: one text of 2048 tokens, beside the `rwkv` package with its CUDA kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import limits
+from benchmarks.gpu import _rwkv
+from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
+
+PEER = "rwkv"
+TOKENS = 2048
+
+
+def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Result:
+    big = _rwkv.RWKV4 if version == 4 else _rwkv.RWKV7
+    shape = _rwkv.TINY[version] if lab.tiny else big
+    tokens = 64 if lab.tiny else TOKENS
+    path = _rwkv.written(shape, lab.device, lab.scratch)
+    make = torch.Generator(lab.device).manual_seed(1)
+    ids = torch.randint(0, shape.vocab, (1, tokens), device=lab.device, generator=make)
+
+    torch._dynamo.reset()  # the limit on variants counts the rows before as well
+    ours = _last_logits(_rwkv.opened(path, dtype, lab.device).eval().compile_layers(), ids)
+    begin = time.perf_counter()
+    found = ours()
+    notes = {"seconds to compile": round(time.perf_counter() - begin, 1)}
+    sides: dict[str, Callable[[], Any]] = {OURS: ours}
+    targets = [Target(LIMIT, 1 / of_limit)]
+    if importlib.util.find_spec(PEER) is not None:
+        last, listed = _rwkv.peer(version, path, lab.device), ids[0].tolist()
+        sides[PEER] = lambda: last(listed)
+        targets.append(Target(PEER, 1.0))
+        notes["logits apart"] = f"{_apart(found, last(listed)):.1e}"
+    times = lab.race(sides, repeat=3)
+    limit = limits.products(shape.products(tokens), lab.device, dtype)
+    return Result(times, (tokens, "tok"), limit, "its own products", tuple(targets), notes=notes)
+
+
+def _last_logits(stack: Any, ids: Tensor) -> Callable[[], Tensor]:
+    """The last token's logits (V,) of one row, with the state that decoding needs kept."""
+    from laminogram.stack.batch import Batch
+    from laminogram.stack.forward import run
+
+    plan, batch = stack.full_plan(), Batch(ids, (ids.shape[1],), (0,), ids.shape[1])
+
+    def last() -> Tensor:
+        cache = stack.new_cache(1, plan, "benchmark")
+        return run(stack, batch, plan, cache=cache, logits="last")[0, 0]
+
+    return last
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of the logits, relative to their spread."""
+    return float((ours.float() - theirs.float()).abs().max() / ours.float().std())
+
+
+@row("rwkv4-prefill-bf16")
+def rwkv4_bf16(lab: Lab) -> Result:
+    return _prefill(lab, 4, torch.bfloat16, 0.50)
+
+
+@row("rwkv4-prefill-fp16")
+def rwkv4_fp16(lab: Lab) -> Result:
+    return _prefill(lab, 4, torch.float16, 0.50)
+
+
+@row("rwkv7-prefill-bf16")
+def rwkv7_bf16(lab: Lab) -> Result:
+    return _prefill(lab, 7, torch.bfloat16, 0.40)
+
+
+@row("rwkv7-prefill-fp16")
+def rwkv7_fp16(lab: Lab) -> Result:
+    return _prefill(lab, 7, torch.float16, 0.40)
