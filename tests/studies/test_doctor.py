@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from laminogram.probe import edits
 from laminogram.stack import kernels
 from laminogram.stack.cache import AttentionSlot, StateSlot
 from laminogram.stack.mixers.attention import Attention
-from laminogram.studies.doctor import Report, examine
+from laminogram.studies.doctor import Report, _slow_kernels, examine
 
 
 def verdicts(report: Report) -> dict[str, bool | None]:
@@ -120,3 +121,13 @@ def test_a_batch_that_leaks_between_rows_is_caught(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(view.stack, "run_layer", leaking)
     assert verdicts(examine(view))["batch equals rows (left pads)"] is False
+
+
+def test_kernels_that_a_gpu_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_WKV7_SIZES", (128,))
+    view = view_of("rwkv7")
+    there = SimpleNamespace(device=torch.device("cuda"))
+    rows = list(_slow_kernels(SimpleNamespace(stack=there, plan=view.plan, config=view.config)))
+    assert [row.name for row in rows] == ["fast kernels"]
+    assert "rwkv7_time runs in plain torch" in rows[0].note
+    assert not list(_slow_kernels(view))

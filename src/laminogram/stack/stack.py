@@ -116,8 +116,9 @@ class Stack(nn.Module):
     def compile_layers(self, backend: str | Callable = "inductor") -> Stack:
         """Compile the layer function: one graph for each tap signature, no break allowed.
 
-        Lengths that change make one more graph with free sizes; only RWKV-4's scan is bound to its
-        length, so there give texts of one length (a captured decode step is one anyway).
+        Lengths that change make one more graph with free sizes. Only RWKV-4's scan in plain torch
+        is bound to its length: without its CUDA kernel give texts of one length there (a captured
+        decode step is one anyway).
         """
         self.together.allowed = False  # every number of layers would be a graph of its own
         self.run_layer = torch.compile(run_layer, fullgraph=True, backend=backend)

@@ -17,8 +17,9 @@ from laminogram.errors import CacheError, TokenError
 from laminogram.plans import Part
 from laminogram.probe import edits
 from laminogram.probe.gram import Gram
+from laminogram.stack import kernels
 from laminogram.stack.batch import Batch
-from laminogram.stack.config import AttentionConfig
+from laminogram.stack.config import AttentionConfig, TimeMix7Config
 from laminogram.stack.layer import Layer
 from laminogram.stack.sites import MATRIX, layer_sites
 
@@ -81,6 +82,7 @@ def examine(view: View, text: str | None = None) -> Report:
         *_going_on(view, batch),
         *_batches(view, batch),
         _no_op(view, batch),
+        *_slow_kernels(view),
     ]
     return Report(view.name, tuple(rows))
 
@@ -285,3 +287,17 @@ def _no_op(view: View, batch: Batch) -> Row:
     same = bool(torch.equal(edited, plain))
     note = "every bit the same" if same else f"{int((edited != plain).sum())} logits differ"
     return Row(name, same, value, 0.0, f"resid_post at {len(view.plan)} steps: {note}")
+
+
+def _slow_kernels(view: View) -> Iterator[Row]:
+    """A row for each reason why a recurrence on a GPU runs without its kernels; none elsewhere."""
+    if view.stack.device.type != "cuda":
+        return
+    reasons = set()
+    for step in view.plan:
+        attn = view.config.layers[step.layer].attn
+        if attn.kind in ("rwkv4_time", "rwkv7_time"):
+            size = attn.head_dim if isinstance(attn, TimeMix7Config) else None
+            reasons.add((attn.kind, kernels.kernel_missing(size)))
+    for kind, why in sorted((kind, why) for kind, why in reasons if why is not None):
+        yield Row("fast kernels", None, None, None, f"{kind} runs in plain torch: {why}")

@@ -6,14 +6,17 @@ beside them.
 | call | runs |
 | --- | --- |
 | `wkv4`, one token | a direct step of few operations |
-| `wkv4` on CUDA, Triton present, no gradient for a state | fused Triton kernels each way |
+| `wkv4`, a sequence on CUDA, Triton present, no gradient for a state | chunks in Triton |
 | `wkv4`, a CPU without gradients | the two-level scan in buffers that fit the cache |
 | `wkv4`, anything else | the two-level scan, differentiable |
 | `wkv6`, one token | a direct step |
 | `wkv6`, a sequence | chunks of 32 tokens (64 on a GPU) as matrix products |
 | `wkv7`, one token | a direct step |
-| `wkv7`, a sequence on CUDA, Triton present, heads of 16, 32 or 64 | the same chunks in Triton |
+| `wkv7`, a sequence on CUDA, Triton present, heads of 16, 32 or 64 | chunks of 32 in Triton |
 | `wkv7`, another sequence | chunks of 16 tokens (64 on a GPU) as matrix products |
+
+The Triton kernels run forward and backward. On CUDA the path in plain torch warns once, and says
+what was missing (`kernel_missing`).
 
 Axes: B batch, T tokens, A attention width, H heads, N head size.
 """
@@ -39,6 +42,7 @@ from .wkv7_triton import wkv7_triton
 
 __all__ = [
     "compute_dtype",
+    "kernel_missing",
     "wkv4",
     "wkv4_empty_state",
     "wkv4_naive",
@@ -70,7 +74,7 @@ def wkv4(
     Arguments and dtypes as in `wkv4_naive`, but `state` None means the state before the first
     token. The Triton kernels have no gradient for states, and are not used where one is wanted.
     """
-    if _fused(k, None):
+    if _fused(k, kernel_missing()):
         wanted = state is not None and state.requires_grad and torch.is_grad_enabled()
         if not wanted:
             return wkv4_triton(k, v, w, u, state, lengths)
@@ -90,20 +94,28 @@ def wkv7(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """RWKV-7's generalised delta rule; arguments, result and dtypes as in `wkv7_naive`."""
-    run = wkv7_triton if _fused(r, _WKV7_SIZES) else _wkv7_chunks
+    run = wkv7_triton if _fused(r, kernel_missing(r.shape[-1])) else _wkv7_chunks
     return run(r, w, k, v, a, b, state, lengths)
 
 
-def _fused(x: Tensor, sizes: tuple[int, ...] | None) -> bool:
-    """Whether a sequence (B, T, ..., N) can take the Triton kernels, written for these N.
+def kernel_missing(head_size: int | None = None) -> str | None:
+    """Why sequences on CUDA cannot take the Triton kernels, as a sentence; None when they can.
 
-    Warns once where it only lacks Triton or a head size: then it is slower for no good reason.
+    RWKV-7's are written for some head sizes; RWKV-4 has no heads.
+    """
+    why = triton_missing()
+    if why is None and head_size is not None and head_size not in _WKV7_SIZES:
+        why = f"the kernels are written for heads of {', '.join(map(str, _WKV7_SIZES))}."
+    return why
+
+
+def _fused(x: Tensor, missing: str | None) -> bool:
+    """Whether a sequence (B, T, ...) takes the Triton kernels.
+
+    Warns once where only they are missing: then it is slower for no good reason.
     """
     if not x.is_cuda or x.shape[1] <= 1 or x.dtype == torch.float64:
         return False
-    why = triton_missing()
-    if why is None and sizes is not None and x.shape[-1] not in sizes:
-        why = f"the kernels are written for heads of {', '.join(map(str, sizes))}."
-    if why is not None:
-        warnings.warn(f"RWKV takes the slower recurrence in plain torch: {why}", stacklevel=3)
-    return why is None
+    if missing is not None and not torch.compiler.is_compiling():  # which no warning can leave
+        warnings.warn(f"RWKV takes the slower recurrence in plain torch: {missing}", stacklevel=3)
+    return missing is None
