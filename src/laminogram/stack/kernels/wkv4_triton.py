@@ -33,6 +33,16 @@ def triton_missing() -> str | None:
     return _MISSING
 
 
+def operator(name: str) -> Any:
+    """Makes a function on tensors, pure but for the Triton kernels it calls, an operator.
+
+    The compiler takes an operator into its graph, for any length, and launches its kernels among
+    its own. Without Triton it is one that can only fail: asking for the other logs a line.
+    """
+    kind = torch.library.triton_op if triton_missing() is None else torch.library.custom_op
+    return kind(name, mutates_args=())
+
+
 def _kernels() -> ModuleType:
     missing = triton_missing()
     if missing is not None:
@@ -87,11 +97,7 @@ def wkv4_triton(
     return y, after
 
 
-# Operators rather than an autograd.Function: the compiler takes them into its graph for any length,
-# and launches their kernels among its own.
-
-
-@torch.library.triton_op("laminogram::wkv4", mutates_args=())
+@operator("laminogram::wkv4")
 def _forward(
     k: Tensor,
     v: Tensor,
@@ -110,7 +116,7 @@ def _forward(
     return results
 
 
-@torch.library.triton_op("laminogram::wkv4_backward", mutates_args=())
+@operator("laminogram::wkv4_backward")
 def _backward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

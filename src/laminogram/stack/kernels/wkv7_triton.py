@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .wkv4_triton import triton_missing
+from .wkv4_triton import operator, triton_missing
 
 SIZES = (16, 32, 64)
 """Head sizes that the kernels are written for."""
@@ -81,11 +81,7 @@ def _precision(inputs: tuple[Tensor, ...]) -> str:
     return "tf32x3" if all(x.dtype == torch.float32 for x in inputs) else "tf32"
 
 
-# Operators rather than an autograd.Function: the compiler takes them into its graph for any length,
-# and launches their kernels among its own.
-
-
-@torch.library.triton_op("laminogram::wkv7", mutates_args=())
+@operator("laminogram::wkv7")
 def _forward(
     r: Tensor,
     w: Tensor,
@@ -113,7 +109,7 @@ def _no_states(state: Tensor) -> Tensor:
     return state.new_empty(batch, heads, 0, size, size)
 
 
-@torch.library.triton_op("laminogram::wkv7_backward", mutates_args=())
+@operator("laminogram::wkv7_backward")
 def _backward(
     r: Tensor,
     w: Tensor,
