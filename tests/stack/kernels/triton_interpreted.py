@@ -71,6 +71,21 @@ def compare_wkv7(tokens: list[int], size: int, chunk: int, repeat: bool = False)
     print(f"wkv7 T={tokens} N={size} L={chunk} repeat={repeat}: equal")
 
 
+def trace() -> None:
+    """What the compiler is told of the operators' results, for any length, is what they return."""
+    kinds = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    k, v, w, u, state = (x.float() for x in wkv4_case(0, 2, 9, 8))
+    lengths = torch.tensor([9, 4])
+    for save in (False, True):
+        call = (k, v, w, u, state, lengths, torch.float16, save)
+        torch.library.opcheck(torch.ops.laminogram.wkv4.default, call, test_utils=kinds)
+    case = tuple(x.float() for x in wkv7_case(0, 2, 20, 1, 16))
+    for save in (False, True):
+        call = (*case, None, 16, save)
+        torch.library.opcheck(torch.ops.laminogram.wkv7.default, call, test_utils=kinds)
+    print("traced")
+
+
 def refuse() -> None:
     """RWKV-4's state has no gradient, on either side, and the message names the kernel."""
     k, v, w, u, state = (x.float() for x in wkv4_case(0, 1, 3, 4))
@@ -94,4 +109,5 @@ if __name__ == "__main__":
     compare_wkv7([37, 20], 16, 16)
     compare_wkv7([20, 7, 0], 16, 16, repeat=True)
     compare_wkv7([40], 32, 32, repeat=True)
+    trace()
     refuse()

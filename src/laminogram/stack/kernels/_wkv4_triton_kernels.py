@@ -22,12 +22,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import wrap_triton
 
 BLOCK = 32  # channels of a program: one warp, one channel per thread
 GROUP = 4  # tokens loaded together; the kernels write them out one by one
 WARPS = 2048  # as many programs as a large card keeps in flight
-MOST_CHUNKS = 32  # what a thread can hold of the others' sums; a power of two
+MOST_CHUNKS = 32  # what a thread can hold of the others' sums
 SHORTEST = 32  # tokens of a chunk: below that its two walks cost more than they save
 EMPTY = tl.constexpr(-1e30)  # the scale of sums over nothing
 
@@ -271,24 +270,19 @@ def _backward_kernel(
 # fmt: on
 
 
-def _ceil(x: int, divisor: int) -> int:
-    return -(-x // divisor)
-
-
 class _Cut:
     """How (B, T, A) is cut into programs: `chunks` chunks of `span` tokens."""
 
     def __init__(self, k: Tensor) -> None:
         self.batch, self.tokens, self.width = k.shape
-        blocks = _ceil(self.width, BLOCK)
-        wanted = min(MOST_CHUNKS, _ceil(WARPS, blocks * self.batch))
-        self.span = _ceil(max(SHORTEST, _ceil(self.tokens, wanted)), GROUP) * GROUP
-        self.chunks = _ceil(self.tokens, self.span)
+        blocks = triton.cdiv(self.width, BLOCK)
+        wanted = min(MOST_CHUNKS, triton.cdiv(WARPS, blocks * self.batch))
+        self.span = triton.cdiv(max(SHORTEST, triton.cdiv(self.tokens, wanted)), GROUP) * GROUP
+        self.chunks = triton.cdiv(self.tokens, self.span)
         self.grid: Any = (blocks, self.chunks, self.batch)
         self.sizes = (self.tokens, self.span, self.width)
         self.flags: Any = {"BLOCK_A": BLOCK, "num_warps": 1}
-        # not the number of chunks: a graph for any length may hold no constant that depends on it
-        self.others: Any = {"CHUNKS": MOST_CHUNKS if self.chunks > 1 else 1}
+        self.others: Any = {"CHUNKS": triton.next_power_of_2(self.chunks)}
 
     def per_chunk(self, like: Tensor, *shape: int) -> Tensor:
         """Room for some numbers of every chunk and channel, (B, n, *shape, A)."""
@@ -312,7 +306,7 @@ def forward(
     """
     batch, tokens, width = k.shape
     y = torch.empty_like(k, dtype=out_dtype)
-    marks = state.new_empty(batch, _ceil(tokens, GROUP) if save else 0, 3, width)
+    marks = state.new_empty(batch, triton.cdiv(tokens, GROUP) if save else 0, 3, width)
     if k.numel() == 0:
         return y, state.clone(), marks
     cut = _Cut(k)
@@ -320,9 +314,9 @@ def forward(
     if cut.chunks > 1:
         summary = cut.per_chunk(state, 3)
         grid: Any = (cut.grid[0], cut.chunks - 1, cut.batch)
-        wrap_triton(_summary_kernel)[grid](k, v, w, summary, *cut.sizes, **cut.flags)
+        _summary_kernel[grid](k, v, w, summary, *cut.sizes, **cut.flags)
     ends = k.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
-    wrap_triton(_forward_kernel)[cut.grid](
+    _forward_kernel[cut.grid](
         k, v, w, u, state, ends, y, after, marks, summary, *cut.sizes,
         HAS_LENGTHS=lengths is not None, SAVE=save, **cut.others, **cut.flags,
     )  # fmt: skip
@@ -342,7 +336,7 @@ def backward(
     summary = cut.per_chunk(k, 3) if cut.chunks > 1 else marks
     results = (grad_k, grad_v, grad_w, grad_u, summary)
     for only_sums in (True, False) if cut.chunks > 1 else (False,):
-        wrap_triton(_backward_kernel)[cut.grid](
+        _backward_kernel[cut.grid](
             k, v, w, u, marks, grad_y, *results, *cut.sizes,
             SUMMARY=only_sums, **cut.others, **cut.flags,
         )  # fmt: skip

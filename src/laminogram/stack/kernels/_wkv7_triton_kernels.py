@@ -20,7 +20,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import wrap_triton
 
 ROWS = 16  # of the state, in a program of the walk
 
@@ -262,7 +261,7 @@ def _scan(plan: _Plan, state: Tensor, carry: Tensor, added: Tensor, backward: bo
     """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
     before, after = torch.empty_like(added), torch.empty_like(state)
     grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
-    wrap_triton(_scan_kernel)[grid](
+    _scan_kernel[grid](
         state, carry, added, before, after, plan.chunks,
         BACKWARD=backward, ROWS_V=ROWS, **plan.flags, num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -286,14 +285,12 @@ def forward(
     o = torch.empty(r.shape, device=r.device, dtype=torch.float32)
     read, carry, added = torch.empty_like(o), plan.squares(r), plan.squares(r)
     ends = r.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
-    wrap_triton(_prepare_kernel)[plan.grid](
+    _prepare_kernel[plan.grid](
         r, w, k, a, b, v, ends, o, read, carry, added, *plan.sizes,
         HAS_LENGTHS=lengths is not None, BACKWARD=False, **plan.flags, **plan.chunk,
     )  # fmt: skip
     before, after = _scan(plan, state, carry, added, False)
-    wrap_triton(_answer_kernel)[plan.grid](
-        o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4
-    )
+    _answer_kernel[plan.grid](o, read, before, *plan.sizes, L=chunk, **plan.flags, num_warps=4)
     return o, after, before
 
 
@@ -317,7 +314,7 @@ def backward(
     flags = plan.flags | plan.chunk | {"HAS_LENGTHS": lengths is not None}
     unused = r.new_empty(0)  # pointers are asked for that are not always followed
     ends = unused if lengths is None else lengths.contiguous()
-    wrap_triton(_prepare_kernel)[plan.grid](
+    _prepare_kernel[plan.grid](
         r, w, k, a, b, grad_o, ends, unused, unused, carry, added, *plan.sizes,
         BACKWARD=True, **flags,
     )  # fmt: skip
@@ -325,7 +322,7 @@ def backward(
     # a pad's decay, key and two removals have no part, and no store
     grads = tuple(torch.empty_like(x) if lengths is None else torch.zeros_like(x) for x in inputs)
     gr, gw, gk, gv, ga, gb = grads
-    wrap_triton(_gradient_kernel)[plan.grid](
+    _gradient_kernel[plan.grid](
         r, w, k, v, a, b, ends, before, grad_o, grad_states,
         gr, gw, gk, gv, ga, gb, *plan.sizes, **flags,
     )  # fmt: skip

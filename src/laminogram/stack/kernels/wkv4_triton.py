@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .wkv4_naive import wkv4_empty_state
 
+GROUP = 4  # tokens between two marks; the kernels are written for it
+
 
 def _find_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
@@ -31,16 +33,6 @@ _MISSING = _find_triton()  # found out once, on import, so that the compiler nee
 def triton_missing() -> str | None:
     """Why the Triton kernels cannot be used here, as a sentence; None when they can."""
     return _MISSING
-
-
-def operator(name: str) -> Any:
-    """Makes a function on tensors, pure but for the Triton kernels it calls, an operator.
-
-    The compiler takes an operator into its graph, for any length, and launches its kernels among
-    its own. Without Triton it is one that can only fail: asking for the other logs a line.
-    """
-    kind = torch.library.triton_op if triton_missing() is None else torch.library.custom_op
-    return kind(name, mutates_args=())
 
 
 def _kernels() -> ModuleType:
@@ -97,7 +89,10 @@ def wkv4_triton(
     return y, after
 
 
-@operator("laminogram::wkv4")
+# Operators rather than an autograd.Function: the compiler takes them into its graph for any length.
+
+
+@torch.library.custom_op("laminogram::wkv4", mutates_args=())
 def _forward(
     k: Tensor,
     v: Tensor,
@@ -116,7 +111,23 @@ def _forward(
     return results
 
 
-@operator("laminogram::wkv4_backward")
+@_forward.register_fake
+def _(
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    out_dtype: torch.dtype,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, width = k.shape
+    marks = state.new_empty(batch, -(-tokens // GROUP) if save else 0, 3, width)
+    return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
+
+
+@torch.library.custom_op("laminogram::wkv4_backward", mutates_args=())
 def _backward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -124,6 +135,13 @@ def _backward(
     k, v, w, u, grad_y = (x.contiguous() for x in (k, v, w, u, grad_y))
     grads: tuple[Tensor, Tensor, Tensor, Tensor] = _kernels().backward(k, v, w, u, marks, grad_y)
     return grads
+
+
+@_backward.register_fake
+def _(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return k.new_empty(k.shape), v.new_empty(v.shape), w.new_empty(w.shape), u.new_empty(u.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

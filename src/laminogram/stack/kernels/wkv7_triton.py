@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .wkv4_triton import operator, triton_missing
+from .wkv4_triton import triton_missing
 
 SIZES = (16, 32, 64)
 """Head sizes that the kernels are written for."""
@@ -81,7 +81,10 @@ def _precision(inputs: tuple[Tensor, ...]) -> str:
     return "tf32x3" if all(x.dtype == torch.float32 for x in inputs) else "tf32"
 
 
-@operator("laminogram::wkv7")
+# Operators rather than an autograd.Function: the compiler takes them into its graph for any length.
+
+
+@torch.library.custom_op("laminogram::wkv7", mutates_args=())
 def _forward(
     r: Tensor,
     w: Tensor,
@@ -97,19 +100,37 @@ def _forward(
     """o, the state after it, and with `save` the states before each chunk (else none of them)."""
     inputs = tuple(x.contiguous() for x in (r, w, k, v, a, b))
     if r.numel() == 0:
-        return torch.empty_like(r, dtype=torch.float32), state.clone(), _no_states(state)
+        return torch.empty_like(r, dtype=torch.float32), state.clone(), _room_for_states(state, 0)
     o, after, before = _kernels().forward(
         inputs, state.contiguous(), lengths, chunk=chunk, precision=_precision(inputs)
     )
-    return o, after, before if save else _no_states(state)
+    return o, after, before if save else _room_for_states(state, 0)
 
 
-def _no_states(state: Tensor) -> Tensor:
+def _room_for_states(state: Tensor, chunks: int) -> Tensor:
     batch, heads, size, _ = state.shape
-    return state.new_empty(batch, heads, 0, size, size)
+    return state.new_empty(batch, heads, chunks, size, size)
 
 
-@operator("laminogram::wkv7_backward")
+@_forward.register_fake
+def _(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    state: Tensor,
+    lengths: Tensor | None,
+    chunk: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    chunks = -(-r.shape[1] // chunk) if save else 0
+    o = r.new_empty(r.shape, dtype=torch.float32)
+    return o, state.new_empty(state.shape), _room_for_states(state, chunks)
+
+
+@torch.library.custom_op("laminogram::wkv7_backward", mutates_args=())
 def _backward(
     r: Tensor,
     w: Tensor,
@@ -138,6 +159,24 @@ def _backward(
         precision=_precision(inputs),
     )
     return grads
+
+
+@_backward.register_fake
+def _(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    before: Tensor,
+    lengths: Tensor | None,
+    grad_o: Tensor,
+    grad_after: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r, w, k, v, a, b = (x.new_empty(x.shape) for x in (r, w, k, v, a, b))
+    return r, w, k, v, a, b, grad_after.new_empty(grad_after.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
