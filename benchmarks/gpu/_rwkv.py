@@ -6,12 +6,8 @@ depend on them.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,24 +62,6 @@ def opened(path: Path, dtype: torch.dtype, device: str) -> Any:
     from laminogram.checkpoint.load import open_model
 
     return open_model(path, dtype=dtype, device=device).stack
-
-
-def peer(version: int, path: Path, device: str) -> Callable[[list[int]], Tensor]:
-    """The last logits of a text by the `rwkv` package, in fp16, which its kernels are written for.
-
-    Its kernels are compiled on import, for minutes where nobody has done so before; where they
-    cannot be, the import fails. The package decides by the environment which RWKV it is.
-    """
-    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "1" if device == "cuda" else "0"}
-    os.environ["RWKV_V7_ON"] = "1" if version == 7 else "0"
-    for name in [name for name in sys.modules if name.split(".")[0] == "rwkv"]:
-        del sys.modules[name]
-    with contextlib.redirect_stdout(io.StringIO()):
-        from rwkv.model import RWKV
-
-        name = str(path) if version == 4 else str(path.with_suffix(""))
-        model = RWKV(model=name, strategy="cuda fp16" if device == "cuda" else "cpu fp32")
-    return lambda ids: model.forward(ids, None)[0]
 
 
 class _Draw:

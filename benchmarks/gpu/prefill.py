@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import limits
-from benchmarks.gpu import _rwkv
+from benchmarks.gpu import _rwkv, _rwkv_peer
 from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
 
-PEER = "rwkv"
+PEER = _rwkv_peer.PACKAGE
 TOKENS = 2048
 
 
@@ -22,6 +21,8 @@ def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Res
     big = _rwkv.RWKV4 if version == 4 else _rwkv.RWKV7
     shape = _rwkv.TINY[version] if lab.tiny else big
     tokens = 64 if lab.tiny else TOKENS
+    if lab.device == "cuda" and _rwkv_peer.installed():
+        _rwkv_peer.compiling()
     path = _rwkv.written(shape, lab.device, lab.scratch)
     make = torch.Generator(lab.device).manual_seed(1)
     ids = torch.randint(0, shape.vocab, (1, tokens), device=lab.device, generator=make)
@@ -30,14 +31,15 @@ def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Res
     ours = _last_logits(_rwkv.opened(path, dtype, lab.device).eval().compile_layers(), ids)
     begin = time.perf_counter()
     found = ours()
-    notes = {"seconds to compile": round(time.perf_counter() - begin, 1)}
+    notes: dict[str, Any] = {"seconds to compile": round(time.perf_counter() - begin, 1)}
     sides: dict[str, Callable[[], Any]] = {OURS: ours}
     targets = [Target(LIMIT, 1 / of_limit)]
-    if importlib.util.find_spec(PEER) is not None:
-        last, listed = _rwkv.peer(version, path, lab.device), ids[0].tolist()
-        sides[PEER] = lambda: last(listed)
+    if _rwkv_peer.installed():
+        peer, listed = _rwkv_peer.peer(version, path, lab.device), ids[0].tolist()
+        sides[PEER] = lambda: peer.last(listed)
         targets.append(Target(PEER, 1.0))
-        notes["logits apart"] = f"{_apart(found, last(listed)):.1e}"
+        notes["logits apart"] = f"{_apart(found, peer.last(listed)):.1e}"
+        notes["rwkv's CUDA kernels"] = "compiled" if peer.kernels else "missing, its torch code ran"
     times = lab.race(sides, repeat=3)
     limit = limits.products(shape.products(tokens), lab.device, dtype)
     return Result(times, (tokens, "tok"), limit, "its own products", tuple(targets), notes=notes)
