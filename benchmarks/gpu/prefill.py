@@ -39,7 +39,8 @@ def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Res
         sides[PEER] = lambda: peer.last(listed)
         targets.append(Target(PEER, 1.0))
         notes["logits apart"] = f"{_apart(found, peer.last(listed)):.1e}"
-        notes["rwkv's CUDA kernels"] = "compiled" if peer.kernels else "missing, its torch code ran"
+        if lab.device == "cuda" and not peer.kernels:
+            notes["rwkv without its CUDA kernels"] = "they could not be compiled, or not in time"
     times = lab.race(sides, repeat=3)
     limit = limits.products(shape.products(tokens), lab.device, dtype)
     return Result(times, (tokens, "tok"), limit, "its own products", tuple(targets), notes=notes)

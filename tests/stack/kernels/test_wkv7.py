@@ -13,6 +13,7 @@ from tests.stack.kernels.kernel_cases import wkv7_case, worst
 from torch import Tensor
 
 from laminogram.stack.kernels import wkv7, wkv7_naive, wkv7_pattern, wkv7_states
+from laminogram.stack.kernels.wkv7 import wkv7 as wkv7_chunks
 
 Run = Callable[..., tuple[Tensor, Tensor]]
 FEW = settings(max_examples=15, deadline=None)
@@ -148,7 +149,7 @@ def test_long_chunks_under_autocast_are_exact_with_their_gradients(fastest: bool
     wide = [x.detach().double().requires_grad_() for x in case]
     weights = torch.randn(1, 130, 1, 16, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        o, _ = wkv7(*case, chunk=64)
+        o, _ = wkv7_chunks(*case, chunk=64)
     wanted, _ = wkv7_naive(*wide)
     assert worst(o.double(), wanted) < 1e-5
     got = torch.autograd.grad((o * weights).sum(), case)
