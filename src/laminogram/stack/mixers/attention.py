@@ -15,6 +15,7 @@ from laminogram.errors import ConfigError
 from laminogram.stack.cache import AttentionSlot
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.context import Context, mask_key
+from laminogram.stack.joined import Joined
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.heads import add_heads
 from laminogram.stack.norms import Norm
@@ -41,6 +42,7 @@ class Attention(nn.Module):
         if config.qk_norm is not None:
             self.q_norm = Norm(config.qk_norm, config.head_dim)
             self.k_norm = Norm(config.qk_norm, config.head_dim)
+        self.joined: Joined | None = None
         self.mask_key = mask_key(config)
         self.scale = config.head_dim**-0.5 if config.scale is None else config.scale
 
@@ -56,7 +58,7 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, ctx: Context, slot: AttentionSlot | None, taps: Taps) -> Tensor:
         """`h (B, T, C) -> (B, T, C)`; keys and values join the slot."""
         split = (*h.shape[:2], -1, self.config.head_dim)
-        q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
+        q, k, v = (x.view(split) for x in self._projected(h))
         if self.config.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rope_index >= 0:
@@ -78,6 +80,12 @@ class Attention(nn.Module):
         if taps.wants("head_out"):
             return add_heads(z, self.o, taps)
         return self.o.wide(z.flatten(2))
+
+    def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v (B, T, H or K times D) before what is done to heads."""
+        if self.joined is None or torch.is_grad_enabled():
+            return self.q(h), self.k(h), self.v(h)
+        return self.joined(h)
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.mask_key]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from laminogram.stack.config import MLPConfig
 from laminogram.stack.context import Context
+from laminogram.stack.joined import Joined
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.shift import product_dtype
 from laminogram.stack.norms import activation
@@ -23,6 +25,7 @@ class MLP(nn.Module):
         if config.gated:
             self.gate = Linear(size, config.intermediate_size, bias=config.bias)
         self.down = Linear(config.intermediate_size, size, bias=config.bias)
+        self.joined: Joined | None = None
 
     def new_slot(self, *_: object) -> None:
         """A feed-forward network remembers nothing."""
@@ -33,6 +36,9 @@ class MLP(nn.Module):
     def activated(self, h: Tensor) -> Tensor:
         """What enters the down projection: `h (..., C) -> (..., F)`."""
         dtype = product_dtype(self.down.weight)
+        if self.joined is not None and not torch.is_grad_enabled():
+            gate, up = self.joined(h)
+            return self.activation(gate.to(dtype)) * up.to(dtype)
         if self.config.gated:  # the gate first: its memory is free again when `up` asks for some
             return self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
         return self.activation(self.up(h).to(dtype))
