@@ -53,4 +53,3 @@ def _moved(parameters: Sequence[Tensor]) -> Tensor:
     for parameter, part in zip(parameters, whole.split([len(x) for x in parameters]), strict=True):
         parameter.data = part
     return whole
-
