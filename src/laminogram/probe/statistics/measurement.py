@@ -52,15 +52,24 @@ class Measurement(Mapping[Key, Statistic]):
         mask: Tensor | None = None,
         documents: Tensor | None = None,
         positions: Tensor | None = None,
+        without: frozenset[str] = frozenset(),
     ) -> None:
-        """Take one batch of one site at one step into every statistic; see `Rows.of`."""
+        """Take one batch of one site at one step into every statistic; see `Rows.of`.
+
+        without: the names of those that have had it already."""
+        wanted = [one for one in self.templates(site) if one.name not in without]
+        if not wanted:
+            return
         rows = Rows.of(x, mask, documents, positions)
-        for template in self.templates(site):
-            key = (template.name, site, step)
-            statistic = self._entries.get(key)
-            if statistic is None:
-                statistic = self._entries[key] = template.fresh()
-            statistic.observe(rows)
+        for template in wanted:
+            self.statistic(template, site, step).observe(rows)
+
+    def statistic(self, template: Statistic, site: str, step: int) -> Statistic:
+        """The statistic at an address, begun by a template where it is new."""
+        key = (template.name, site, step)
+        if key not in self._entries:
+            self._entries[key] = template.fresh()
+        return self._entries[key]
 
     def templates(self, site: str) -> tuple[Statistic, ...]:
         """The statistics that are taken at a site, as they are before the first token."""

@@ -9,13 +9,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from laminogram.errors import ConfigError
 from laminogram.stack.cache import AttentionSlot
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.context import Context, mask_key
-from laminogram.stack.joined import Joined
+from laminogram.stack.joined import Joining
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.heads import add_heads
 from laminogram.stack.norms import Norm
@@ -23,8 +23,10 @@ from laminogram.stack.rope import turn
 from laminogram.stack.taps import Taps
 
 
-class Attention(nn.Module):
+class Attention(Joining):
     """`attn_in (B, T, C) -> attn_out (B, T, C)`; sites q, k, v, pattern, z, head_out."""
+
+    joinable = ("q", "k", "v")
 
     def __init__(self, config: AttentionConfig, size: int, rope_index: int) -> None:
         super().__init__()
@@ -42,7 +44,6 @@ class Attention(nn.Module):
         if config.qk_norm is not None:
             self.q_norm = Norm(config.qk_norm, config.head_dim)
             self.k_norm = Norm(config.qk_norm, config.head_dim)
-        self.joined: Joined | None = None
         self.mask_key = mask_key(config)
         self.scale = config.head_dim**-0.5 if config.scale is None else config.scale
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laminogram.stack.config import MLPConfig
 from laminogram.stack.context import Context
-from laminogram.stack.joined import Joined
+from laminogram.stack.joined import Joining
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.shift import product_dtype
 from laminogram.stack.norms import activation
 from laminogram.stack.taps import Taps
 
 
-class MLP(nn.Module):
+class MLP(Joining):
     """`ffn_in (B, T, C) -> ffn_out (B, T, C)`; site ffn_act is what enters the down projection."""
+
+    joinable = ("gate", "up")
 
     def __init__(self, config: MLPConfig, size: int) -> None:
         super().__init__()
@@ -25,7 +27,6 @@ class MLP(nn.Module):
         if config.gated:
             self.gate = Linear(size, config.intermediate_size, bias=config.bias)
         self.down = Linear(config.intermediate_size, size, bias=config.bias)
-        self.joined: Joined | None = None
 
     def new_slot(self, *_: object) -> None:
         """A feed-forward network remembers nothing."""
