@@ -51,9 +51,7 @@ def read(x: Tensor, buffers: tuple[Tensor, ...], options: tuple[Any, ...], spans
         found += len(made)
 
 
-def join(
-    slots: int, dtype: torch.dtype, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]
-) -> None:
+def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> None:
     keys, found, order, values, documents, positions, columns, floors = buffers
     k, tokens, channels, _ = sizes
     for slot in range(slots):

@@ -226,7 +226,6 @@ class _Site:
         if self.k:
             one_read.join(
                 len(self.steps),
-                self.dtype,
                 (
                     self.keys,
                     self.found,

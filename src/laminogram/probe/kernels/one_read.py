@@ -18,7 +18,7 @@ PER_LANE, BLOCK, FIELDS = 4, 128, 1282
 """Channels of a lane and of a block; counters: the histogram's fields without zero and nonfinite,
 which share one with their neighbours."""
 
-_WARPS = 16
+_WARPS, _WIDE = 16, "double"
 _JOIN_THREADS = 128
 _STATIC = 256  # bytes of shared memory that the kernel names itself, rounded up
 
@@ -31,8 +31,8 @@ def missing(device: torch.device) -> str | None:
     if torch.version.hip or not hasattr(torch.cuda, "_compile_kernel"):
         return "this torch has no NVRTC compiler of its own (torch.cuda._compile_kernel)"
     try:
-        for dtype in DTYPES:
-            compiled("one_read", dtype, device)
+        compiled("one_read", torch.float32, device)
+        compiled("join_largest", torch.float32, device)
     except Exception as error:  # noqa: BLE001 - whatever stops a compiler, plain code can go on
         return f"the one-read kernels cannot be compiled: {error}"
     return None
@@ -54,7 +54,7 @@ def compiled(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A kernel of one_read.cu for a dtype of sites."""
     _allow_compilation_without_toolkit()
     copies, memory = _layout(device)
-    macros = {"DTYPE": DTYPES[dtype], "WIDE": "double", "WARPS": _WARPS, "COPIES": copies}
+    macros = {"DTYPE": DTYPES[dtype], "WIDE": _WIDE, "WARPS": _WARPS, "COPIES": copies}
     head = "".join(f"#define {key} {value}\n" for key, value in macros.items())
     source = files(__package__).joinpath("one_read.cu").read_text(encoding="utf-8")
     with torch.cuda.device(device):
@@ -97,10 +97,8 @@ def read(x: Tensor, buffers: tuple[Tensor, ...], options: tuple[Any, ...], spans
     )
 
 
-def join(
-    slots: int, dtype: torch.dtype, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]
-) -> None:
-    """Launch `join_largest`, one block a slot."""
-    compiled("join_largest", dtype, buffers[0].device)(
+def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> None:
+    """Launch `join_largest`, one block a slot: see the kernel for the buffers and sizes."""
+    compiled("join_largest", torch.float32, buffers[0].device)(
         grid=(slots, 1, 1), block=(_JOIN_THREADS, 1, 1), args=[*buffers, *sizes]
     )
