@@ -166,25 +166,27 @@ class _Site:
         self.k = topk.k if topk else 0
         self._exceedances = next((one for one in templates if isinstance(one, Exceedances)), None)
         self.threshold = _least_float(self._exceedances.threshold) if self._exceedances else _NEVER
-        wide = {"dtype": torch.float64, "device": device}
-        whole = {"dtype": torch.int64, "device": device}
-        count = {"dtype": torch.int32, "device": device}
-        self.centers = torch.zeros(slots, channels, device=device)
-        self.sums = torch.zeros(slots, 4, places, channels, **wide)
-        self.ranges = torch.full((slots, 2, places, channels), float("inf"), device=device)
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32, value: float = 0) -> Tensor:
+            return torch.full((slots, *shape), value, dtype=dtype, device=device)
+
+        blocks, k = -(-channels // one_read.BLOCK), self.k or 1
+        self.centers = empty(channels)
+        self.sums = empty(4, places, channels, dtype=torch.float64)
+        self.ranges = empty(2, places, channels, value=float("inf"))
         self.ranges[:, 1] = float("-inf")
-        self.above = torch.zeros(slots, places, channels, **count)
-        self.missing = torch.zeros(slots, channels, **count)
-        self.histogram = torch.zeros(slots, one_read.FIELDS + 2, **whole)
-        blocks = -(-channels // one_read.BLOCK)
-        self.keys = torch.zeros(slots, places * blocks * self.k or 1, **whole)
-        self.found = torch.zeros(slots, **count)
+        self.above = empty(places, channels, dtype=torch.int32)
+        self.missing = empty(channels, dtype=torch.int32)
+        self.histogram = empty(one_read.FIELDS + 2, dtype=torch.int64)
+        self.keys = empty(places * blocks * k, dtype=torch.int64)
+        self.found = empty(dtype=torch.int32)
         # No value reaches the floor until the first batch was counted.
-        self.floors = torch.full((slots,), float("inf"), device=device)
-        self.values = torch.full((2, slots, self.k or 1), float("nan"), device=device)
-        self.documents = torch.full((2, slots, self.k or 1), -1, **whole)
-        self.positions = torch.full((2, slots, self.k or 1), -1, **count)
-        self.columns = torch.full((2, slots, self.k or 1), -1, **count)
+        self.floors = empty(value=float("inf"))
+        # Of these the first half of the slots' numbers is held, the second is room to sort in.
+        self.values = empty(k, value=float("nan")).repeat(2, 1, 1)
+        self.documents = empty(k, dtype=torch.int64, value=-1).repeat(2, 1, 1)
+        self.positions = empty(k, dtype=torch.int32, value=-1).repeat(2, 1, 1)
+        self.columns = self.positions.clone()
         self._begun: set[int] = set()
         self._tokens = 0
         self._reached: State = {}

@@ -100,7 +100,10 @@ def stream(
 def _gatherer(
     view: Subject, measurement: Measurement, reads: Mapping[int, Any], rows: int
 ) -> Gatherer | None:
-    """What gathers on a GPU; None on other devices, and where layers lie on several."""
+    """What gathers on a GPU; None on other devices, where layers lie on several, and for a
+    measurement that does something of its own with what it observes."""
+    if type(measurement).observe is not Measurement.observe:
+        return None
     devices = {view.stack.layer(step.layer).device for step in view.plan} | {view.device}
     if view.device.type != "cuda" or len(devices) > 1:
         return None
@@ -145,17 +148,20 @@ class _Sink:
         had: frozenset[str] = frozenset()
         if self.gatherer is not None:
             had = self.gatherer.take(site, step, x)
-            if len(had) == len(self.measurement.templates(site)):
-                return
+        left = [one for one in self.measurement.templates(site) if one.name not in had]
+        if not left:
+            return
         run = self._program.run if self._program is not None else None
         assert run is not None
         if not len(self._on_device):
             self._on_device = torch.tensor(self._documents, device=x.device)
         if site == "pattern":  # (B, H, T, S): its rows are the queries
             x = x.transpose(1, 2)
-        self.measurement.observe(
-            site, step, x, run.mask, self._on_device, run.positions, without=had
-        )
+        where = (run.mask, self._on_device, run.positions)
+        if had:
+            self.measurement.observe_by(left, site, step, x, *where)
+        else:
+            self.measurement.observe(site, step, x, *where)
 
     def end(self) -> None:
         """The batch is over."""

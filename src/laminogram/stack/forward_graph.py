@@ -7,6 +7,7 @@ observer renews in `begin`.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class _Entry:
     observer: Observer | None
     run: Run | None = None
     graph: torch.cuda.CUDAGraph | None = None
+    refused: bool = False
     out: Tensor | None = None
 
 
@@ -53,10 +55,7 @@ class FastForward:
     """
 
     def __init__(self, stack: Stack) -> None:
-        devices = {parameter.device for parameter in stack.parameters()}
-        if len(devices) != 1 or stack.device.type != "cuda":
-            where = ", ".join(sorted(map(str, devices)))
-            raise ConfigError(f"fast forwards need a stack on one CUDA device; it lies on {where}")
+        _check(stack)
         if stack.quantised is None:
             stack.compile_layers()
         self._joined = JoinedProducts(stack)
@@ -90,8 +89,16 @@ class FastForward:
             self._remember(key, _Entry(batch, observer))
             return None
         self._entries.move_to_end(key)
+        if entry.refused:
+            return None
         if entry.graph is None:
-            self._capture(entry, stack, batch, plan, logits, v_first)
+            try:
+                self._capture(entry, stack, batch, plan, logits, v_first)
+            except RuntimeError as error:  # something in it waits for the device
+                entry.refused = True
+                shape = "x".join(map(str, batch.shape))
+                warnings.warn(f"no graph for {shape} tokens, launched singly: {error}", stacklevel=4)
+                return None
         else:
             entry.batch.tokens.copy_(batch.tokens)
             if observer is not None and entry.run is not None:
@@ -139,3 +146,10 @@ class FastForward:
                 v_first=v_first,
             )
         entry.graph = graph
+
+
+def _check(stack: Stack) -> None:
+    devices = sorted({str(parameter.device) for parameter in stack.parameters()})
+    if len(devices) != 1 or stack.device.type != "cuda":
+        where = ", ".join(devices)
+        raise ConfigError(f"fast forwards need a stack on one CUDA device; it lies on {where}")

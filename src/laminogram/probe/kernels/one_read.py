@@ -41,7 +41,8 @@ def missing(device: torch.device) -> str | None:
 @cache
 def _layout(device: torch.device) -> tuple[int, int]:
     """Copies of the counters, and bytes of shared memory: a copy for each lane where they fit."""
-    has = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - _STATIC
+    properties: Any = torch.cuda.get_device_properties(device)
+    has = properties.shared_memory_per_block_optin - _STATIC
     joins = _WARPS * BLOCK * (4 * 8 + 3 * 4)
     for copies in (32, 16, 8):
         if max(FIELDS * copies * 4, joins) <= has:

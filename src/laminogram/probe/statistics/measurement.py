@@ -52,16 +52,23 @@ class Measurement(Mapping[Key, Statistic]):
         mask: Tensor | None = None,
         documents: Tensor | None = None,
         positions: Tensor | None = None,
-        without: frozenset[str] = frozenset(),
     ) -> None:
-        """Take one batch of one site at one step into every statistic; see `Rows.of`.
+        """Take one batch of one site at one step into every statistic; see `Rows.of`."""
+        self.observe_by(self.templates(site), site, step, x, mask, documents, positions)
 
-        without: the names of those that have had it already."""
-        wanted = [one for one in self.templates(site) if one.name not in without]
-        if not wanted:
-            return
+    def observe_by(
+        self,
+        templates: Iterable[Statistic],
+        site: str,
+        step: int,
+        x: Tensor,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> None:
+        """The same into the statistics that these templates begin."""
         rows = Rows.of(x, mask, documents, positions)
-        for template in wanted:
+        for template in templates:
             self.statistic(template, site, step).observe(rows)
 
     def statistic(self, template: Statistic, site: str, step: int) -> Statistic:
