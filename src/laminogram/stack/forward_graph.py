@@ -97,7 +97,9 @@ class FastForward:
             except RuntimeError as error:  # something in it waits for the device
                 entry.refused = True
                 shape = "x".join(map(str, batch.shape))
-                warnings.warn(f"no graph for {shape} tokens, launched singly: {error}", stacklevel=4)
+                warnings.warn(
+                    f"no graph for {shape} tokens, launched singly: {error}", stacklevel=4
+                )
                 return None
         else:
             entry.batch.tokens.copy_(batch.tokens)
