@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from laminogram.stack.forward_graph import FastForward
 
 
 class _Graph:
-    """Runs again what ran while it was captured."""
+    """Runs again what ran while it was captured; like a real one it keeps nothing that it reads."""
 
     current: _Graph | None = None
     replays = 0
@@ -25,9 +26,17 @@ class _Graph:
         with torch.no_grad():
             self.out.copy_(self.again())
 
-    def run(self, *given: Any, **options: Any) -> torch.Tensor:
-        self.again = lambda: self.through(*given, **options)
-        self.out = self.again()
+    def run(self, stack: Any, *given: Any, **options: Any) -> torch.Tensor:
+        batch, plan, ctx = given
+        read = weakref.ref(batch), weakref.ref(ctx)
+
+        def again() -> torch.Tensor:
+            batch, ctx = (one() for one in read)
+            assert batch is not None and ctx is not None, "the graph reads freed memory"
+            return self.through(stack, batch, plan, ctx, **options)
+
+        self.again = again
+        self.out = again()
         return self.out
 
 

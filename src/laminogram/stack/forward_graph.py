@@ -20,6 +20,7 @@ from laminogram.plans import Plan
 from laminogram.stack import forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.conditions import Provision
+from laminogram.stack.context import Context
 from laminogram.stack.joined import JoinedProducts
 from laminogram.stack.taps import Observer, Run
 
@@ -34,10 +35,12 @@ MOST_GRAPHS = 8
 class _Entry:
     """A shape that was met: what it reads, and the graph once it was met again.
 
-    The observer is held, because its buffers are in the graph."""
+    A graph knows addresses alone, so whatever it reads is held here: the tokens, the positions,
+    rope tables and masks of the context, and the observer with its buffers."""
 
     batch: Batch
     observer: Observer | None
+    ctx: Context | None = None
     run: Run | None = None
     graph: torch.cuda.CUDAGraph | None = None
     refused: bool = False
@@ -132,7 +135,7 @@ class FastForward:
     ) -> None:
         batch = Batch(batch.tokens.clone(), batch.lengths, batch.offsets, batch.columns)
         ctx = forward.open_context(stack, batch, None)  # copies from the host: not into the graph
-        entry.batch = batch
+        entry.batch, entry.ctx = batch, ctx
         entry.run = Run(ctx.positions, batch.mask, batch.lengths, (0,) * len(batch.lengths))
         if entry.observer is not None:
             entry.observer.begin(entry.run)
