@@ -76,4 +76,4 @@ def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> Non
             positions[0, slot, rank], columns[0, slot, rank] = p, c
         found[slot] = 0
         if len(rows) >= k:
-            floors[slot] = max(float(floors[slot]), abs(float(values[0, slot, k - 1])))
+            floors[slot] = torch.nextafter(values[0, slot, k - 1].abs(), torch.tensor(float("inf")))

@@ -31,9 +31,9 @@ def _kinds():
     return [find("moments")(), find("histogram")(), TopK(5), Exceedances(1.5, 3)]
 
 
-def _batches(seed: int, dtype: torch.dtype, spoiled: bool):
+def _batches(seed: int, dtype: torch.dtype, spoiled: bool, falling: bool = False):
     draw = torch.Generator().manual_seed(seed)
-    document = 0
+    document = 12 if falling else 0
     for _ in range(3):
         rows, tokens = (int(torch.randint(1, 5, (), generator=draw)) for _ in range(2))
         x = (torch.randn(2, rows, tokens, 8, generator=draw) * 1.3 + 0.4).to(dtype)
@@ -44,14 +44,14 @@ def _batches(seed: int, dtype: torch.dtype, spoiled: bool):
         lengths = torch.randint(1, tokens + 1, (rows,), generator=draw).tolist()
         lengths[0] = tokens
         numbers = [document + i for i in torch.randperm(rows, generator=draw).tolist()]
-        document += rows
+        document += -4 if falling else rows
         yield x, lengths, numbers
 
 
-def _compare(seed: int, dtype: torch.dtype, spoiled: bool) -> None:
+def _compare(seed: int, dtype: torch.dtype, spoiled: bool, falling: bool = False) -> None:
     plain, gathered = Measurement(_kinds()), Measurement(_kinds())
     gatherer = Gatherer(gathered, {0: ["a"], 3: ["a"]}, 4, torch.device("cpu"))
-    for x, lengths, numbers in _batches(seed, dtype, spoiled):
+    for x, lengths, numbers in _batches(seed, dtype, spoiled, falling):
         mask = torch.arange(x.shape[2])[None] < torch.tensor(lengths)[:, None]
         gatherer.begin(lengths, numbers)
         for step, one in zip((0, 3), x, strict=True):
@@ -73,9 +73,14 @@ def _compare(seed: int, dtype: torch.dtype, spoiled: bool) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([torch.float32, torch.bfloat16]), st.booleans())
-def test_equals_the_plain_statistics(seed, dtype, spoiled):
-    _compare(seed, dtype, spoiled)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_equals_the_plain_statistics(seed, dtype, spoiled, falling):
+    _compare(seed, dtype, spoiled, falling)
 
 
 def test_what_no_kernel_serves_is_left_and_named():

@@ -84,6 +84,7 @@ class Gatherer:
         self._shapes: dict[int, Rows] = {}
         self._now: Rows | None = None
         self._shape, self._tokens, self._missed = (0, 0), 0, 0
+        self._latest = -1  # the highest number of a document so far
 
     def begin(self, lengths: Sequence[int], documents: Sequence[int]) -> None:
         """The batch that comes: real tokens of each row, numbers of their documents."""
@@ -92,6 +93,10 @@ class Gatherer:
             self._shapes[count] = Rows.empty(count, self.device)
         self._now = self._shapes[count]
         self._now.fill(lengths, documents)
+        if min(documents) <= self._latest:
+            for site in self._sites.values():
+                site.admit_equals()
+        self._latest = max(self._latest, *documents)
         self._shape, self._tokens, self._missed = (count, max(lengths)), sum(lengths), 0
 
     def take(self, site: str, step: int, x: Tensor) -> frozenset[str]:
@@ -195,6 +200,12 @@ class _Site:
         """Whether a tensor belongs into these buffers."""
         alike = x.dtype == self.dtype and x[0, 0].numel() == self.channels
         return alike and x.shape[0] <= self.rows
+
+    def admit_equals(self) -> None:
+        """Lower the floors to the least values held: of equal ones an earlier document's is kept,
+        and the batch that comes holds one."""
+        least = self.values[0, :, -1].abs()
+        torch.where(least.isnan(), self.floors, least, out=self.floors)
 
     def read(self, slot: int, x: Tensor, rows: Rows) -> None:
         """One read of x (B, T, C); the first one of a slot finds its center and its floor."""

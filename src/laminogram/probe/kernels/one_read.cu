@@ -313,7 +313,8 @@ extern "C" __global__ void join_largest(
     __syncthreads();
     if (threadIdx.x == 0) {
         const float least = fabsf(values[here + k - 1]);
-        if (least == least) floors[slot] = fmaxf(floors[slot], least);
+        // The next size up: a later document does not displace an equal value of an earlier one.
+        if (least == least) floors[slot] = __uint_as_float(__float_as_uint(least) + 1u);
         found[slot] = 0;
     }
 }
