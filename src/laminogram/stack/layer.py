@@ -16,6 +16,7 @@ from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
+from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
 from laminogram.stack.mixers.rwkv4_decode import is_one_row
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Taps
@@ -36,6 +37,7 @@ class Layer(nn.Module):
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
         self._row_decoder = row_decoder(config)
+        self._has_row_kernels = has_row_kernels(config)
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +64,10 @@ class Layer(nn.Module):
             decoder = self._row_decoder(self, slot) if is_one_row(x, ctx, taps) else None
             if decoder is not None:
                 return decoder(x)
+        if self._has_row_kernels and slot is not None and part == "both":
+            out = decoded(self, x, ctx, slot, taps)
+            if out is not None:
+                return out
         x = taps("resid_pre", x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))

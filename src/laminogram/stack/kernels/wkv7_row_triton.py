@@ -1,0 +1,115 @@
+"""RWKV-7's time mixing for one token of one row, in two Triton kernels.
+
+Axes: C channels, R rank, H heads, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .row_naive import RowNorm, RowProduct, RowShift
+from .row_triton import _cut, _kernels, power_of_two, started
+
+COLUMNS, BLOCK_R, HEAD_WARPS = 16, 512, 4
+
+
+class LowRank(NamedTuple):
+    """A low-rank product: shares of the token shift (C,), factors (C, R) and (R, C), offset (C,)."""
+
+    mix: Tensor
+    first: Tensor
+    second: Tensor
+    offset: Tensor | None = None
+
+
+def time_mix7_in(
+    x: Tensor,
+    products: tuple[RowProduct, RowProduct, RowProduct],
+    ranks: tuple[LowRank, LowRank, LowRank | None, LowRank],
+    norm: RowNorm,
+    shift: RowShift,
+) -> tuple[Tensor, Tensor]:
+    """r, k, v (3 * C,) and the activated first factors of w, a, v, g one after the other, fp32."""
+    size = x.numel()
+    tiles, constants = _cut("time_mix7_in", size)
+    w, a, v, g = ranks
+    sizes = [0 if one is None else one.first.shape[1] for one in ranks]
+    out = torch.empty(3 * size, device=x.device, dtype=torch.float32)
+    hidden = torch.empty(sum(sizes), device=x.device, dtype=torch.float32)
+    low = sum(-(-rank // COLUMNS) for rank in sizes)
+    r, k, value = products
+    _kernels("wkv7_row").time_mix7_in[(low + 3 * -(-size // tiles.rows),)](
+        x,
+        norm.weight,
+        norm.bias,
+        shift.last,
+        shift.fresh,
+        *(p.weight for p in products),
+        *(p.mix for p in products),
+        w.first,
+        a.first,
+        g.first if v is None else v.first,
+        g.first,
+        w.mix,
+        a.mix,
+        g.mix,
+        out,
+        hidden,
+        *sizes,
+        norm.eps,
+        WIDE=power_of_two(size),
+        COLUMNS=COLUMNS,
+        BLOCK_R=min(BLOCK_R, power_of_two(size)),
+        **constants,
+    )
+    return out, hidden
+
+
+def time_mix7_head(
+    rkv: Tensor,
+    hidden: Tensor,
+    ranks: tuple[LowRank, LowRank, LowRank | None, LowRank],
+    k_k: Tensor,
+    k_a: Tensor,
+    r_k: Tensor,
+    norm: RowNorm,
+    v_first: Tensor | None,
+    state: Tensor,
+) -> Tensor:
+    """z (C,) fp32, what enters the output projection; `state` (1, H, D, D) moves on in place.
+
+    norm: that of each head's answer. v_first: the side stream (C,), with the low-rank product v.
+    """
+    w, a, v, g = ranks
+    heads, size = state.shape[1:3]
+    out = torch.empty(heads * size, device=rkv.device, dtype=torch.float32)
+    _kernels("wkv7_row").time_mix7_head[(heads,)](
+        rkv,
+        hidden,
+        w.offset,
+        w.second,
+        a.offset,
+        a.second,
+        None if v is None else v.offset,
+        None if v is None else v.second,
+        g.second,
+        k_k,
+        k_a,
+        r_k,
+        norm.weight,
+        norm.bias,
+        v_first,
+        state,
+        out,
+        *(0 if one is None else one.first.shape[1] for one in ranks),
+        norm.eps,
+        C=heads * size,
+        D=size,
+        WIDE=power_of_two(size),
+        BLOCK_R=64,
+        **started(HEAD_WARPS),
+    )
+    return out
