@@ -28,6 +28,75 @@ def _column_tile(w, k, c, R, K: tl.constexpr):
 
 
 @triton.jit
+def _first_factor(
+    block, x, gain, shift, last, w1, a1, v1, g1, mw, ma, mv, mg, hidden, RW, RA, RV, RG,
+    eps, ew, ea, ev,
+    K: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One block of columns of one of the four first factors."""
+    w, R, mix, first, base = w1, RW, mw, block * 0, block * 0
+    if block >= ev:
+        w, R, mix, first, base = g1, RG, mg, ev, RW + RA + RV
+    elif block >= ea:
+        w, R, mix, first, base = v1, RV, mv, ea, RW + RA
+    elif block >= ew:
+        w, R, mix, first, base = a1, RA, ma, ew, RW
+    c = (block - first) * COLUMNS + tl.arange(0, COLUMNS)
+    k = tl.arange(0, BLOCK_R)
+    tile = _column_tile(w, k, c, R, K)
+    _wait(PDL)
+    mean, scale = _moments(x, eps, K, WIDE, 2)
+    acc = tl.zeros((BLOCK_R, COLUMNS), tl.float32)
+    for start in range(0, K, BLOCK_R):
+        at = start + k
+        inside = at < K
+        h = _normed(x, at, inside, mean, scale, gain, shift, 0.0, 2)
+        before = tl.load(last + at, mask=inside, other=0.0).to(tl.float32)
+        acc += tile.to(tl.float32) * _mixed(h, before, mix, at, inside, 2)[:, None]
+        if start + BLOCK_R < K:
+            tile = _column_tile(w, at + BLOCK_R, c, R, K)
+    y = tl.sum(acc, axis=0)
+    if block < ew:
+        y = 2.0 * tl.sigmoid(2.0 * y) - 1.0
+    elif block >= ev:
+        y = tl.sigmoid(y)
+    tl.store(hidden + base + c, y, mask=c < R)
+
+
+@triton.jit
+def _row_block(
+    block, x, gain, shift, last, fresh, wr, wk, wv, mr, mk, mv, out, eps,
+    K: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One block of rows of r, k or v."""
+    each = tl.cdiv(K, BLOCK_N)
+    w, mix = wr, mr
+    if block >= 2 * each:
+        w, mix = wv, mv
+    elif block >= each:
+        w, mix = wk, mk
+    n = (block % each) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    tile = _tile(w, n, k, K, K)
+    _wait(PDL)
+    mean, scale = _moments(x, eps, K, WIDE, 2)
+    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for start in range(0, K, BLOCK_K):
+        at = start + k
+        inside = at < K
+        h = _normed(x, at, inside, mean, scale, gain, shift, 0.0, 2)
+        if block == 0:
+            tl.store(fresh + at, h.to(fresh.dtype.element_ty), mask=inside)
+        before = tl.load(last + at, mask=inside, other=0.0).to(tl.float32)
+        acc += tile.to(tl.float32) * _mixed(h, before, mix, at, inside, 2)[None, :]
+        if start + BLOCK_K < K:
+            tile = _tile(w, n, at + BLOCK_K, K, K)
+    tl.store(out + (block // each) * K + n, tl.sum(acc, axis=1), mask=n < K)
+
+
+@triton.jit
 def time_mix7_in(
     x, gain, shift, last, fresh, wr, wk, wv, mr, mk, mv, w1, a1, v1, g1, mw, ma, mg,
     out, hidden, RW, RA, RV, RG, eps,
@@ -44,58 +113,11 @@ def time_mix7_in(
     ev = ea + tl.cdiv(RV, COLUMNS)
     eg = ev + tl.cdiv(RG, COLUMNS)
     if pid < eg:
-        w, R, mix, first, base = w1, RW, mw, pid * 0, pid * 0
-        if pid >= ev:
-            w, R, mix, first, base = g1, RG, mg, ev, RW + RA + RV
-        elif pid >= ea:
-            w, R, mix, first, base = v1, RV, mv, ea, RW + RA
-        elif pid >= ew:
-            w, R, mix, first, base = a1, RA, ma, ew, RW
-        c = (pid - first) * COLUMNS + tl.arange(0, COLUMNS)
-        k = tl.arange(0, BLOCK_R)
-        tile = _column_tile(w, k, c, R, K)
-        _wait(PDL)
-        mean, scale = _moments(x, eps, K, WIDE, 2)
-        acc = tl.zeros((BLOCK_R, COLUMNS), tl.float32)
-        for start in range(0, K, BLOCK_R):
-            at = start + k
-            inside = at < K
-            h = _normed(x, at, inside, mean, scale, gain, shift, 0.0, 2)
-            before = tl.load(last + at, mask=inside, other=0.0).to(tl.float32)
-            acc += tile.to(tl.float32) * _mixed(h, before, mix, at, inside, 2)[:, None]
-            if start + BLOCK_R < K:
-                tile = _column_tile(w, at + BLOCK_R, c, R, K)
-        y = tl.sum(acc, axis=0)
-        if pid < ew:
-            y = 2.0 * tl.sigmoid(2.0 * y) - 1.0
-        elif pid >= ev:
-            y = tl.sigmoid(y)
-        tl.store(hidden + base + c, y, mask=c < R)
+        _first_factor(pid, x, gain, shift, last, w1, a1, v1, g1, mw, ma, mv, mg, hidden,
+                      RW, RA, RV, RG, eps, ew, ea, ev, K, WIDE, COLUMNS, BLOCK_R, PDL)
     else:
-        block = pid - eg
-        each = tl.cdiv(K, BLOCK_N)
-        w, mix = wr, mr
-        if block >= 2 * each:
-            w, mix = wv, mv
-        elif block >= each:
-            w, mix = wk, mk
-        n = (block % each) * BLOCK_N + tl.arange(0, BLOCK_N)
-        k = tl.arange(0, BLOCK_K)
-        tile = _tile(w, n, k, K, K)
-        _wait(PDL)
-        mean, scale = _moments(x, eps, K, WIDE, 2)
-        acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-        for start in range(0, K, BLOCK_K):
-            at = start + k
-            inside = at < K
-            h = _normed(x, at, inside, mean, scale, gain, shift, 0.0, 2)
-            if block == 0:
-                tl.store(fresh + at, h.to(fresh.dtype.element_ty), mask=inside)
-            before = tl.load(last + at, mask=inside, other=0.0).to(tl.float32)
-            acc += tile.to(tl.float32) * _mixed(h, before, mix, at, inside, 2)[None, :]
-            if start + BLOCK_K < K:
-                tile = _tile(w, n, at + BLOCK_K, K, K)
-        tl.store(out + (block // each) * K + n, tl.sum(acc, axis=1), mask=n < K)
+        _row_block(pid - eg, x, gain, shift, last, fresh, wr, wk, wv, mr, mk, mv, out, eps,
+                   K, WIDE, BLOCK_N, BLOCK_K, PDL)
 
 
 @triton.jit
