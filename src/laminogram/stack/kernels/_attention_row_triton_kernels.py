@@ -35,7 +35,7 @@ def _turned(x, cos, sin, d, HALF: tl.constexpr, mask):
 
 
 @triton.jit
-def _join(m, l, acc, parts, SPLITS: tl.constexpr, GROUP: tl.constexpr, WIDE: tl.constexpr):
+def _join(top, mass, acc, parts, SPLITS: tl.constexpr, GROUP: tl.constexpr, WIDE: tl.constexpr):
     """The softmax over all parts from the parts' maxima, sums and unscaled answers."""
     g, d = tl.arange(0, GROUP), tl.arange(0, WIDE)
     high = tl.full((GROUP,), float("-inf"), tl.float32)
@@ -44,20 +44,20 @@ def _join(m, l, acc, parts, SPLITS: tl.constexpr, GROUP: tl.constexpr, WIDE: tl.
     for part in range(SPLITS):
         at = (parts + part) * GROUP + g
         # Past the first-level cache, which does not see what other programs wrote.
-        here = tl.load(m + at, cache_modifier=".cg")
-        mass = tl.load(l + at, cache_modifier=".cg")
+        here = tl.load(top + at, cache_modifier=".cg")
+        weight = tl.load(mass + at, cache_modifier=".cg")
         rows = tl.load(acc + at[:, None] * WIDE + d[None, :], cache_modifier=".cg")
-        top = tl.maximum(high, here)
-        keep, join = tl.exp(high - top), tl.exp(here - top)
-        total = total * keep + mass * join
+        new = tl.maximum(high, here)
+        keep, join = tl.exp(high - new), tl.exp(here - new)
+        total = total * keep + weight * join
         out = out * keep[:, None] + rows * join[:, None]
-        high = top
+        high = new
     return out / total[:, None]
 
 
 @triton.jit
 def attention_row(
-    q, k, v, cos, sin, positions, keys, values, out, m, l, acc, counter,
+    q, k, v, cos, sin, positions, keys, values, out, tops, masses, acc, counter,
     q_row, kv_row, turn_row, key_batch, key_head, key_column, scale, window,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
     GROUP: tl.constexpr, WIDE: tl.constexpr, BLOCK_S: tl.constexpr, SPLITS: tl.constexpr,
@@ -114,12 +114,12 @@ def attention_row(
     else:
         parts = tl.program_id(0) * SPLITS
         mine = (parts + part) * GROUP + g
-        tl.store(m + mine, high)
-        tl.store(l + mine, total)
+        tl.store(tops + mine, high)
+        tl.store(masses + mine, total)
         tl.store(acc + mine[:, None] * WIDE + d[None, :], answer)
         tl.debug_barrier()
         if tl.atomic_add(counter + tl.program_id(0), 1, sem="acq_rel") == SPLITS - 1:
-            answer = _join(m, l, acc, parts, SPLITS, GROUP, WIDE)
+            answer = _join(tops, masses, acc, parts, SPLITS, GROUP, WIDE)
             tl.store(target, answer.to(out.dtype.element_ty), mask=queries)
             tl.store(counter + tl.program_id(0), 0)
 # fmt: on

@@ -167,7 +167,8 @@ def time_mix7_head(
     key *= 1.0 + (a - 1.0) * tl.load(k_a + c, mask=inside, other=0.0).to(tl.float32)
 
     found = tl.sum(held * -removal[None, :], axis=1)
-    held = held * decay[None, :] + found[:, None] * (removal * a)[None, :] + v[:, None] * key[None, :]
+    held = held * decay[None, :] + found[:, None] * (removal * a)[None, :]
+    held += v[:, None] * key[None, :]
     tl.store(cells, held, mask=both)
     wkv = tl.sum(held * r[None, :], axis=1)
     mean = tl.sum(wkv) / D

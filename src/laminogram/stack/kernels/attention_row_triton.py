@@ -1,4 +1,4 @@
-"""Attention of one new token a row over a cache of fixed size, rotary turn and cache write included.
+"""Attention of one new token a row over a cache of fixed size, with rotary turn and cache write.
 
 Axes: B rows, H heads, K key heads, D head size, S columns, R turned channels.
 """

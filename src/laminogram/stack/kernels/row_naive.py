@@ -46,8 +46,8 @@ class RowShift(NamedTuple):
 
 
 class RowProduct(NamedTuple):
-    """One product of the normalised token: weight (N, C), bias (N,), shares of the token shift (C,),
-    and the activation of the result."""
+    """One product of the normalised token: weight (N, C), bias (N,), the shares of its token shift
+    (C,), and the activation of the result."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -91,9 +91,7 @@ def project_naive(
     return out
 
 
-def gated_naive(
-    x: Tensor, gate: RowProduct, up: RowProduct, norm: RowNorm | None
-) -> Tensor:
+def gated_naive(x: Tensor, gate: RowProduct, up: RowProduct, norm: RowNorm | None) -> Tensor:
     """`act(gate h) * (up h)`: fp32 (N,)."""
     one, other = project_naive(x, [gate, up], norm, None)
     return one * other

@@ -1,4 +1,4 @@
-"""One token of one row through a layer in few Triton kernels: what a decode step on a GPU is made of.
+"""One token of one row through a layer in few Triton kernels: the decode step on a GPU.
 
 The arithmetic is that of `row_naive`. Sums are fp32 and nothing between the residual and a result
 is rounded, so fp16 weights need no scaling against overflow. The module imports without Triton.

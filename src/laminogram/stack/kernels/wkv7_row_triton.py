@@ -17,7 +17,7 @@ COLUMNS, BLOCK_R, HEAD_WARPS = 16, 512, 4
 
 
 class LowRank(NamedTuple):
-    """A low-rank product: shares of the token shift (C,), factors (C, R) and (R, C), offset (C,)."""
+    """A low-rank product: shares of the shift (C,), factors (C, R) and (R, C), offset (C,)."""
 
     mix: Tensor
     first: Tensor
@@ -40,7 +40,6 @@ def time_mix7_in(
     out = torch.empty(3 * size, device=x.device, dtype=torch.float32)
     hidden = torch.empty(sum(sizes), device=x.device, dtype=torch.float32)
     low = sum(-(-rank // COLUMNS) for rank in sizes)
-    r, k, value = products
     _kernels("wkv7_row").time_mix7_in[(low + 3 * -(-size // tiles.rows),)](
         x,
         norm.weight,

@@ -50,7 +50,7 @@ V_FIRST = "v_first"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 Half = Callable[["Layer", Tensor, Context, StepSlot, bool], tuple[Tensor, Tensor | None]]
-"""From a layer and the residual to the residual after one mixer and, where wanted, what it added."""
+"""From a layer and the residual to the residual after one mixer and, if wanted, what it added."""
 
 
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps) -> Tensor | None:
