@@ -43,10 +43,10 @@ class Tiles(NamedTuple):
 
 
 TILES = {
-    "project": Tiles(4, 2048, 4),
-    "gated": Tiles(4, 2048, 8),
+    "project": Tiles(4, 1024, 4),
+    "gated": Tiles(2, 2048, 4),
     "add_back": Tiles(4, 2048, 4),
-    "time_mix4": Tiles(4, 2048, 8),
+    "time_mix4": Tiles(2, 2048, 4),
     "time_mix7_in": Tiles(4, 2048, 4),
 }
 PDL = not INTERPRETED

@@ -13,7 +13,9 @@ from torch import Tensor
 from .row_naive import RowNorm, RowProduct, RowShift
 from .row_triton import _cut, _kernels, power_of_two, started
 
-COLUMNS, BLOCK_R, HEAD_WARPS = 16, 512, 4
+COLUMNS = 16  # of a first factor that one program makes: 32 bytes, the least that memory gives
+BLOCK_R = 512  # inputs of a first factor that one program adds up
+SPLITS, HEAD_WARPS = 4, 4  # programs that share a head, and the warps of each
 
 
 class LowRank(NamedTuple):
@@ -32,14 +34,17 @@ def time_mix7_in(
     norm: RowNorm,
     shift: RowShift,
 ) -> tuple[Tensor, Tensor]:
-    """r, k, v (3 * C,) and the activated first factors of w, a, v, g one after the other, fp32."""
+    """r, k, v (3 * C,), and the first factors of w, a, v, g one after the other as sums over parts of
+    the inputs (parts, ranks): all fp32."""
     size = x.numel()
     tiles, constants = _cut("time_mix7_in", size)
     w, a, v, g = ranks
     sizes = [0 if one is None else one.first.shape[1] for one in ranks]
     out = torch.empty(3 * size, device=x.device, dtype=torch.float32)
-    hidden = torch.empty(sum(sizes), device=x.device, dtype=torch.float32)
-    low = sum(-(-rank // COLUMNS) for rank in sizes)
+    block = min(BLOCK_R, power_of_two(size))
+    parts = power_of_two(-(-size // block))
+    sums = torch.empty(parts, sum(sizes), device=x.device, dtype=torch.float32)
+    low = parts * sum(-(-rank // COLUMNS) for rank in sizes)
     _kernels("wkv7_row").time_mix7_in[(low + 3 * -(-size // tiles.rows),)](
         x,
         norm.weight,
@@ -56,20 +61,21 @@ def time_mix7_in(
         a.mix,
         g.mix,
         out,
-        hidden,
+        sums,
         *sizes,
         norm.eps,
         WIDE=power_of_two(size),
         COLUMNS=COLUMNS,
-        BLOCK_R=min(BLOCK_R, power_of_two(size)),
+        BLOCK_R=block,
+        PARTS=parts,
         **constants,
     )
-    return out, hidden
+    return out, sums
 
 
 def time_mix7_head(
     rkv: Tensor,
-    hidden: Tensor,
+    sums: Tensor,
     ranks: tuple[LowRank, LowRank, LowRank | None, LowRank],
     k_k: Tensor,
     k_a: Tensor,
@@ -77,17 +83,23 @@ def time_mix7_head(
     norm: RowNorm,
     v_first: Tensor | None,
     state: Tensor,
+    counter: Tensor,
 ) -> Tensor:
     """z (C,) fp32, what enters the output projection; `state` (1, H, D, D) moves on in place.
 
     norm: that of each head's answer. v_first: the side stream (C,), with the low-rank product v.
+    counter: (H,) int32 zeros, left as zeros.
     """
     w, a, v, g = ranks
     heads, size = state.shape[1:3]
+    sizes = [0 if one is None else one.first.shape[1] for one in ranks]
+    wide = power_of_two(size)
+    splits = min(SPLITS, wide)
+    work = torch.empty(3, heads * size, device=rkv.device, dtype=torch.float32)
     out = torch.empty(heads * size, device=rkv.device, dtype=torch.float32)
-    _kernels("wkv7_row").time_mix7_head[(heads,)](
+    _kernels("wkv7_row").time_mix7_head[(heads, splits)](
         rkv,
-        hidden,
+        sums,
         w.offset,
         w.second,
         a.offset,
@@ -103,12 +115,16 @@ def time_mix7_head(
         v_first,
         state,
         out,
-        *(0 if one is None else one.first.shape[1] for one in ranks),
+        work,
+        counter,
         norm.eps,
+        **dict(zip(("RW", "RA", "RV", "RG"), sizes, strict=True)),
+        **{f"WIDE_{x}": power_of_two(max(n, 1)) for x, n in zip("WAVG", sizes, strict=True)},
+        PARTS=sums.shape[0],
         C=heads * size,
         D=size,
-        WIDE=power_of_two(size),
-        BLOCK_R=64,
+        WIDE=wide,
+        SPLITS=splits,
         **started(HEAD_WARPS),
     )
     return out

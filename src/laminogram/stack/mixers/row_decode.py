@@ -130,6 +130,13 @@ def _shift(slot: StateSlot, kind: str) -> RowShift:
     return RowShift(slot.shift, torch.empty_like(slot.shift), kind)
 
 
+def _counter(slot: StepSlot, heads: int, device: torch.device) -> Tensor:
+    """Zeros (heads,), by which programs that share a head see who is last; kept by the slot."""
+    if slot.decoder is None:
+        slot.decoder = torch.zeros(heads, device=device, dtype=torch.int32)
+    return slot.decoder
+
+
 def _attention(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -137,9 +144,6 @@ def _attention(
     parts = [_product(one) for one in (mixer.q, mixer.k, mixer.v)]
     q, k, v = (part[None] for part in project(x, parts, _norm(layer.attn_norm)))
     keys = slot.attn.k
-    if slot.decoder is None:
-        heads = keys.shape[0] * keys.shape[1]
-        slot.decoder = torch.zeros(heads, device=keys.device, dtype=torch.int32)
     z = attention_row(
         q,
         k,
@@ -150,7 +154,7 @@ def _attention(
         slot.attn.v,
         mixer.scale,
         mixer.config.window,
-        slot.decoder,
+        _counter(slot, keys.shape[0] * keys.shape[1], keys.device),
     )
     return add_back(z, _product(mixer.o), x, keep=keep)
 
@@ -214,11 +218,11 @@ def _time_mix7(
         None if own else LowRank(mixer.mix_v, mixer.v1, mixer.v2, mixer.v0),
         LowRank(mixer.mix_g, mixer.g1, mixer.g2),
     )
-    rkv, hidden = time_mix7_in(x, products, ranks, _norm(layer.attn_norm), shift)
+    rkv, sums = time_mix7_in(x, products, ranks, _norm(layer.attn_norm), shift)
     group = mixer.out_norm
     z = time_mix7_head(
         rkv,
-        hidden,
+        sums,
         ranks,
         mixer.k_k,
         mixer.k_a,
@@ -226,6 +230,7 @@ def _time_mix7(
         RowNorm("layer", group.weight, group.bias, mixer.config.group_norm_eps),
         None if own else ctx.streams[V_FIRST],
         slot.attn.state,
+        _counter(slot, mixer.config.num_attention_heads, x.device),
     )
     return add_back(z, _product(mixer.o), x, None, shift, keep=keep)
 
