@@ -212,6 +212,23 @@ def add_back(
 
 
 @triton.jit
+def _wkv4_step(key, value, w, u, state, n, here, A):
+    """wkv of channels `n` of one row; state (3, A) moves on."""
+    num = tl.load(state + n, mask=here, other=0.0)
+    den = tl.load(state + A + n, mask=here, other=0.0)
+    top = tl.load(state + 2 * A + n, mask=here, other=0.0)
+    high = tl.maximum(top, u + key)
+    past, own = tl.exp(top - high), tl.exp(u + key - high)
+    wkv = (past * num + own * value) / (past * den + own)
+    high = tl.maximum(top + w, key)
+    past, own = tl.exp(top + w - high), tl.exp(key - high)
+    tl.store(state + n, past * num + own * value, mask=here)
+    tl.store(state + A + n, past * den + own, mask=here)
+    tl.store(state + 2 * A + n, high, mask=here)
+    return wkv
+
+
+@triton.jit
 def time_mix4(
     x, gain, shift, last, fresh, wr, wk, wv, mr, mk, mv, decay, bonus, state, out, A, eps,
     K: tl.constexpr, WIDE: tl.constexpr,
@@ -244,18 +261,8 @@ def time_mix4(
             v_tile = _tile(wv, n, at + BLOCK_K, A, K)
     r = tl.sigmoid(tl.sum(r_acc, axis=1))
     key, value = tl.sum(k_acc, axis=1), tl.sum(v_acc, axis=1)
-    num = tl.load(state + n, mask=here, other=0.0)
-    den = tl.load(state + A + n, mask=here, other=0.0)
-    top = tl.load(state + 2 * A + n, mask=here, other=0.0)
     w = -tl.exp(tl.load(decay + n, mask=here, other=0.0).to(tl.float32))
     u = tl.load(bonus + n, mask=here, other=0.0).to(tl.float32)
-    high = tl.maximum(top, u + key)
-    past, own = tl.exp(top - high), tl.exp(u + key - high)
-    wkv = (past * num + own * value) / (past * den + own)
-    high = tl.maximum(top + w, key)
-    past, own = tl.exp(top + w - high), tl.exp(key - high)
-    tl.store(state + n, past * num + own * value, mask=here)
-    tl.store(state + A + n, past * den + own, mask=here)
-    tl.store(state + 2 * A + n, high, mask=here)
+    wkv = _wkv4_step(key, value, w, u, state, n, here, A)
     tl.store(out + n, (r * wkv).to(out.dtype.element_ty), mask=here)
 # fmt: on

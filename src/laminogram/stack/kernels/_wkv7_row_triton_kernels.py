@@ -18,6 +18,7 @@ import triton.language as tl
 
 from ._row_triton_kernels import _mixed, _moments, _normed, _tile, _wait
 
+
 # fmt: off
 @triton.jit
 def _first_factor(

@@ -32,8 +32,9 @@ def attention_row(
     scale: float,
     window: int | None,
     counter: Tensor,
+    out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """z (B, H * D) fp32 of one new token a row; the cache gets its key and value.
+    """z (B, H * D) of one new token a row; the cache gets its key and value.
 
     Args:
         q, k, v: (B, H * D) and twice (B, K * D), before the rotary turn.
@@ -48,7 +49,7 @@ def attention_row(
     padded, wide = max(16, power_of_two(group)), max(16, power_of_two(size))
     splits = parts_of(keys.shape[2])
     cos, sin = (q, q) if turn is None else turn
-    out = torch.empty(batch, q.shape[1], device=q.device, dtype=torch.float32)
+    out = torch.empty(batch, q.shape[1], device=q.device, dtype=out_dtype)
     shape = (batch * heads * splits, padded)
     top = torch.empty(shape, device=q.device, dtype=torch.float32)
     mass, answers = torch.empty_like(top), top.new_empty(*shape, wide)

@@ -5,7 +5,7 @@ All work on one token of one row, whatever its leading axes: `x (..., C)` with o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,11 @@ class RowNorm(NamedTuple):
     bias: Tensor | None
     eps: float
     offset: float = 0.0
+
+    @classmethod
+    def of(cls, norm: Any) -> RowNorm:
+        """That of a `Norm`."""
+        return cls(norm.kind, norm.weight, norm.bias, norm.eps, norm.offset)
 
 
 class RowShift(NamedTuple):

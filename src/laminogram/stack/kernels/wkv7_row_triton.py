@@ -34,8 +34,8 @@ def time_mix7_in(
     norm: RowNorm,
     shift: RowShift,
 ) -> tuple[Tensor, Tensor]:
-    """r, k, v (3 * C,), and the first factors of w, a, v, g one after the other as sums over parts of
-    the inputs (parts, ranks): all fp32."""
+    """r, k, v (3 * C,), and the first factors of w, a, v, g one after the other as sums over
+    parts of the inputs (parts, ranks): all fp32."""
     size = x.numel()
     tiles, constants = _cut("time_mix7_in", size)
     w, a, v, g = ranks

@@ -1,4 +1,5 @@
-"""One layer for one token of one row on a GPU: four or five fused kernels instead of dozens.
+"""One layer for one token of each row on a GPU: for one row four or five fused kernels instead of
+dozens, for several the halves of `rows_decode`.
 
 What a mixer does between two sites is one kernel here, so the sites inside are hidden; those
 around the mixers (`SHOWN`) can be read all the same. Anything else that is tapped, an edit, a
@@ -39,7 +40,12 @@ from laminogram.stack.kernels.row_triton import (
 from laminogram.stack.kernels.wkv4_triton import triton_missing
 from laminogram.stack.kernels.wkv7_row_triton import LowRank, time_mix7_head, time_mix7_in
 from laminogram.stack.linear import Linear
-from laminogram.stack.norms import Norm
+from laminogram.stack.mixers.rows_decode import (
+    attention_half,
+    channel_mix4_half,
+    mlp_half,
+    time_mix4_half,
+)
 from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
@@ -54,10 +60,13 @@ Half = Callable[["Layer", Tensor, Context, StepSlot, bool], tuple[Tensor, Tensor
 
 
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps) -> Tensor | None:
-    """`Layer.forward` of one token `x (1, 1, C)`, or None where it must go the usual way."""
-    if not _is_one_row(x, ctx, taps) or not _serves(layer, ctx, slot):
+    """`Layer.forward` of one token a row, `x (B, 1, C)`, or None where it must go the usual way."""
+    halves = _HALVES if x.shape[0] == 1 else _HALVES_OF_ROWS
+    attn, ffn = halves.get(type(layer.config.attn)), halves.get(type(layer.config.ffn))
+    if attn is None or ffn is None:
         return None
-    attn, ffn = _HALVES[type(layer.config.attn)], _HALVES[type(layer.config.ffn)]
+    if not _is_one_token(x, ctx, taps) or not _serves(layer, ctx, slot):
+        return None
     x = taps("resid_pre", x)
     x, added = attn(layer, x, ctx, slot, taps.wants("attn_out"))
     if added is not None:
@@ -69,11 +78,11 @@ def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps) -
     return taps("resid_post", x)
 
 
-def _is_one_row(x: Tensor, ctx: Context, taps: Taps) -> bool:
-    """Whether `x` is one token of one row on a GPU, and nothing hidden is tapped, no edit is made,
+def _is_one_token(x: Tensor, ctx: Context, taps: Taps) -> bool:
+    """Whether `x` is one token of each row on a GPU, and nothing hidden is tapped, no edit is made,
     nothing differentiated or compiled."""
     return (
-        x.numel() == x.shape[-1]
+        x.shape[1] == 1
         and (x.is_cuda or INTERPRETED)
         and not taps.edits
         and taps.reads <= SHOWN
@@ -118,10 +127,6 @@ def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     return all(x is None or (x.dtype is dtype and x.is_contiguous()) for x in table.values())
 
 
-def _norm(norm: Norm) -> RowNorm:
-    return RowNorm(norm.kind, norm.weight, norm.bias, norm.eps, norm.offset)
-
-
 def _product(linear: Linear, mix: Tensor | None = None, activation: str = "none") -> RowProduct:
     return RowProduct(linear.weight, linear.bias, mix, activation)
 
@@ -130,19 +135,12 @@ def _shift(slot: StateSlot, kind: str) -> RowShift:
     return RowShift(slot.shift, torch.empty_like(slot.shift), kind)
 
 
-def _counter(slot: StepSlot, heads: int, device: torch.device) -> Tensor:
-    """Zeros (heads,), by which programs that share a head see who is last; kept by the slot."""
-    if slot.decoder is None:
-        slot.decoder = torch.zeros(heads, device=device, dtype=torch.int32)
-    return slot.decoder
-
-
 def _attention(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
     mixer: Any = layer.attn
     parts = [_product(one) for one in (mixer.q, mixer.k, mixer.v)]
-    q, k, v = (part[None] for part in project(x, parts, _norm(layer.attn_norm)))
+    q, k, v = (part[None] for part in project(x, parts, RowNorm.of(layer.attn_norm)))
     keys = slot.attn.k
     z = attention_row(
         q,
@@ -154,7 +152,7 @@ def _attention(
         slot.attn.v,
         mixer.scale,
         mixer.config.window,
-        _counter(slot, keys.shape[0] * keys.shape[1], keys.device),
+        slot.counter(keys.shape[0] * keys.shape[1], keys.device),
     )
     return add_back(z, _product(mixer.o), x, keep=keep)
 
@@ -163,7 +161,7 @@ def _mlp(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
     mixer: Any = layer.ffn
-    norm, name = _norm(layer.ffn_norm), mixer.config.activation
+    norm, name = RowNorm.of(layer.ffn_norm), mixer.config.activation
     if mixer.config.gated:
         act = gated(x, _product(mixer.gate, activation=name), _product(mixer.up), norm)
     else:
@@ -183,7 +181,7 @@ def _time_mix4(
         _product(mixer.v, mixer.mix_v),
         mixer.decay,
         mixer.bonus,
-        _norm(layer.attn_norm),
+        RowNorm.of(layer.attn_norm),
         shift,
         slot.attn.state,
     )
@@ -197,7 +195,7 @@ def _channel_mix4(
     shift = _shift(slot.ffn, "lerp")
     up = _product(mixer.up, mixer.mix_k, "relu2")
     r = _product(mixer.r, mixer.mix_r, "sigmoid")
-    act, gate = project(x, [up, r], _norm(layer.ffn_norm), shift)
+    act, gate = project(x, [up, r], RowNorm.of(layer.ffn_norm), shift)
     return add_back(act, _product(mixer.down), x, gate, shift, keep=keep)
 
 
@@ -218,7 +216,7 @@ def _time_mix7(
         None if own else LowRank(mixer.mix_v, mixer.v1, mixer.v2, mixer.v0),
         LowRank(mixer.mix_g, mixer.g1, mixer.g2),
     )
-    rkv, sums = time_mix7_in(x, products, ranks, _norm(layer.attn_norm), shift)
+    rkv, sums = time_mix7_in(x, products, ranks, RowNorm.of(layer.attn_norm), shift)
     group = mixer.out_norm
     z = time_mix7_head(
         rkv,
@@ -230,7 +228,7 @@ def _time_mix7(
         RowNorm("layer", group.weight, group.bias, mixer.config.group_norm_eps),
         None if own else ctx.streams[V_FIRST],
         slot.attn.state,
-        _counter(slot, mixer.config.num_attention_heads, x.device),
+        slot.counter(mixer.config.num_attention_heads, x.device),
     )
     return add_back(z, _product(mixer.o), x, None, shift, keep=keep)
 
@@ -241,7 +239,7 @@ def _channel_mix7(
     mixer: Any = layer.ffn
     shift = _shift(slot.ffn, "moved")
     up = _product(mixer.up, mixer.mix_k, "relu2")
-    (act,) = project(x, [up], _norm(layer.ffn_norm), shift)
+    (act,) = project(x, [up], RowNorm.of(layer.ffn_norm), shift)
     return add_back(act, _product(mixer.down), x, None, shift, keep=keep)
 
 
@@ -252,4 +250,11 @@ _HALVES: dict[type, Half] = {
     MLPConfig: _mlp,
     ChannelMix4Config: _channel_mix4,
     ChannelMix7Config: _channel_mix7,
+}
+
+_HALVES_OF_ROWS: dict[type, Half] = {
+    AttentionConfig: attention_half,
+    MLPConfig: mlp_half,
+    TimeMix4Config: time_mix4_half,
+    ChannelMix4Config: channel_mix4_half,
 }
