@@ -100,6 +100,15 @@ class DecodeGraph:
         """How many tokens of each row have been read."""
         return tuple(self.cache.lengths)
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether weights lie elsewhere than when the step was captured."""
+        return self._moves not in (None, self.view.stack.together.moves)
+
+    def place(self) -> None:
+        """Set the positions to where the rows of the cache stand, after its lengths were set."""
+        self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
+
     @torch.no_grad()
     def start(self, prompts: Text) -> Tensor:
         """Read prompts, one a row, from an empty cache: the logits (B, V) after each."""
@@ -118,7 +127,7 @@ class DecodeGraph:
         out = self.view.run(batch, cache=self.cache, logits=logits, observer=reader)
         if isinstance(self.observer, Program):
             self.observer.prompt_lengths = batch.lengths
-        self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
+        self.place()
         if not tapped:
             return out[:, 0]
         last = torch.tensor(batch.lengths, device=out.device) - 1
@@ -127,7 +136,7 @@ class DecodeGraph:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """One more token each (B,): the logits (B, V) after it, yours to keep."""
-        if self._moves not in (None, self.view.stack.together.moves):
+        if self.is_outdated:
             raise CacheError(
                 "weights were moved since this graph was captured (layers of a parallel group were "
                 "stacked): make a new graph"
