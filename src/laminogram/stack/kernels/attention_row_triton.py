@@ -12,13 +12,19 @@ from .row_triton import _kernels, power_of_two, started
 
 BLOCK_S = 64
 MOST_PARTS = 16
+MOST_PROGRAMS = 512
+"""More do not fit on a card at once, and what parts leave to be joined then costs more than their
+sharing of a head gains: 64 rows of 8 key heads are fastest in one part."""
 WARPS = 4
 _UNLIMITED = 1 << 30
 
 
-def parts_of(capacity: int) -> int:
-    """Into how many parts the past is cut: a power of two, by what the cache can hold."""
-    return min(MOST_PARTS, power_of_two(-(-capacity // BLOCK_S)))
+def parts_of(capacity: int, heads: int) -> int:
+    """Into how many parts the past of each of `heads` (rows times key heads) is cut: a power of
+    two, by what the cache can hold and by how many programs a card runs at once."""
+    share = max(1, MOST_PROGRAMS // heads)
+    most = 1 << (share.bit_length() - 1)
+    return min(MOST_PARTS, most, power_of_two(-(-capacity // BLOCK_S)))
 
 
 def attention_row(
@@ -47,7 +53,7 @@ def attention_row(
     batch, heads, _, size = keys.shape
     group = q.shape[1] // (heads * size)
     padded, wide = max(16, power_of_two(group)), max(16, power_of_two(size))
-    splits = parts_of(keys.shape[2])
+    splits = parts_of(keys.shape[2], batch * heads)
     cos, sin = (q, q) if turn is None else turn
     out = torch.empty(batch, q.shape[1], device=q.device, dtype=out_dtype)
     shape = (batch * heads * splits, padded)

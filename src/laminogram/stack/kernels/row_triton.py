@@ -44,11 +44,14 @@ class Tiles(NamedTuple):
 
 TILES = {
     "project": Tiles(4, 1024, 4),
+    "project_wide": Tiles(4, 2048, 4),
     "gated": Tiles(2, 2048, 4),
     "add_back": Tiles(4, 2048, 4),
     "time_mix4": Tiles(2, 2048, 4),
     "time_mix7_in": Tiles(4, 2048, 4),
 }
+WIDE_ROWS = 8192
+"""Output rows from which products are `project_wide`: enough programs for tiles twice the size."""
 PDL = not INTERPRETED
 
 
@@ -103,9 +106,9 @@ def project(
     """
     count = len(products)
     one, two, three = (*products, *[products[0]] * (3 - count))
-    tiles, constants = _cut("project", x.numel())
-    gain, bias, eps, offset, wide = _norm_arguments(norm, x)
     sizes = [p.weight.shape[0] for p in products] + [0] * (3 - count)
+    tiles, constants = _cut("project_wide" if sum(sizes) >= WIDE_ROWS else "project", x.numel())
+    gain, bias, eps, offset, wide = _norm_arguments(norm, x)
     outs = [torch.empty(n, device=x.device, dtype=out_dtype) for n in sizes[:count]]
     targets = (*outs, *[outs[0]] * (3 - count))
     grid = (sum(-(-n // tiles.rows) for n in sizes),)

@@ -15,7 +15,7 @@ from .row_triton import _cut, _kernels, power_of_two, started
 
 COLUMNS = 16  # of a first factor that one program makes: 32 bytes, the least that memory gives
 BLOCK_R = 512  # inputs of a first factor that one program adds up
-SPLITS, HEAD_WARPS = 4, 4  # programs that share a head, and the warps of each
+SPLITS, HEAD_WARPS = 4, 2  # programs that share a head, and the warps of each
 
 
 class LowRank(NamedTuple):
