@@ -11,10 +11,10 @@ is a value that is never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -83,6 +83,12 @@ class View(Subject):
             messages, add_generation_prompt=add_generation_prompt, **variables
         )
 
+    def fast(self) -> Self:
+        """Make forwards over whole texts fast on a GPU, and give this view back: see `FastForward`.
+        It acts on the weights, so on every view of them."""
+        self.stack.accelerate()
+        return self
+
     # Looking
 
     def record(
@@ -127,6 +133,24 @@ class View(Subject):
         if grad is not None:
             raise ConfigError("gradients are recorded into memory: give to= a device")
         return recording.to_folder(self, text, request, place, shard_size, take)
+
+    def recordings(
+        self,
+        texts: Text,
+        sites: str | Sequence[str] = ("ffn_out",),
+        layers: int | Iterable[int] | None = None,
+        *,
+        steps: int | Iterable[int] | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Gram]:
+        """`record` for many texts, a gram for each batch of them; on a GPU the next batch is
+        computed while one arrives: see `recording.record_batches`."""
+        request = recording.Request(
+            names=(sites,) if isinstance(sites, str) else tuple(sites),
+            layers=recording.numbers("layers", layers),
+            steps=recording.numbers("steps", steps),
+        )
+        return recording.record_batches(self, texts, request, batch_size)
 
     def _record(
         self,

@@ -6,7 +6,7 @@ import torch
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
-from laminogram.errors import ConfigError, SiteError, TokenError
+from laminogram.errors import ConfigError, EditError, SiteError, TokenError
 from laminogram.probe.store import StoreError
 from laminogram.stack import sites
 from laminogram.stack.sites import STACK_STEP
@@ -317,3 +317,21 @@ def test_a_gram_holds_zero_at_pads_and_gradients_of_real_tokens_alone(kind):
         )
     assert (gram["pattern"][:, 0, :, :, :2] == 0).all()
     assert (gram["pattern"][:, 0, :, :2] == 0).all()
+
+
+def test_batches_one_after_another_equal_each_alone():
+    view = view_of("llama")
+    ids = ids_of(5, 7)
+    grams = list(view.recordings(ids, ["ffn_out", "final"], batch_size=2))
+    assert len(grams) == 3
+    for start, gram in zip((0, 2, 4), grams, strict=True):
+        alone = view.record(ids[start : start + 2], ["ffn_out", "final"])
+        assert set(gram) == set(alone)
+        for key in gram:
+            np.testing.assert_array_equal(gram[key], alone[key])
+
+
+def test_an_edit_that_no_batch_meets_is_an_error_at_the_end():
+    view = view_of("llama").using(edits=[edits.zero("ffn_out", positions=[50])])
+    with pytest.raises(EditError, match="selected nothing"):
+        list(view.recordings(ids_of(3, 6), batch_size=2))

@@ -10,11 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from laminogram.errors import SiteError
+from laminogram.probe.gathering import Gatherer
 from laminogram.probe.manifest import manifest
+from laminogram.probe.program import Program
 from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
+from laminogram.stack.forward import Logits
 
 
 def measure(
@@ -64,20 +67,23 @@ def stream(
     """
     _check_pattern(measurement, request.names)
     rows = documents(view, texts)
-    program = view.program(reads=request.reads(view), sink=_Sink(measurement))
-    sink: _Sink = program.sink  # type: ignore[assignment]
-    head = "all" if "logits" in request.names else "none"
+    reads = request.reads(view)
+    sink = _Sink(measurement, _gatherer(view, measurement, reads, batch_size))
+    program = view.program(reads=reads, sink=sink)
+    head: Logits = "all" if "logits" in request.names else "none"
     with (
         torch.no_grad(),
         tqdm(total=len(rows), unit="text", disable=None if progress else True, leave=False) as bar,
     ):
         for chosen in _batches(rows, batch_size):
             batch = Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
-            sink.documents = torch.tensor(chosen, device=view.device) + first_document
-            program.prompt_lengths = None
-            sink.program = program
-            view.run(batch, observer=program, logits=head)  # type: ignore[arg-type]
+            sink.begin(program, batch, [i + first_document for i in chosen])
+            view.run(batch, observer=program, logits=head)
+            sink.end()
             bar.update(len(chosen))
+    sink.finish()
+    if view.stack.fast is not None:
+        view.stack.fast.forget(program)
     if check:
         program.check()
     measurement.manifest = manifest(
@@ -87,7 +93,21 @@ def stream(
         first_document=first_document,
         sites=list(request.names),
         effects=program.effects(),
+        **sink.facts(),
     )
+
+
+def _gatherer(
+    view: Subject, measurement: Measurement, reads: Mapping[int, Any], rows: int
+) -> Gatherer | None:
+    """What gathers on a GPU; None on other devices, where layers lie on several, and for a
+    measurement that does something of its own with what it observes."""
+    if type(measurement).observe is not Measurement.observe:
+        return None
+    devices = {view.stack.layer(step.layer).device for step in view.plan} | {view.device}
+    if view.device.type != "cuda" or len(devices) > 1:
+        return None
+    return Gatherer(measurement, reads, rows, view.device)
 
 
 def _check_pattern(measurement: Measurement, names: Sequence[str]) -> None:
@@ -102,20 +122,61 @@ def _check_pattern(measurement: Measurement, names: Sequence[str]) -> None:
 
 
 class _Sink:
-    """Hands each tensor to the measurement, with its real tokens, documents and positions."""
+    """Hands each tensor to the measurement, with its real tokens, documents and positions; on a GPU
+    the gatherer takes what it can before."""
 
-    def __init__(self, measurement: Measurement) -> None:
-        self.measurement = measurement
-        self.documents = torch.empty(0, dtype=torch.long)
-        self.program: Any = None
+    def __init__(self, measurement: Measurement, gatherer: Gatherer | None) -> None:
+        self.measurement, self.gatherer = measurement, gatherer
+        self._program: Program | None = None
+        self._documents: list[int] = []
+        self._on_device = torch.empty(0, dtype=torch.long)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a graph can hold what the next batch does."""
+        return self.gatherer is not None and self.gatherer.capturable
+
+    def begin(self, program: Program, batch: Batch, documents: list[int]) -> None:
+        """The batch that comes, and the numbers of its documents."""
+        program.prompt_lengths = None
+        self._program, self._documents = program, documents
+        self._on_device = torch.empty(0, dtype=torch.long)
+        if self.gatherer is not None:
+            self.gatherer.begin(batch.lengths, documents)
 
     def __call__(self, site: str, step: int, x: Tensor) -> None:
-        run = self.program.run
+        had: frozenset[str] = frozenset()
+        if self.gatherer is not None:
+            had = self.gatherer.take(site, step, x)
+        left = [one for one in self.measurement.templates(site) if one.name not in had]
+        if not left:
+            return
+        run = self._program.run if self._program is not None else None
+        assert run is not None
+        if not len(self._on_device):
+            self._on_device = torch.tensor(self._documents, device=x.device)
         if site == "pattern":  # (B, H, T, S): its rows are the queries
             x = x.transpose(1, 2)
-        self.measurement.observe(
-            site, step, x, mask=run.mask, documents=self.documents, positions=run.positions
-        )
+        where = (run.mask, self._on_device, run.positions)
+        if had:
+            self.measurement.observe_by(left, site, step, x, *where)
+        else:
+            self.measurement.observe(site, step, x, *where)
+
+    def end(self) -> None:
+        """The batch is over."""
+        if self.gatherer is not None:
+            self.gatherer.end()
+
+    def finish(self) -> None:
+        """Everything was seen."""
+        if self.gatherer is not None:
+            self.gatherer.finish()
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: why the plain statistics served at some sites of a GPU."""
+        left = self.gatherer.reasons if self.gatherer is not None else {}
+        return {"plain_statistics": left} if left else {}
 
 
 def _batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

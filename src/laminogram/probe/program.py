@@ -93,6 +93,12 @@ class Program:
                 fill(placed.slot, "shift", shift)
             fill(placed.slot, "rows", chosen[key])
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a graph can hold this program: its sink says so. Not with edits, whose rows move
+        when the shape of a batch changes."""
+        return not self._placed and bool(getattr(self.sink, "capturable", self.sink is None))
+
     def frames(self, row: int) -> int:
         """How many tokens of a row have been read so far."""
         return 0 if self.run is None else self.run.starts[row] + self.run.lengths[row]

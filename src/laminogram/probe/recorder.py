@@ -36,7 +36,7 @@ class Recorder:
 
     def sink(self, site: str, step: int, x: Tensor) -> None:
         """Take one tensor (B, T, ...) or pattern (B, H, T, S)."""
-        program = self._bound()
+        program = self.bound()
         first = program.forwards == 1
         if (self.phase == "new" and first) or (self.phase == "prompt" and not first):
             return
@@ -45,7 +45,8 @@ class Recorder:
             x = _last_column(x, axis, program.run.lengths)
         self.chunks.setdefault((site, step), []).append(self._copy(x.detach()))
 
-    def _bound(self) -> Program:
+    def bound(self) -> Program:
+        """The program; ConfigError where none was given."""
         if self.program is None:
             raise ConfigError("a recorder takes tensors from its program's runs only")
         return self.program
@@ -53,7 +54,7 @@ class Recorder:
     def tensors(self) -> dict[Key, Tensor]:
         """Everything kept, rows left-aligned: the prompt, then the generated tokens."""
         self._copy.wait()
-        prompts = self._bound().prompt_lengths or ()
+        prompts = self.bound().prompt_lengths or ()
         return {
             key: _joined(chunks, prompts, 2 if key[0] == "pattern" else 1, self.phase)
             for key, chunks in self.chunks.items()

@@ -5,7 +5,7 @@ A recording is asked for by a `Request` and goes to a device, or in resumable sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from laminogram.probe.recorder import Key, Recorder, RecordPhase
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack import sites
 from laminogram.stack.batch import Batch
+from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
 
 Scalar = Callable[[Tensor], Tensor]
@@ -93,13 +94,59 @@ def record(
         gradients = None if scalar is None else _gradients(scalar, _without_pads(batch, out), live)
     if whole:
         check_effects(program.effects())
+    return _gram(view, batch, request, recorder, gradients)
+
+
+def _gram(
+    view: Subject,
+    batch: Batch,
+    request: Request,
+    recorder: Recorder,
+    gradients: Mapping[Key, Tensor] | None = None,
+) -> Gram:
+    """What a recorder holds after one batch, once it has arrived."""
     rows = [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
-    facts = recording_manifest(view, batch, rows, request, program)
+    facts = recording_manifest(view, batch, rows, request, recorder.bound())
     layout = GramLayout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
     gram = layout.gram(recorder.tensors(), facts)
     if gradients is not None:
         gram.grad = layout.gram(gradients, {**facts, "values": "gradients"})
     return gram
+
+
+def record_batches(
+    view: Subject, texts: Text, request: Request, batch_size: int = 8
+) -> Iterator[Gram]:
+    """Record batch after batch into host memory, a gram each, in the order given.
+
+    While a gram is in your hands the next batch is computed and copied; so up to two batches are
+    held here beside those that you keep. Grams are yours. An edit that selected nothing in any
+    batch is an error at the end.
+    """
+    request.check()
+    reads = request.reads(view)
+    head: Logits = "all" if "logits" in reads.get(STACK_STEP, ()) else "none"
+    rows = documents(view, texts)
+    waiting: list[tuple[Batch, Recorder]] = []
+    effects: list[dict[str, object]] = []
+
+    def arrived() -> Gram:
+        batch, recorder = waiting.pop(0)
+        gram = _gram(view, batch, request, recorder)
+        effects.extend(gram.manifest["effects"])
+        return gram
+
+    for start in range(0, len(rows), batch_size):
+        batch = view.tokens(rows[start : start + batch_size])
+        recorder = Recorder(torch.device("cpu"), request.phase)
+        recorder.program = view.program(reads, recorder.sink)
+        with torch.no_grad():
+            view.run(batch, observer=recorder.program, logits=head)
+        waiting.append((batch, recorder))
+        if len(waiting) > 1:
+            yield arrived()
+    yield arrived()
+    check_effects(effects)
 
 
 def to_folder(

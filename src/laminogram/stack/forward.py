@@ -48,6 +48,10 @@ def run(
     and it is advanced. CacheError where the cache's rope regime no longer fits the length.
     """
     batch = batch.to(stack.device)
+    if stack.fast is not None and cache is None:
+        replayed = stack.fast.run(stack, batch, plan, observer, logits, v_first)
+        if replayed is not None:
+            return replayed
     ctx = open_context(stack, batch, cache)
     if observer is not None:
         begin(observer, batch, ctx, cache)

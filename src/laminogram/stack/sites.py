@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from laminogram.errors import SiteError
@@ -53,13 +54,17 @@ class Site:
         """Whether a layer of this configuration has the site."""
         if isinstance(layer, WrappedLayerConfig):
             return self.name in layer.sites
+        return self in _sites_of(*_traits(layer))
+
+    def goes_with(self, mixer: str, block: str, experts: bool, gate: bool) -> bool:
+        """Whether layers of these traits have the site."""
         return (
             not self.of_stack
-            and layer.attn.kind in self.mixers
-            and layer.block in self.blocks
-            and self.experts in (None, layer.ffn.kind == "moe")
-            and not (self.name == "head_out" and layer.attn.kind == "rwkv4_time")
-            and not (self.name == "g" and not getattr(layer.attn, "gate", True))
+            and mixer in self.mixers
+            and block in self.blocks
+            and self.experts in (None, experts)
+            and not (self.name == "head_out" and mixer == "rwkv4_time")
+            and not (self.name == "g" and not gate)
         )
 
     def in_part(self, part: Part) -> bool:
@@ -185,7 +190,19 @@ def is_of_stack(name: str) -> bool:
 
 def layer_sites(layer: LayerConfig) -> tuple[Site, ...]:
     """Every site that a layer of this configuration has, in the order of the forward."""
-    return tuple(site for site in _TABLE if site.in_layer(layer))
+    if isinstance(layer, WrappedLayerConfig):
+        return tuple(site for site in _TABLE if site.name in layer.sites)
+    return _sites_of(*_traits(layer))
+
+
+def _traits(layer: LayerConfig) -> tuple[str, str, bool, bool]:
+    gate = bool(getattr(layer.attn, "gate", True))
+    return layer.attn.kind, layer.block, layer.ffn.kind == "moe", gate
+
+
+@cache
+def _sites_of(mixer: str, block: str, experts: bool, gate: bool) -> tuple[Site, ...]:
+    return tuple(site for site in _TABLE if site.goes_with(mixer, block, experts, gate))
 
 
 def stack_sites(config: StackConfig) -> tuple[Site, ...]:

@@ -16,6 +16,7 @@ from laminogram.stack.config import StackConfig, TimeMix7Config
 from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head, ScoreHead
 from laminogram.stack.forward import run
+from laminogram.stack.forward_graph import FastForward
 from laminogram.stack.layer import Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
@@ -31,10 +32,12 @@ class Stack(nn.Module):
 
     `stack(tokens (B, T)) -> logits (B, T, V)` runs the full plan; `forward.run` runs any plan with
     caches and taps. Built on the meta device it takes no memory until a checkpoint fills it.
-    `quantised` says what of it is packed (`stack.quantise`), None for nothing.
+    `quantised` says what of it is packed (`stack.quantise`), None for nothing; `fast` what
+    makes its forwards fast (`accelerate`).
     """
 
     quantised: Quantised | None = None
+    fast: FastForward | None = None
 
     def __init__(
         self,
@@ -121,6 +124,13 @@ class Stack(nn.Module):
         """
         self.together.allowed = False  # every number of layers would be a graph of its own
         self.run_layer = torch.compile(run_layer, fullgraph=True, backend=backend)
+        return self
+
+    def accelerate(self) -> Stack:
+        """Make forwards over whole texts on a GPU fast, for as long as the weights stay where they
+        are: layers compiled, products of one input joined, a CUDA graph for each shape. See
+        `FastForward`. ConfigError where the stack is not on one CUDA device."""
+        self.fast = self.fast or FastForward(self)
         return self
 
     def new_cache(

@@ -280,9 +280,10 @@ class Statistic(ABC):
         if self.addressed and (rows.documents is None or rows.positions is None):
             raise ConfigError(f"the statistic {self.name!r} needs the document of every row")
         if rows.values.shape[0]:
-            self._take(self.reduce(rows))
+            self.take(self.reduce(rows))
 
-    def _take(self, state: State) -> None:
+    def take(self, state: State) -> None:
+        """Take in the state of further rows."""
         self._state = self.combine(self._state, state) if self._state else state
 
     def memory(self, channels: int, tokens: int = 1, documents: int = 1) -> int:

@@ -54,13 +54,29 @@ class Measurement(Mapping[Key, Statistic]):
         positions: Tensor | None = None,
     ) -> None:
         """Take one batch of one site at one step into every statistic; see `Rows.of`."""
+        self.observe_by(self.templates(site), site, step, x, mask, documents, positions)
+
+    def observe_by(
+        self,
+        templates: Iterable[Statistic],
+        site: str,
+        step: int,
+        x: Tensor,
+        mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> None:
+        """The same into the statistics that these templates begin."""
         rows = Rows.of(x, mask, documents, positions)
-        for template in self.templates(site):
-            key = (template.name, site, step)
-            statistic = self._entries.get(key)
-            if statistic is None:
-                statistic = self._entries[key] = template.fresh()
-            statistic.observe(rows)
+        for template in templates:
+            self.statistic(template, site, step).observe(rows)
+
+    def statistic(self, template: Statistic, site: str, step: int) -> Statistic:
+        """The statistic at an address, begun by a template where it is new."""
+        key = (template.name, site, step)
+        if key not in self._entries:
+            self._entries[key] = template.fresh()
+        return self._entries[key]
 
     def templates(self, site: str) -> tuple[Statistic, ...]:
         """The statistics that are taken at a site, as they are before the first token."""

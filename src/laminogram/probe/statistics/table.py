@@ -31,7 +31,7 @@ class Listed(Statistic):
         """Both, one after the other."""
         return {key: torch.cat([a[key], b[key]]) for key in a}
 
-    def _take(self, state: State) -> None:
+    def take(self, state: State) -> None:
         # Joined when read: joining at every batch would copy what was seen again and again.
         self._parts.append(state)
 

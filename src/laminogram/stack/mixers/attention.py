@@ -9,12 +9,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from laminogram.errors import ConfigError
 from laminogram.stack.cache import AttentionSlot
 from laminogram.stack.config import AttentionConfig
 from laminogram.stack.context import Context, mask_key
+from laminogram.stack.joined import Joining
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.heads import add_heads
 from laminogram.stack.norms import Norm
@@ -22,8 +23,10 @@ from laminogram.stack.rope import turn
 from laminogram.stack.taps import Taps
 
 
-class Attention(nn.Module):
+class Attention(Joining):
     """`attn_in (B, T, C) -> attn_out (B, T, C)`; sites q, k, v, pattern, z, head_out."""
+
+    joinable = ("q", "k", "v")
 
     def __init__(self, config: AttentionConfig, size: int, rope_index: int) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, ctx: Context, slot: AttentionSlot | None, taps: Taps) -> Tensor:
         """`h (B, T, C) -> (B, T, C)`; keys and values join the slot."""
         split = (*h.shape[:2], -1, self.config.head_dim)
-        q, k, v = self.q(h).view(split), self.k(h).view(split), self.v(h).view(split)
+        q, k, v = (x.view(split) for x in self._projected(h))
         if self.config.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rope_index >= 0:
@@ -78,6 +81,12 @@ class Attention(nn.Module):
         if taps.wants("head_out"):
             return add_heads(z, self.o, taps)
         return self.o.wide(z.flatten(2))
+
+    def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v (B, T, H or K times D) before what is done to heads."""
+        if self.joined is None or torch.is_grad_enabled():
+            return self.q(h), self.k(h), self.v(h)
+        return self.joined(h)
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.mask_key]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from laminogram.stack.config import MLPConfig
 from laminogram.stack.context import Context
+from laminogram.stack.joined import Joining
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.shift import product_dtype
 from laminogram.stack.norms import activation
 from laminogram.stack.taps import Taps
 
 
-class MLP(nn.Module):
+class MLP(Joining):
     """`ffn_in (B, T, C) -> ffn_out (B, T, C)`; site ffn_act is what enters the down projection."""
+
+    joinable = ("gate", "up")
 
     def __init__(self, config: MLPConfig, size: int) -> None:
         super().__init__()
@@ -33,6 +37,9 @@ class MLP(nn.Module):
     def activated(self, h: Tensor) -> Tensor:
         """What enters the down projection: `h (..., C) -> (..., F)`."""
         dtype = product_dtype(self.down.weight)
+        if self.joined is not None and not torch.is_grad_enabled():
+            gate, up = self.joined(h)
+            return self.activation(gate.to(dtype)) * up.to(dtype)
         if self.config.gated:  # the gate first: its memory is free again when `up` asks for some
             return self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
         return self.activation(self.up(h).to(dtype))

@@ -1,0 +1,105 @@
+"""The kernels of one_read.cu, compiled for the GPU at hand when they are first wanted.
+
+NVRTC, which comes with torch, compiles them: nothing else is needed on the machine. `missing` says
+why they cannot be had; then the plain statistics serve.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+PER_LANE, BLOCK, FIELDS = 4, 128, 1282
+"""Channels of a lane and of a block; counters: the histogram's fields without zero and nonfinite,
+which share one with their neighbours."""
+
+_WARPS, _WIDE = 16, "double"
+_JOIN_THREADS = 128
+_STATIC = 256  # bytes of shared memory that the kernel names itself, rounded up
+
+
+@cache
+def missing(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device; None where they can."""
+    if device.type != "cuda":
+        return f"the one-read kernels are for CUDA, not for {device.type}"
+    if torch.version.hip or not hasattr(torch.cuda, "_compile_kernel"):
+        return "this torch has no NVRTC compiler of its own (torch.cuda._compile_kernel)"
+    try:
+        compiled("one_read", torch.float32, device)
+        compiled("join_largest", torch.float32, device)
+    except Exception as error:  # noqa: BLE001 - whatever stops a compiler, plain code can go on
+        return f"the one-read kernels cannot be compiled: {error}"
+    return None
+
+
+@cache
+def _layout(device: torch.device) -> tuple[int, int]:
+    """Copies of the counters, and bytes of shared memory: a copy for each lane where they fit."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    has = properties.shared_memory_per_block_optin - _STATIC
+    joins = _WARPS * BLOCK * (4 * 8 + 3 * 4)
+    for copies in (32, 16, 8):
+        if max(FIELDS * copies * 4, joins) <= has:
+            return copies, max(FIELDS * copies * 4, joins)
+    raise RuntimeError(f"{joins} bytes of shared memory are needed, a block has {has}")
+
+
+@cache
+def compiled(name: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A kernel of one_read.cu for a dtype of sites."""
+    _allow_compilation_without_toolkit()
+    copies, memory = _layout(device)
+    macros = {"DTYPE": DTYPES[dtype], "WIDE": _WIDE, "WARPS": _WARPS, "COPIES": copies}
+    head = "".join(f"#define {key} {value}\n" for key, value in macros.items())
+    source = files(__package__).joinpath("one_read.cu").read_text(encoding="utf-8")
+    with torch.cuda.device(device):
+        kernel = torch.cuda._compile_kernel(head + source, name)
+        if name == "one_read":
+            kernel.set_shared_memory_config(memory)
+    return kernel
+
+
+def _allow_compilation_without_toolkit() -> None:
+    """torch asks for the toolkit's folder to find headers, of which these kernels include none."""
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = cpp_extension.CUDA_HOME or "/usr/local/cuda"
+
+
+def spans_of(rows: int, tokens: int, channels: int, device: torch.device) -> tuple[int, int]:
+    """Into how many spans a row is cut, and their length: about one block for each processor."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    spans = max(1, processors // (rows * -(-channels // BLOCK)))
+    span = -(-tokens // min(spans, tokens))
+    return -(-tokens // span), span
+
+
+def most_places(rows: int, channels: int, device: torch.device) -> int:
+    """How many spans up to so many rows can make together."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return max(rows, processors // -(-channels // BLOCK))
+
+
+def read(x: Tensor, buffers: tuple[Tensor, ...], options: tuple[Any, ...], spans: int) -> None:
+    """Launch `one_read` over x (B, T, C): see the kernel for the buffers and options."""
+    device = x.device
+    blocks = -(-x.shape[2] // BLOCK)
+    compiled("one_read", x.dtype, device)(
+        grid=(x.shape[0] * spans, blocks, 1),
+        block=(32 * _WARPS, 1, 1),
+        args=[x, *buffers, *options],
+        shared_mem=_layout(device)[1],
+    )
+
+
+def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> None:
+    """Launch `join_largest`, one block a slot: see the kernel for the buffers and sizes."""
+    compiled("join_largest", torch.float32, buffers[0].device)(
+        grid=(slots, 1, 1), block=(_JOIN_THREADS, 1, 1), args=[*buffers, *sizes]
+    )

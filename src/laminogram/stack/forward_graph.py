@@ -1,0 +1,157 @@
+"""Forwards over whole texts as CUDA graphs: one for each shape, plan and set of taps.
+
+A layer of a small model takes less time than launching its kernels; a graph launches them all at
+once. What changes from batch to batch lies in buffers that the graph reads: the tokens, and what an
+observer renews in `begin`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from laminogram.errors import ConfigError
+from laminogram.plans import Plan
+from laminogram.stack import forward
+from laminogram.stack.batch import Batch
+from laminogram.stack.conditions import Provision
+from laminogram.stack.joined import JoinedProducts
+from laminogram.stack.taps import Observer, Run
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
+
+MOST_GRAPHS = 8
+"""Graphs that a stack keeps; beyond it the one that was used longest ago goes."""
+
+
+@dataclass
+class _Entry:
+    """A shape that was met: what it reads, and the graph once it was met again.
+
+    The observer is held, because its buffers are in the graph."""
+
+    batch: Batch
+    observer: Observer | None
+    run: Run | None = None
+    graph: torch.cuda.CUDAGraph | None = None
+    refused: bool = False
+    out: Tensor | None = None
+
+
+class FastForward:
+    """What makes the forwards of one stack fast, and the graphs that it keeps.
+
+    The first forward of a kind runs as it is, the second is captured, later ones are replayed.
+    Batches with pads, token types, gradients or a cache, and observers that are not `capturable`
+    (they take tensors to where a graph cannot), run the compiled layers without a graph. Weights
+    that were moved, or replaced, or other people's hooks end every graph; what was joined is joined
+    anew. A copy of a stack begins without.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        _check(stack)
+        if stack.quantised is None:
+            stack.compile_layers()
+        self._joined = JoinedProducts(stack)
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+    def run(
+        self,
+        stack: Stack,
+        batch: Batch,
+        plan: Plan,
+        observer: Observer | None,
+        logits: forward.Logits,
+        v_first: Provision,
+    ) -> Tensor | None:
+        """What `forward.run` gives, yours to keep; None where it must run without a graph."""
+        if not self._joined.stand():
+            self.forget()
+            self._joined.part()
+            self._joined = JoinedProducts(stack)
+        if torch.is_grad_enabled() or not batch.uniform or batch.types is not None:
+            return None
+        if observer is not None and not getattr(observer, "capturable", False):
+            return None
+        key = (batch.shape, plan, logits, v_first, id(observer))
+        entry = self._entries.get(key)
+        if entry is None:
+            self._remember(key, _Entry(batch, observer))
+            return None
+        self._entries.move_to_end(key)
+        if entry.refused:
+            return None
+        if entry.graph is None:
+            try:
+                self._capture(entry, stack, batch, plan, logits, v_first)
+            except RuntimeError as error:  # something in it waits for the device
+                entry.refused = True
+                shape = "x".join(map(str, batch.shape))
+                warnings.warn(
+                    f"no graph for {shape} tokens, launched singly: {error}", stacklevel=4
+                )
+                return None
+        else:
+            entry.batch.tokens.copy_(batch.tokens)
+            if observer is not None and entry.run is not None:
+                observer.begin(entry.run)
+        assert entry.graph is not None
+        assert entry.out is not None
+        entry.graph.replay()
+        return entry.out.clone()
+
+    def forget(self, observer: Observer | None = None) -> None:
+        """Let go of the graphs of an observer that will not come back; without one, of all."""
+        for key, entry in list(self._entries.items()):
+            if observer is None or entry.observer is observer:
+                del self._entries[key]
+
+    def _remember(self, key: Any, entry: _Entry) -> None:
+        self._entries[key] = entry
+        if len(self._entries) > MOST_GRAPHS:
+            self._entries.popitem(last=False)
+
+    def _capture(
+        self,
+        entry: _Entry,
+        stack: Stack,
+        batch: Batch,
+        plan: Plan,
+        logits: forward.Logits,
+        v_first: Provision,
+    ) -> None:
+        batch = Batch(batch.tokens.clone(), batch.lengths, batch.offsets, batch.columns)
+        ctx = forward.open_context(stack, batch, None)  # copies from the host: not into the graph
+        entry.batch = batch
+        entry.run = Run(ctx.positions, batch.mask, batch.lengths, (0,) * len(batch.lengths))
+        if entry.observer is not None:
+            entry.observer.begin(entry.run)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            entry.out = forward.through(
+                stack,
+                batch,
+                plan,
+                ctx,
+                observer=entry.observer,
+                logits=logits,
+                v_first=v_first,
+            )
+        entry.graph = graph
+
+
+def _check(stack: Stack) -> None:
+    devices = sorted({str(parameter.device) for parameter in stack.parameters()})
+    if len(devices) != 1 or stack.device.type != "cuda":
+        where = ", ".join(devices)
+        raise ConfigError(f"fast forwards need a stack on one CUDA device; it lies on {where}")

@@ -1,0 +1,105 @@
+"""Which forwards are captured, replayed and let go of; the graph itself is a stand-in here."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from tests.stacks import ids_of, view_of
+
+from laminogram.stack import forward, forward_graph
+from laminogram.stack.forward_graph import FastForward
+
+
+class _Graph:
+    """Runs again what ran while it was captured."""
+
+    current: _Graph | None = None
+    replays = 0
+
+    def replay(self) -> None:
+        _Graph.replays += 1
+        with torch.no_grad():
+            self.out.copy_(self.again())
+
+    def run(self, *given: Any, **options: Any) -> torch.Tensor:
+        self.again = lambda: self.through(*given, **options)
+        self.out = self.again()
+        return self.out
+
+
+@pytest.fixture
+def view(monkeypatch):
+    @contextmanager
+    def graph(made: _Graph, pool: object):
+        through = forward.through
+        made.through = through
+        with monkeypatch.context() as patch:
+            patch.setattr(forward, "through", made.run)
+            yield
+
+    view = view_of("llama")
+    monkeypatch.setattr(forward_graph, "_check", lambda stack: None)
+    monkeypatch.setattr(view.stack, "compile_layers", lambda: view.stack)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    _Graph.replays = 0
+    return view.fast()
+
+
+def _plain(view, ids):
+    fast, view.stack.fast = view.stack.fast, None
+    out = view.logits(ids)
+    view.stack.fast = fast
+    return out
+
+
+def test_the_second_is_captured_and_later_ones_read_new_tokens(view):
+    for seed in range(4):
+        ids = ids_of(2, 6, seed)
+        out = view.logits(ids)
+        torch.testing.assert_close(out, _plain(view, ids))
+        assert _Graph.replays == seed
+    kept = out.clone()
+    view.logits(ids_of(2, 6, 9))
+    assert torch.equal(out, kept)
+
+
+def test_pads_gradients_and_edits_run_without(view):
+    from laminogram.probe import edits
+
+    for _ in range(3):
+        view.logits([[1, 2, 3], [4]])
+        view.run(view.tokens(ids_of(2, 6)))
+        view.using(edits=[edits.zero("ffn_out", layers=1)]).logits(ids_of(2, 6))
+        view.record(ids_of(2, 6), sites=["ffn_out"])
+    assert _Graph.replays == 0
+
+
+def test_weights_that_move_end_every_graph(view):
+    ids = ids_of(2, 6)
+    for _ in range(3):
+        before = view.logits(ids)
+    q = view.stack.layers[0].attn.q
+    q.weight = torch.nn.Parameter(q.weight.detach() * 2, requires_grad=False)
+    after = view.logits(ids)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, _plain(view, ids))
+    assert view.stack.layers[0].attn.joined is not None
+
+
+def test_the_number_of_graphs_is_bounded(view):
+    for tokens in range(2, 2 + forward_graph.MOST_GRAPHS + 3):
+        view.logits(ids_of(1, tokens))
+    assert len(view.stack.fast._entries) == forward_graph.MOST_GRAPHS
+    view.stack.fast.forget()
+    assert not view.stack.fast._entries
+
+
+def test_a_copy_begins_without(view):
+    assert isinstance(view.stack.fast, FastForward)
+    assert copy.deepcopy(view.stack.fast) is None
