@@ -46,8 +46,8 @@ def graph_for(
         return reason
     capacity = max(_LEAST_CAPACITY, 1 << (tokens - 1).bit_length())
     graphs: _Graphs = view.stack.__dict__.setdefault("_graphs", _Graphs())
-    key = (view.conditions, rows, capacity, _places(view))
-    graph = graphs.pop(key, None)
+    key = (view.conditions, rows, capacity)
+    graph = graphs.pop((*key, _places(view)), None)
     if graph is None or graph.is_outdated:
         if new < LEAST_TOKENS:
             return f"{new} new tokens are too few to capture a step for"
@@ -55,7 +55,7 @@ def graph_for(
             graph = DecodeGraph(view, rows, capacity)
         except (CacheError, TokenError, torch.OutOfMemoryError) as error:
             return str(error)
-    graphs[key] = graph
+    graphs[*key, _places(view)] = graph  # a capture may have moved weights to join them
     while len(graphs) > KEPT:
         del graphs[next(iter(graphs))]
     return graph

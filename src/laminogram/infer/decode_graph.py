@@ -24,6 +24,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import grows
 from laminogram.stack.context import Rotary
 from laminogram.stack.forward import Logits
+from laminogram.stack.joined import joining
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run
 
@@ -92,7 +93,7 @@ class DecodeGraph:
         }
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda" if capture is None else capture:
-            self._capture()
+            self._capture_joined()
         self._moves = view.stack.together.moves if self._graph is not None else None
 
     @property
@@ -139,7 +140,7 @@ class DecodeGraph:
         if self.is_outdated:
             raise CacheError(
                 "weights were moved since this graph was captured (layers of a parallel group were "
-                "stacked): make a new graph"
+                "stacked, or products of one input joined): make a new graph"
             )
         if max(self.cache.lengths) >= self.capacity:
             raise CacheError(f"the graph's capacity of {self.capacity} tokens a row is used up")
@@ -194,6 +195,16 @@ class DecodeGraph:
         if self.observer is not None:
             starts = tuple(self.cache.lengths)
             self.observer.begin(Run(self.positions, mask, (1,) * self.rows, starts))
+
+    def _capture_joined(self) -> None:
+        """Capture with products of one input as one, but for groups, whose weights are stacked by
+        layer. Also for one row, so that a later graph of more rows moves no weight."""
+        if self.view.plan.placed_groups:
+            self._capture()
+            return
+        with joining(self.view.stack) as joined:
+            self.view.stack.together.moves += joined.moved
+            self._capture()
 
     @torch.no_grad()
     def _capture(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from laminogram.infer.decode_graph import DecodeGraph, StaticReads
 from laminogram.stack.cache import grows
+from laminogram.stack.joined import joining
 from laminogram.stack.kernels import (
     attention_row_triton,
     row_naive,
@@ -53,7 +54,8 @@ def compare_layers(kind: str, rows: int, dtype: torch.dtype) -> None:
     view.stack.to(dtype).requires_grad_(False)
     for layer in view.stack.layers:
         layer._row_decoder = None  # that of the CPU would come first
-    found, reads, memory = decoded(view, rows, SHOWN)
+    with joining(view.stack):
+        found, reads, memory = decoded(view, rows, SHOWN)
     wanted, usual, usual_memory = decoded(view, rows, (*SHOWN, HIDDEN))
     assert relative(found.float(), wanted.float()) < TOLERANCE[dtype]
     for layer in range(view.config.num_layers):

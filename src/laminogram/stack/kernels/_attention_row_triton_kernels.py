@@ -107,7 +107,7 @@ def attention_row(
         answer = answer * keep[:, None]
         answer += tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")
         high = top
-    target = out + row * q_row + head * G * D + g[:, None] * D + d[None, :]
+    target = out + row * K * G * D + head * G * D + g[:, None] * D + d[None, :]
     if SPLITS == 1:
         answer = answer / total[:, None]
         tl.store(target, answer.to(out.dtype.element_ty), mask=queries)

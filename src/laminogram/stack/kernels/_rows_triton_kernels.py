@@ -60,7 +60,7 @@ def _narrow(y, z, scales, row, k, inside, SIZE: tl.constexpr, SCALED: tl.constex
 
 @triton.jit
 def act_rows(
-    x, gate, z, scales,
+    x, gate, z, scales, apart,
     F: tl.constexpr, WIDE: tl.constexpr, ACT: tl.constexpr, SCALED: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -69,9 +69,9 @@ def act_rows(
     k = tl.arange(0, WIDE)
     inside = k < F
     _wait(PDL)
-    y = _activated(tl.load(x + row * F + k, mask=inside, other=0.0).to(tl.float32), ACT)
+    y = _activated(tl.load(x + row * apart + k, mask=inside, other=0.0).to(tl.float32), ACT)
     if gate is not None:
-        y *= tl.load(gate + row * F + k, mask=inside, other=0.0).to(tl.float32)
+        y *= tl.load(gate + row * apart + k, mask=inside, other=0.0).to(tl.float32)
     _narrow(y, z, scales, row, k, inside, F, SCALED)
 
 

@@ -43,7 +43,8 @@ def attention_row(
     """z (B, H * D) of one new token a row; the cache gets its key and value.
 
     Args:
-        q, k, v: (B, H * D) and twice (B, K * D), before the rotary turn.
+        q, k, v: (B, H * D) and twice (B, K * D), before the rotary turn; rows of k and v are
+            equally far apart.
         turn: cos and sin (1|B, 1, 1, R) as `rope.spread` lays them out; None turns nothing.
         positions: (B, 1), each row's place of the new token, on the device.
         keys, values: the cache (B, K, S, D) with equal strides, the last of them 1.

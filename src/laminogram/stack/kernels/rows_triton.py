@@ -65,13 +65,14 @@ def norm_rows(
 
 
 def act_rows(x: Tensor, activation: str, gate: Tensor | None, dtype: torch.dtype) -> Scaled:
-    """`act(x)`, times `gate (B, F)` where there is one."""
+    """`act(x)`, times `gate (B, F)` where there is one, its rows as far apart as those of x."""
     z, scales = torch.empty(x.shape, device=x.device, dtype=dtype), _scales(x, dtype)
     _kernels("rows").act_rows[(x.shape[0],)](
         x,
         gate,
         z,
         scales,
+        x.stride(0),
         F=x.shape[1],
         ACT=_ACTIVATIONS[activation],
         SCALED=scales is not None,

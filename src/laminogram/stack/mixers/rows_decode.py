@@ -29,10 +29,11 @@ def attention_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: 
     (h,) = norm_rows(x[:, 0], RowNorm.of(layer.attn_norm), dtype)
     keys = slot.attn.k
     half = dtype is torch.float16
+    q, k, v = mixer.products(h)
     z = attention_row(
-        mixer.q(h),
-        mixer.k(h),
-        mixer.v(h),
+        q,
+        k,
+        v,
         ctx.rope[mixer.rope_index] if mixer.rope_index >= 0 else None,
         ctx.positions,
         keys,
@@ -52,7 +53,8 @@ def mlp_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) 
     name, dtype = mixer.config.activation, mixer.up.weight.dtype
     (h,) = norm_rows(x[:, 0], RowNorm.of(layer.ffn_norm), dtype)
     if mixer.config.gated:
-        entering = act_rows(mixer.gate(h), name, mixer.up(h), dtype)
+        gate, up = mixer.products(h)
+        entering = act_rows(gate, name, up, dtype)
     else:
         entering = act_rows(mixer.up(h), name, None, dtype)
     return _added(entering, mixer.down, x, None, keep)
