@@ -7,9 +7,12 @@ depend on them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from torch import Tensor
 
 RANKS = {"w": 96, "a": 96, "v": 64, "g": 256}  # of the published RWKV-7 of 1.5 B
 HEAD = 64
+BUILD_S = 60
+"""Seconds for which a benchmark waits for the kernels of the `rwkv` package to be compiled."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,9 @@ def peer(version: int, path: Path, device: str) -> Callable[[list[int]], Tensor]
 def peer_model(version: int, path: Path, device: str) -> Any:
     """The model of the `rwkv` package, in fp16, which its kernels are written for.
 
-    Its kernels are compiled on import, for minutes where nobody has done so before; where they
-    cannot be, the import fails. The package decides by the environment which RWKV it is.
+    The package decides by the environment, on import, which RWKV it is.
     """
-    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "1" if device == "cuda" else "0"}
+    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "1" if has_kernels(device) else "0"}
     os.environ["RWKV_V7_ON"] = "1" if version == 7 else "0"
     for name in [name for name in sys.modules if name.split(".")[0] == "rwkv"]:
         del sys.modules[name]
@@ -89,6 +93,30 @@ def peer_model(version: int, path: Path, device: str) -> Any:
 
         name = str(path) if version == 4 else str(path.with_suffix(""))
         return RWKV(model=name, strategy="cuda fp16" if device == "cuda" else "cpu fp32")
+
+
+@functools.cache
+def has_kernels(device: str) -> bool:
+    """Whether the kernels of the `rwkv` package are there, which it compiles on its first import.
+
+    They are built beforehand, in a process that is ended after `BUILD_S` seconds: the import itself
+    would wait for as long as it takes, or without end for a build that was broken off.
+    """
+    if device != "cuda":
+        return False
+    build = subprocess.Popen(
+        [sys.executable, "-c", "import rwkv.model"],
+        env={**os.environ, "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "1", "RWKV_V7_ON": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # compilers that it started end with it
+    )
+    try:
+        return build.wait(BUILD_S) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(build.pid, signal.SIGKILL)
+        build.wait()
+        return False
 
 
 class _Draw:
