@@ -19,18 +19,22 @@ from benchmarks.gpu import _rwkv
 from benchmarks.gpu._llama import apart
 from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
 from benchmarks.shapes import write
+from benchmarks.timing import Work
 
 PROMPT, STEPS, CAPACITY, ROWS = 16, 32, 512, 64
 LONG = 448  # tokens before the steps where caches are to weigh
 RECORDED = "laminogram, recording"
 HF, HF_STATIC, RWKV = "transformers", "transformers, compiled static cache", "rwkv"
 FAR = 0.05  # of the largest logit: half precision through all layers
+# Random weights of an RWKV-7 amplify rounding: the `rwkv` package in fp16 was found up to 0.08 from
+# itself in fp32 (24 layers, width 256 to 1024), this package 0.03; what is wrong is off by 1.
+FAR_7 = 0.25
 
 
 class Peer(NamedTuple):
     """Another side: its 32 steps, and the logits (1, V) of the first of them."""
 
-    steps: Callable[[], object]
+    steps: Work
     first: Callable[[], Tensor]
 
 
@@ -156,20 +160,22 @@ def _rwkv_package(lab: Lab, version: int, ours: Ours) -> dict[str, Peer]:
     return {RWKV: Peer(loop, after_prompt)}
 
 
-def _result(lab: Lab, ours: Ours, peers: dict[str, Peer], of_limit: float) -> Result:
+def _result(
+    lab: Lab, ours: Ours, peers: dict[str, Peer], of_limit: float, far: float = FAR
+) -> Result:
     """`of_limit`: our time over the limit, at most; no peer is to be faster.
 
     Where peers take part the rounds are fewer: they are slow, and differ by more than rounds do.
     """
     notes: dict[str, Any] = {}
     for name, peer in peers.items():
-        far = apart(ours.logits(), peer.first())
-        if not far <= FAR:
-            raise ValueError(f"the logits differ from those of {name} by {far:.3f} of the largest")
-        notes[f"largest difference of logits from {name}"] = round(far, 4)
+        found = apart(ours.logits(), peer.first())
+        if not found <= far:
+            raise ValueError(f"logits differ from those of {name} by {found:.3f} of the largest")
+        notes[f"largest difference of logits from {name}"] = round(found, 4)
     if RWKV in peers:
         notes["rwkv's own CUDA kernels"] = _rwkv.has_kernels(lab.device)
-    sides = {OURS: ours, **{name: peer.steps for name, peer in peers.items()}}
+    sides: dict[str, Work] = {OURS: ours, **{name: peer.steps for name, peer in peers.items()}}
     times = lab.race(sides, rounds=5, warmup=1) if peers else lab.race(sides)
     targets = (Target(LIMIT, of_limit), *(Target(name, 1.0) for name in peers))
     work = (float(ours.steps * ours.graph.rows), "tok")
@@ -186,7 +192,7 @@ def rwkv4(lab: Lab) -> Result:
 @row("rwkv7-decode")
 def rwkv7(lab: Lab) -> Result:
     ours = Ours(_rwkv_view(lab, 7), lab)
-    return _result(lab, ours, _rwkv_package(lab, 7, ours), 1 / 0.60)
+    return _result(lab, ours, _rwkv_package(lab, 7, ours), 1 / 0.60, FAR_7)
 
 
 @row("llama-decode", needs=("transformers",))

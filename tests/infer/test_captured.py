@@ -73,3 +73,13 @@ def test_a_graph_is_kept_for_its_weights_alone(on_cpu) -> None:
     view.stack.final_norm.weight.data = view.stack.final_norm.weight.data.clone()
     assert captured.graph_for(view, 1, 40, 32, watched=False) is not first
     assert not copy.deepcopy(view.stack)._graphs
+
+
+def test_a_capture_joins_products_and_tells_other_graphs_that_weights_moved(monkeypatch) -> None:
+    view, joined = view_of("llama"), []
+    attn = view.stack.layers[0].attn
+    monkeypatch.setattr(DecodeGraph, "_capture", lambda _: joined.append(attn.joined is not None))
+    for rows in (1, 2):
+        DecodeGraph(view, rows, 64, capture=True)
+        assert view.stack.together.moves == 1
+    assert joined == [True, True] and attn.joined is None
