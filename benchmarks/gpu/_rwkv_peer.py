@@ -14,9 +14,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +27,15 @@ PATIENCE = 100.0  # seconds for the compilation, from its start
 
 @dataclass(frozen=True)
 class Peer:
-    """last: a text's last logits. kernels: whether they come from the package's CUDA kernels."""
+    """The package's model; kernels: whether it runs with the package's CUDA kernels."""
 
-    last: Callable[[list[int]], Tensor]
+    model: Any
     kernels: bool
+
+    def last(self, ids: list[int]) -> Tensor:
+        """A text's last logits."""
+        logits: Tensor = self.model.forward(ids, None)[0]
+        return logits
 
 
 def installed() -> bool:
@@ -56,8 +61,10 @@ def _capability() -> tuple[int, int]:
 
 
 @functools.cache
-def _compiled() -> bool:
+def kernels(device: str) -> bool:
     """Waits for the kernels; False where they cannot be compiled, or not in time."""
+    if device != "cuda":
+        return False
     process, begin = compiling()
     try:
         return process.wait(max(0.0, begin + PATIENCE - time.monotonic())) == 0
@@ -69,8 +76,8 @@ def _compiled() -> bool:
 @functools.lru_cache(maxsize=1)
 def peer(version: int, path: Path, device: str) -> Peer:
     """The model of a file in fp16, which the package's kernels are written for."""
-    kernels = device == "cuda" and _compiled()
-    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(kernels))}
+    compiled = kernels(device)
+    os.environ |= {"RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(compiled))}
     os.environ["RWKV_V7_ON"] = "1" if version == 7 else "0"
     for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
         del sys.modules[name]
@@ -79,4 +86,4 @@ def peer(version: int, path: Path, device: str) -> Peer:
 
         name = str(path) if version == 4 else str(path.with_suffix(""))
         model = RWKV(model=name, strategy="cuda fp16" if device == "cuda" else "cpu fp32")
-    return Peer(lambda ids: model.forward(ids, None)[0], kernels)
+    return Peer(model, compiled)

@@ -10,7 +10,7 @@ import torch
 from tests.stacks import ids_of, view_of
 
 from laminogram.errors import ConfigError
-from laminogram.stack.joined import JoinedProducts
+from laminogram.stack.joined import JoinedProducts, joining
 
 
 @pytest.fixture
@@ -35,6 +35,20 @@ def test_the_same_answer_and_the_same_memory(view):
     whole = attn.joined.weight.untyped_storage().data_ptr()
     assert {p.weight.untyped_storage().data_ptr() for p in (attn.q, attn.k, attn.v)} == {whole}
     assert joined.stand()
+
+
+def test_joined_for_a_capture_alone(view):
+    layers = _owners(view)
+    with joining(view.stack) as first:
+        assert first.moved and all(one.joined is not None for one in layers)
+    assert all(one.joined is None for one in layers)
+    places = [weight.data_ptr() for weight in view.stack.parameters()]
+    ids = ids_of(2, 5)
+    with torch.no_grad(), joining(view.stack) as again:
+        assert not again.moved
+        found = view.logits(ids)
+    assert places == [weight.data_ptr() for weight in view.stack.parameters()]
+    torch.testing.assert_close(found, view.logits(ids))
 
 
 def test_a_copy_begins_without(view):

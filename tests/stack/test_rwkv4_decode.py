@@ -131,3 +131,13 @@ def test_half_a_layer_a_gradient_or_several_rows_take_the_usual_path():
         layer(token(layer, 1).expand(2, 1, -1), OneToken(), layer.new_slot(2, 8, "both"), NO_TAPS)
     layer(token(layer, 1), OneToken(), slot, NO_TAPS)
     assert slot.decoder is None
+
+
+@torch.no_grad()
+def test_fp16_weights_under_an_fp32_residual_take_the_usual_path():
+    layer = layer_of(torch.float16)
+    slot, usual = layer.new_slot(1, 8, "both"), layer.new_slot(1, 8, "both")
+    x = token(layer, 1).float()
+    found = layer(x.clone(), OneToken(), slot, NO_TAPS)
+    assert slot.decoder is None
+    assert torch.equal(found, layer(x.clone(), OneToken(), usual, TAPPED))

@@ -24,6 +24,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import grows
 from laminogram.stack.context import Rotary
 from laminogram.stack.forward import Logits
+from laminogram.stack.joined import joining
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run
 
@@ -92,13 +93,22 @@ class DecodeGraph:
         }
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda" if capture is None else capture:
-            self._capture()
+            self._capture_joined()
         self._moves = view.stack.together.moves if self._graph is not None else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """How many tokens of each row have been read."""
         return tuple(self.cache.lengths)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether weights lie elsewhere than when the step was captured."""
+        return self._moves not in (None, self.view.stack.together.moves)
+
+    def place(self) -> None:
+        """Set the positions to where the rows of the cache stand, after its lengths were set."""
+        self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
 
     @torch.no_grad()
     def start(self, prompts: Text) -> Tensor:
@@ -118,7 +128,7 @@ class DecodeGraph:
         out = self.view.run(batch, cache=self.cache, logits=logits, observer=reader)
         if isinstance(self.observer, Program):
             self.observer.prompt_lengths = batch.lengths
-        self.positions.copy_(torch.tensor(self.cache.lengths)[:, None])
+        self.place()
         if not tapped:
             return out[:, 0]
         last = torch.tensor(batch.lengths, device=out.device) - 1
@@ -127,10 +137,10 @@ class DecodeGraph:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """One more token each (B,): the logits (B, V) after it, yours to keep."""
-        if self._moves not in (None, self.view.stack.together.moves):
+        if self.is_outdated:
             raise CacheError(
                 "weights were moved since this graph was captured (layers of a parallel group were "
-                "stacked): make a new graph"
+                "stacked, or products of one input joined): make a new graph"
             )
         if max(self.cache.lengths) >= self.capacity:
             raise CacheError(f"the graph's capacity of {self.capacity} tokens a row is used up")
@@ -185,6 +195,16 @@ class DecodeGraph:
         if self.observer is not None:
             starts = tuple(self.cache.lengths)
             self.observer.begin(Run(self.positions, mask, (1,) * self.rows, starts))
+
+    def _capture_joined(self) -> None:
+        """Capture with products of one input as one, but for groups, whose weights are stacked by
+        layer. Also for one row, so that a later graph of more rows moves no weight."""
+        if self.view.plan.placed_groups:
+            self._capture()
+            return
+        with joining(self.view.stack) as joined:
+            self.view.stack.together.moves += joined.moved
+            self._capture()
 
     @torch.no_grad()
     def _capture(self) -> None:

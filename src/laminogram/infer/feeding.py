@@ -117,8 +117,7 @@ class CachedFeeder(Feeder):
         rows = len(self.tokens)
         if self._frozen.rows:
             self._frozen.step_back()
-            seen = self.past.cache.lengths
-            ids = torch.tensor([row[n] for row, n in zip(self.tokens, seen, strict=True)])
+            ids = self._again()
         ones = (1,) * rows
         if self._outgrown(ones):
             return self._rebuild()
@@ -133,6 +132,11 @@ class CachedFeeder(Feeder):
     def close(self) -> None:
         """After the last step, or an error: leave the cache so that it can be gone on from."""
         self._frozen.restore()
+
+    def _again(self) -> Tensor:
+        """The tokens (B,) at the place where each row of the cache stands."""
+        seen = self.past.cache.lengths
+        return torch.tensor([row[n] for row, n in zip(self.tokens, seen, strict=True)])
 
     def _outgrown(self, more: Sequence[int]) -> bool:
         """Whether `more` tokens a row turn what is cached by other rotary frequencies."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError, ConfigError, FamilyError, TokenError
+from laminogram.infer import captured
 from laminogram.infer.feeding import CachedFeeder, Feeder
 from laminogram.infer.past import Past
 from laminogram.infer.result import FinishReason, Generation, Generations
@@ -136,9 +137,12 @@ def _watched(
     watching = observer or own
     if isinstance(watching, Program) and watching.prompt_lengths is None:
         watching.prompt_lengths = tuple(past.prompts)
-    feeder = (
-        CachedFeeder(view, past, watching) if use_cache else Feeder(view, past.tokens, watching)
-    )
+    feeder: Feeder | None = None
+    if use_cache:
+        feeder = captured.feeder(view, past, ends.max_new_tokens, watching)
+        feeder = feeder or CachedFeeder(view, past, watching)
+    else:
+        feeder = Feeder(view, past.tokens, watching)
     reasons = _loop(feeder, sampling, texts, ends, past.draws)
     if own is not None:
         own.check()

@@ -233,6 +233,13 @@ class StepSlot:
             if part is not None:
                 yield name, part
 
+    def counter(self, size: int, device: torch.device) -> Tensor:
+        """Zeros (size,) by which programs of a kernel see which of them is last, kept for it."""
+        if self.decoder is None:
+            self.decoder = torch.zeros(size, device=device, dtype=torch.int32)
+        kept: Tensor = self.decoder
+        return kept
+
     def mapped(self, change: Change, memo: Memo) -> StepSlot:
         """The same memory with every tensor changed."""
         return StepSlot(**{name: part.mapped(change, memo) for name, part in self.parts()})

@@ -61,7 +61,7 @@ class FastForward:
         _check(stack)
         if stack.quantised is None:
             stack.compile_layers()
-        self._joined = JoinedProducts(stack)
+        self._joined = _joined(stack)
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -81,7 +81,7 @@ class FastForward:
         if not self._joined.stand():
             self.forget()
             self._joined.part()
-            self._joined = JoinedProducts(stack)
+            self._joined = _joined(stack)
         if torch.is_grad_enabled() or not batch.uniform or batch.types is not None:
             return None
         if observer is not None and not getattr(observer, "capturable", False):
@@ -151,6 +151,12 @@ class FastForward:
                 v_first=v_first,
             )
         entry.graph = graph
+
+
+def _joined(stack: Stack) -> JoinedProducts:
+    joined = JoinedProducts(stack)
+    stack.together.moves += joined.moved
+    return joined
 
 
 def _check(stack: Stack) -> None:

@@ -6,7 +6,8 @@ so that nothing is held twice; names, shapes and state dictionaries stay as they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -42,6 +43,13 @@ class Joining(nn.Module):
         super().__init__()
         self.joined: Joined | None = None
 
+    def products(self, h: Tensor) -> tuple[Tensor, ...]:
+        """What each of the joinable products gives for `h (..., in)`: at once where they are
+        joined, one by one for gradients."""
+        if self.joined is None or torch.is_grad_enabled():
+            return tuple(getattr(self, name)(h) for name in self.joinable)
+        return self.joined(h)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"joined": None}
 
@@ -55,6 +63,7 @@ class JoinedProducts:
 
     def __init__(self, model: nn.Module) -> None:
         self._owners = [one for one in model.modules() if isinstance(one, Joining)]
+        before = [weight.data_ptr() for weight in model.parameters()]
         for owner in self._owners:
             parts = [getattr(owner, name, None) for name in owner.joinable]
             owner.joined = join(cast(list[nn.Module], parts)) if parts and all(parts) else None
@@ -70,6 +79,8 @@ class JoinedProducts:
             for name, parameter in owner._parameters.items()
             if parameter is not None
         ]
+        self.moved = before != [weight.data_ptr() for weight in model.parameters()]
+        """Whether a weight lies elsewhere than before: whoever keeps addresses must know."""
 
     def stand(self) -> bool:
         """Whether every module and weight is where it was, and nobody's hook in any. Asked at every
@@ -87,6 +98,19 @@ class JoinedProducts:
         """Let every product be done by itself again."""
         for owner in self._owners:
             owner.joined = None
+
+
+@contextmanager
+def joining(model: nn.Module) -> Iterator[JoinedProducts]:
+    """Products of one input joined while a graph is captured, which keeps their addresses; after it
+    every product is what it was, so nobody has to ask whether the join still holds."""
+    owners = [one for one in model.modules() if isinstance(one, Joining)]
+    before = [one.joined for one in owners]
+    try:
+        yield JoinedProducts(model)
+    finally:
+        for owner, joined in zip(owners, before, strict=True):
+            owner.joined = joined
 
 
 def join(parts: Sequence[nn.Module]) -> Joined | None:
@@ -108,8 +132,24 @@ def join(parts: Sequence[nn.Module]) -> Joined | None:
 
 
 def _moved(parameters: Sequence[Tensor]) -> Tensor:
-    """One tensor, of which the parameters are slices from now on."""
+    """One tensor, of which the parameters are slices from now on, or have been before."""
+    whole = _neighbours(parameters)
+    if whole is not None:
+        return whole
     whole = torch.cat([x.detach() for x in parameters])
     for parameter, part in zip(parameters, whole.split([len(x) for x in parameters]), strict=True):
         parameter.data = part
     return whole
+
+
+def _neighbours(parameters: Sequence[Tensor]) -> Tensor | None:
+    """The tensor of which the parameters are already slices, one after the other; None if not."""
+    first, size = parameters[0].detach(), 0
+    for one in parameters:
+        apart = one.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        if apart or one.storage_offset() != first.storage_offset() + size:
+            return None
+        if not one.is_contiguous():
+            return None
+        size += one.numel()
+    return first.as_strided((size,), (1,)).view(-1, *first.shape[1:])

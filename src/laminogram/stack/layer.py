@@ -6,6 +6,7 @@ neither its index nor its place in a plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
+from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
 from laminogram.stack.mixers.rwkv4_decode import is_one_row
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Taps
@@ -36,6 +38,7 @@ class Layer(nn.Module):
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
         self._row_decoder = row_decoder(config)
+        self._has_row_kernels = has_row_kernels(config)
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +65,20 @@ class Layer(nn.Module):
             decoder = self._row_decoder(self, slot) if is_one_row(x, ctx, taps) else None
             if decoder is not None:
                 return decoder(x)
+        out = self.by_row_kernels(x, ctx, slot, taps, part)
+        if out is not None:
+            return out
         x = taps("resid_pre", x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
+
+    def by_row_kernels(
+        self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
+    ) -> Tensor | None:
+        """`forward` of one token a row by fused kernels; None where they do not serve."""
+        if not self._has_row_kernels or slot is None or part != "both":
+            return None
+        return decoded(self, x, ctx, slot, taps)
 
 
 def _in_turn(
@@ -112,3 +126,17 @@ def run_layer(
 ) -> Tensor:
     """`layer(...)` as a function: the unit that is compiled, once for each tap signature."""
     return layer(x, ctx, slot, taps, part)
+
+
+def compiled_run_layer(backend: str | Callable) -> Callable[..., Tensor]:
+    """`run_layer` compiled. One token a row goes to the fused kernels first, which are faster than
+    what a compiler makes of the layer."""
+    compiled = torch.compile(run_layer, fullgraph=True, backend=backend)
+
+    def run(
+        layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
+    ) -> Tensor:
+        out = layer.by_row_kernels(x, ctx, slot, taps, part)
+        return compiled(layer, x, ctx, slot, taps, part) if out is None else out
+
+    return run

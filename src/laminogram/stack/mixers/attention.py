@@ -59,7 +59,7 @@ class Attention(Joining):
     def forward(self, h: Tensor, ctx: Context, slot: AttentionSlot | None, taps: Taps) -> Tensor:
         """`h (B, T, C) -> (B, T, C)`; keys and values join the slot."""
         split = (*h.shape[:2], -1, self.config.head_dim)
-        q, k, v = (x.view(split) for x in self._projected(h))
+        q, k, v = (x.view(split) for x in self.products(h))
         if self.config.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rope_index >= 0:
@@ -89,12 +89,6 @@ class Attention(Joining):
         if self.config.qk_norm is not None:
             k = self.k_norm(k)
         return (turn(k, *ctx.rope[self.rope_index]) if self.rope_index >= 0 else k), v
-
-    def _projected(self, h: Tensor) -> tuple[Tensor, ...]:
-        """q, k and v (B, T, H or K times D) before what is done to heads."""
-        if self.joined is None or torch.is_grad_enabled():
-            return self.q(h), self.k(h), self.v(h)
-        return self.joined(h)
 
     def _fused(self, q: Tensor, keys: Tensor, values: Tensor, ctx: Context) -> Tensor:
         mask, causal = ctx.masks[self.mask_key]

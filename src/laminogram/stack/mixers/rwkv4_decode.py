@@ -93,6 +93,7 @@ def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder |
     tables = [module._parameters for module in layer.modules()]
     plain = all(x is None or x.dtype is dtype for table in tables for x in table.values())
     products = (*layer.attn.children(), *layer.ffn.children())
+    plain = plain and dtype in _WIDE  # above fp16 weights the residual is fp32
     if not plain or any("weight" not in module._parameters for module in products):
         return None
     plainest = slot.decoder = LayerDecoder(layer, slot)

@@ -1,0 +1,131 @@
+"""Run by test_row_triton in a process of its own, for Triton reads TRITON_INTERPRET on import.
+
+Decodes small stacks by the fused kernels, interpreted on the CPU, and by the usual path (which
+reading a hidden site asks for), and single kernels beside their naive references; prints one line
+each.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from tests.stacks import ids_of, relative, view_of
+from torch import Tensor
+
+from laminogram.infer.decode_graph import DecodeGraph, StaticReads
+from laminogram.stack.cache import grows
+from laminogram.stack.joined import joining
+from laminogram.stack.kernels import (
+    attention_row_triton,
+    row_naive,
+    row_triton,
+    rows_triton,
+    wkv7_row_triton,
+)
+from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
+from laminogram.view import View
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2}
+SHOWN = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
+HIDDEN = "ffn_act"
+LAUNCHED: list[int] = []
+
+
+def decoded(view: View, rows: int, sites: tuple[str, ...]) -> tuple[Tensor, StaticReads, dict]:
+    """Logits of a step after prompts of different lengths, what was read, and the memory."""
+    layers = range(view.config.num_layers)
+    reads = StaticReads()
+    observer = view.program(reads=dict.fromkeys(layers, sites), sink=reads)
+    graph = DecodeGraph(view, rows, 100, observer, capture=False)
+    logits = [graph.start([[1, 2, 3] * (1 + 24 * row) for row in range(rows)])]
+    logits += [graph.step(column) for column in ids_of(rows, 2).T]
+    memory = {
+        name: x[:, :, : min(graph.lengths)] if grows(name) else x
+        for name, x in graph.cache.tensors().items()
+    }
+    return torch.stack(logits), reads, memory
+
+
+@torch.no_grad()
+def compare_layers(kind: str, rows: int, dtype: torch.dtype) -> None:
+    """Whole layers: logits, every site that is shown, every memory."""
+    view = view_of(kind)
+    view.stack.to(dtype).requires_grad_(False)
+    for layer in view.stack.layers:
+        layer._row_decoder = None  # that of the CPU would come first
+    with joining(view.stack):
+        found, reads, memory = decoded(view, rows, SHOWN)
+    wanted, usual, usual_memory = decoded(view, rows, (*SHOWN, HIDDEN))
+    assert relative(found.float(), wanted.float()) < TOLERANCE[dtype]
+    for layer in range(view.config.num_layers):
+        for site in SHOWN:
+            one, other = reads[site, layer], usual[site, layer]
+            assert one.shape == other.shape and one.dtype == other.dtype, site
+            assert relative(one.float(), other.float()) < TOLERANCE[dtype], site
+    for name, x in memory.items():
+        assert relative(x.float(), usual_memory[name].float()) < TOLERANCE[dtype], name
+    assert LAUNCHED
+    LAUNCHED.clear()
+    print(f"{kind} {rows} {dtype}: equal")
+
+
+@torch.no_grad()
+def compare_products() -> None:
+    """Products, gates and sums beside their references, sizes that fit no tile."""
+    make = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make)
+
+    x, mix = draw(1, 1, 40), draw(40)
+    norm = RowNorm("layer", draw(40), draw(40), 1e-5)
+    products = [
+        RowProduct(draw(70, 40), draw(70), mix, "relu2"),
+        RowProduct(draw(5, 40), None, mix, "sigmoid"),
+    ]
+    for kind in ("lerp", "moved"):
+        shift, other = (RowShift(torch.ones(1, 40), torch.empty(1, 40), kind) for _ in range(2))
+        found = row_triton.project(x, products, norm, shift)
+        wanted = row_naive.project_naive(x, products, norm, other)
+        assert all(relative(a, b) < 1e-5 for a, b in zip(found, wanted, strict=True))
+        assert relative(shift.fresh, other.fresh) < 1e-5
+    rms = RowNorm("rms", draw(40), None, 1e-6, offset=1.0)
+    for name in ("silu", "gelu", "gelu_new"):
+        pair = RowProduct(draw(70, 40), draw(70), None, name), RowProduct(draw(70, 40))
+        assert (
+            relative(row_triton.gated(x, *pair, rms), row_naive.gated_naive(x, *pair, rms)) < 1e-5
+        )
+    z, gate, down = draw(70), draw(40), RowProduct(draw(40, 70), draw(40))
+    out, added = row_triton.add_back(z, down, x, gate, keep=True)
+    wanted_out, wanted_added = row_naive.add_back_naive(z, down, x, gate)
+    assert relative(out, wanted_out) < 1e-5 and relative(added, wanted_added) < 1e-5
+    print("products: equal")
+
+
+def watch() -> None:
+    """Note each kernel that is launched, and cut them into few large tiles for the interpreter."""
+    for name in row_triton.TILES:
+        row_triton.TILES[name] = row_triton.Tiles(64, 64, 4)
+    wkv7_row_triton.BLOCK_R = 32
+    real = row_triton._kernels
+
+    def noted(name: str) -> ModuleType:
+        LAUNCHED.append(1)
+        return real(name)
+
+    for module in (row_triton, rows_triton, attention_row_triton, wkv7_row_triton):
+        module._kernels = noted
+
+
+if __name__ == "__main__":
+    watch()
+    compare_products()
+    for kind, rows, dtype in (
+        ("llama", 1, torch.float32),
+        ("llama", 2, torch.float16),
+        ("rwkv4", 1, torch.float16),
+        ("rwkv4", 2, torch.float16),
+        ("rwkv7", 1, torch.float32),
+    ):
+        compare_layers(kind, rows, dtype)
