@@ -19,7 +19,7 @@ def forward(lab: Lab) -> Result:
     difference = max(apart(llama.plain(), theirs()) for _ in range(3))  # the third is a replay
     if difference > _FAR:
         raise ValueError(f"the two models differ by {difference:.3f} of the largest value")
-    times = lab.race({"laminogram": llama.plain, "transformers": theirs}, repeat=3)
+    times = lab.race({"laminogram": llama.plain, "transformers": theirs}, repeat=10)
     return Result(
         times,
         work=(llama.ids.numel(), "tok"),

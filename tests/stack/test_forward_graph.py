@@ -40,8 +40,8 @@ class _Graph:
         return self.out
 
 
-@pytest.fixture
-def view(monkeypatch):
+@pytest.fixture(params=["llama"])
+def view(monkeypatch, request):
     @contextmanager
     def graph(made: _Graph, pool: object):
         through = forward.through
@@ -50,7 +50,7 @@ def view(monkeypatch):
             patch.setattr(forward, "through", made.run)
             yield
 
-    view = view_of("llama")
+    view = view_of(request.param)
     monkeypatch.setattr(forward_graph, "_check", lambda stack: None)
     monkeypatch.setattr(view.stack, "compile_layers", lambda: view.stack)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
@@ -112,3 +112,27 @@ def test_the_number_of_graphs_is_bounded(view):
 def test_a_copy_begins_without(view):
     assert isinstance(view.stack.fast, FastForward)
     assert copy.deepcopy(view.stack.fast) is None
+
+
+@pytest.mark.parametrize("view", ["rwkv4", "rwkv7"], indirect=True)
+def test_prompts_of_recurrent_layers_fill_the_cache_that_is_given(view):
+    for seed in range(4):
+        ids = view.tokens(ids_of(2, 6, seed))
+        filled, plain = view.new_cache(2), view.new_cache(2)
+        with torch.no_grad():
+            out = view.run(ids, cache=filled, logits="last")
+            fast, view.stack.fast = view.stack.fast, None
+            expected = view.run(ids, cache=plain, logits="last")
+            view.stack.fast = fast
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(filled.tensors(), plain.tensors())
+        assert (filled.lengths, filled.prompts, filled.regime) == ([6, 6], [6, 6], plain.regime)
+        assert _Graph.replays == seed
+        view.run(view.tokens(ids_of(2, 3, seed)), cache=filled)  # what goes on has no graph
+        assert _Graph.replays == seed
+
+
+def test_a_cache_with_keys_has_no_graph(view):
+    for seed in range(3):
+        view.run(view.tokens(ids_of(2, 6, seed)), cache=view.new_cache(2))
+    assert _Graph.replays == 0

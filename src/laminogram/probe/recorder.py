@@ -52,12 +52,17 @@ class Recorder:
         return self.program
 
     def tensors(self) -> dict[Key, Tensor]:
-        """Everything kept, rows left-aligned: the prompt, then the generated tokens."""
+        """Everything kept, handed over: the prompt, then the generated tokens, left-aligned.
+
+        A recorder and its program know each other, so what stayed here would stay in memory until
+        Python looks for circles.
+        """
         self._copy.wait()
         prompts = self.bound().prompt_lengths or ()
+        handed, self.chunks = self.chunks, {}
         return {
             key: _joined(chunks, prompts, 2 if key[0] == "pattern" else 1, self.phase)
-            for key, chunks in self.chunks.items()
+            for key, chunks in handed.items()
         }
 
 

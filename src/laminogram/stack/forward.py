@@ -48,9 +48,12 @@ def run(
     and it is advanced. CacheError where the cache's rope regime no longer fits the length.
     """
     batch = batch.to(stack.device)
-    if stack.fast is not None and cache is None:
-        replayed = stack.fast.run(stack, batch, plan, observer, logits, v_first)
+    if stack.fast is not None:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+            replayed = stack.fast.run(stack, batch, plan, observer, logits, v_first, cache)
         if replayed is not None:
+            if cache is not None:
+                _advance(cache, batch)
             return replayed
     ctx = open_context(stack, batch, cache)
     if observer is not None:
@@ -71,9 +74,14 @@ def run(
             v_first=v_first,
         )
     cache.broken = False
+    _advance(cache, batch)
+    return out
+
+
+def _advance(cache: Cache, batch: Batch) -> None:
+    """Count the tokens that a cache has seen now."""
     cache.prompts = cache.prompts or list(batch.lengths)
     cache.lengths = [a + b for a, b in zip(cache.lengths, batch.lengths)]
-    return out
 
 
 def through(

@@ -19,6 +19,7 @@ from laminogram.errors import ConfigError
 from laminogram.plans import Plan
 from laminogram.stack import forward
 from laminogram.stack.batch import Batch
+from laminogram.stack.cache import Cache, grows
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
 from laminogram.stack.joined import JoinedProducts
@@ -36,11 +37,13 @@ class _Entry:
     """A shape that was met: what it reads, and the graph once it was met again.
 
     A graph knows addresses alone, so whatever it reads is held here: the tokens, the positions,
-    rope tables and masks of the context, and the observer with its buffers."""
+    rope tables and masks of the context, the observer with its buffers, and a memory of its own
+    where the run has one."""
 
     batch: Batch
     observer: Observer | None
     ctx: Context | None = None
+    cache: Cache | None = None
     run: Run | None = None
     graph: torch.cuda.CUDAGraph | None = None
     refused: bool = False
@@ -51,8 +54,9 @@ class FastForward:
     """What makes the forwards of one stack fast, and the graphs that it keeps.
 
     The first forward of a kind runs as it is, the second is captured, later ones are replayed.
-    Batches with pads, token types, gradients or a cache, and observers that are not `capturable`
-    (they take tensors to where a graph cannot), run the compiled layers without a graph. Weights
+    A prompt of recurrent layers is one, too: its states are copied to the graph's own and back.
+    Batches with pads, token types, gradients or any other cache, and observers that are not
+    `capturable` (they take tensors to where a graph cannot), run without a graph. Weights
     that were moved, or replaced, or other people's hooks end every graph; what was joined is joined
     anew. A copy of a stack begins without.
     """
@@ -76,8 +80,12 @@ class FastForward:
         observer: Observer | None,
         logits: forward.Logits,
         v_first: Provision,
+        cache: Cache | None = None,
     ) -> Tensor | None:
-        """What `forward.run` gives, yours to keep; None where it must run without a graph."""
+        """What `forward.run` gives, yours to keep; None where it must run without a graph.
+
+        A cache is filled; its lengths are left to the caller.
+        """
         if not self._joined.stand():
             self.forget()
             self._joined.part()
@@ -86,7 +94,9 @@ class FastForward:
             return None
         if observer is not None and not getattr(observer, "capturable", False):
             return None
-        key = (batch.shape, plan, logits, v_first, id(observer))
+        if cache is not None and (observer is not None or not _is_prompt(cache)):
+            return None
+        key = (batch.shape, plan, logits, v_first, id(observer), cache is not None)
         entry = self._entries.get(key)
         if entry is None:
             self._remember(key, _Entry(batch, observer))
@@ -96,7 +106,7 @@ class FastForward:
             return None
         if entry.graph is None:
             try:
-                self._capture(entry, stack, batch, plan, logits, v_first)
+                self._capture(entry, stack, batch, plan, logits, v_first, cache)
             except RuntimeError as error:  # something in it waits for the device
                 entry.refused = True
                 shape = "x".join(map(str, batch.shape))
@@ -110,7 +120,12 @@ class FastForward:
                 observer.begin(entry.run)
         assert entry.graph is not None
         assert entry.out is not None
+        if cache is not None and entry.cache is not None:
+            _copy_states(cache, entry.cache)
         entry.graph.replay()
+        if cache is not None and entry.cache is not None:
+            _copy_states(entry.cache, cache)
+            cache.regime = entry.cache.regime
         return entry.out.clone()
 
     def forget(self, observer: Observer | None = None) -> None:
@@ -132,10 +147,12 @@ class FastForward:
         plan: Plan,
         logits: forward.Logits,
         v_first: Provision,
+        cache: Cache | None,
     ) -> None:
         batch = Batch(batch.tokens.clone(), batch.lengths, batch.offsets, batch.columns)
-        ctx = forward.open_context(stack, batch, None)  # copies from the host: not into the graph
-        entry.batch, entry.ctx = batch, ctx
+        cache = None if cache is None else cache.fork()
+        ctx = forward.open_context(stack, batch, cache)  # copies from the host: not into the graph
+        entry.batch, entry.ctx, entry.cache = batch, ctx, cache
         entry.run = Run(ctx.positions, batch.mask, batch.lengths, (0,) * len(batch.lengths))
         if entry.observer is not None:
             entry.observer.begin(entry.run)
@@ -146,11 +163,21 @@ class FastForward:
                 batch,
                 plan,
                 ctx,
+                cache=cache,
                 observer=entry.observer,
                 logits=logits,
                 v_first=v_first,
             )
         entry.graph = graph
+
+
+def _is_prompt(cache: Cache) -> bool:
+    """Whether a cache holds no token yet, and states alone, whose size is that of any length."""
+    return not any(cache.lengths) and not any(grows(name) for name in cache.tensors())
+
+
+def _copy_states(source: Cache, target: Cache) -> None:
+    torch._foreach_copy_(list(target.tensors().values()), list(source.tensors().values()))
 
 
 def _joined(stack: Stack) -> JoinedProducts:
