@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 MODELS = ("small-llama", "small-rwkv4")
 VARIANTS = ("skip", "middle_repeat", "parallel", "reverse", "random", "looped")
 AFFECTED = "layers affected, M"
-LEAST = 0.01
+LEAST = 0.005
 """Nats: smaller gaps are drawn here, where a logarithm needs a number above 0."""
 NARROW = 3
 """Layers of the largest middle whose recovery is drawn."""
@@ -170,29 +170,29 @@ def _iterations(model: str) -> Grid:
 def _recovered() -> list[Chart]:
     """One chart for each model, of its middles up to `NARROW`."""
     rows = [row for row in table("recover") if row["affected"] <= NARROW]
-    return [
-        _recovery(model, [row for row in rows if row["model"] == model])
-        for model in sorted({row["model"] for row in rows})
-    ]
+    return [_recovery(model, [row for row in rows if row["model"] == model]) for model in MODELS]
 
 
 def _recovery(model: str, rows: Sequence[Row]) -> Chart:
-    lines = []
-    for row in rows:
+    """Each judging has twice the steps of the one before or so, hence the even places."""
+    steps, lines = steps_of(rows[0]), []
+    for row in sorted(rows, key=lambda one: (one["affected"], VARIANTS.index(one["variant"]))):
         points, ends = [], []
-        for step in steps_of(row):
+        for place, step in enumerate(steps):
             numbers = (row[f"gap_{step}{end}"] for end in ("", "_low", "_high"))
             gap, low, high = (max(LEAST, one) for one in numbers)
-            points.append((step, gap))
+            points.append((place, gap))
             ends.append((low, high))
         lines.append(Line(f"{row['variant']}, M = {row['affected']:g}", points, ends))
-    levels = [(f"within {margin:g}", margin) for margin in MARGINS]
-    return Chart(model, "steps", "held-out loss above full, nats", lines, log=True, levels=levels)
+    levels = [("", margin) for margin in MARGINS]  # the axis names them
+    y, ticks = "held-out loss above full, nats", [f"{step}" for step in steps]
+    return Chart(model, "steps", y, lines, log=True, levels=levels, ticks=ticks)
 
 
 def steps_of(row: Row) -> list[int]:
     """The steps at which a row of recover.csv has gaps."""
-    found = (key.removeprefix("gap_") for key in row if key.startswith("gap_"))
+    gaps = (key for key, gap in row.items() if key.startswith("gap_") and gap is not None)
+    found = (key.removeprefix("gap_") for key in gaps)
     return [int(name) for name in found if name.isdecimal()]
 
 

@@ -5,7 +5,8 @@
 
 glue.csv has a line for each fine-tuned plan, without what single examples gave; DIR holds the
 labels by which Matthews' correlation gets its standard error. recover.csv has a line for each
-variant of each model (see `recovery.py`).
+variant of each model (see `recovery.py`); a step that one run was judged at and another was not is
+an empty field.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def main() -> None:
         parser.error("glue needs --data for the labels")
     found = rows.read(*args.files)
     made = _glue(found, args.data) if args.what == "glue" else recoveries(found)
+    columns = list(dict.fromkeys(name for row in made for name in row))
     args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / f"{args.what}.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(made[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(made)
     print(f"{args.what}.csv: {len(made)} lines")

@@ -2,7 +2,9 @@
 
 A gap is the loss of a variant less that of the full plan trained as long with the same seed, book
 by book. A variant has recovered at the first step from which on its gap stays within a margin, in
-nats or as a share of the gap that it began with.
+nats or as a share of the gap that it began with. The full plan too may win or lose by training:
+its own losses stand beside the gaps, and so does how far the variant ends above the model as it was
+before any training.
 
 Axes: S seeds, B books, T steps at which losses were taken, D resampled sets of books.
 """
@@ -36,24 +38,33 @@ def recoveries(rows: Sequence[Row]) -> list[Row]:
 def _recovery(key: tuple[Any, ...], rows: Sequence[Row], full: Sequence[Row]) -> Row:
     model, variant, affected, plan = key
     known = {row["key"][-1]: row for row in full}
-    gaps = np.array([_losses(row) - _losses(known[row["key"][-1]]) for row in rows])  # S B T
+    controls = np.array([_losses(known[row["key"][-1]]) for row in rows])  # S B T
+    losses = np.array([_losses(row) for row in rows])
+    gaps = losses - controls
     steps = [step for step, _ in rows[0]["curve"]]
     drawn = _resampled(gaps.mean(0))  # D T
     found: Row = {"model": model, "variant": variant, "affected": affected, "plan": plan}
     found |= {"rate": rows[0]["rate"], "full_rate": full[0]["rate"], "seeds": len(rows)}
     found["tokens_a_step"] = rows[0]["rows"] * rows[0]["tokens"]
-    for place, step in enumerate(steps):
-        low, high = np.quantile(drawn[:, place], (0.025, 0.975))
-        numbers = (gaps[..., place].mean(), low, high)
-        for end, number in zip(("", "_low", "_high"), numbers, strict=True):
-            found[f"gap_{step}{end}"] = f"{number:.4f}"
     of_seeds, mean = gaps.mean(1), gaps.mean((0, 1))[None]
     for margin in MARGINS:
         found |= _steps(f"steps_{margin}", [mean, drawn, of_seeds], steps, margin)
     for left in LEFT:
         shares = [one / one[:, :1] for one in (mean, drawn, of_seeds)]
         found |= _steps(f"left_{left}", shares, steps, left)
+    since = losses[..., -1:] - controls[..., :1]  # S B 1
+    found |= _estimate("above_untouched", since.mean(0), _resampled(since.mean(0)))
+    for place, step in enumerate(steps):
+        found[f"full_{step}"] = f"{controls[..., place].mean():.4f}"
+        found |= _estimate(f"gap_{step}", gaps[..., place].mean(0), drawn[:, place])
     return found
+
+
+def _estimate(name: str, of_books: np.ndarray, drawn: np.ndarray) -> Row:
+    """A mean over books with its interval."""
+    numbers = (of_books.mean(), *np.quantile(drawn, (0.025, 0.975)))
+    ends = ("", "_low", "_high")
+    return {f"{name}{end}": f"{number:.4f}" for end, number in zip(ends, numbers, strict=True)}
 
 
 def _steps(name: str, of: Sequence[np.ndarray], steps: Sequence[int], margin: float) -> Row:

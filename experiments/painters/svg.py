@@ -35,7 +35,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over common axes; a level is a horizontal line with its name."""
+    """Lines over common axes; a level is a horizontal line with its name. ticks: what x = 0, 1,
+    2... are called, where they are not numbers to scale."""
 
     title: str
     x: str
@@ -43,6 +44,7 @@ class Chart:
     lines: Sequence[Line]
     log: bool = False
     levels: Sequence[tuple[str, float]] = ()
+    ticks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def _chart(chart: Chart, names: Sequence[str]) -> str:
     for y in y_ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {up(y):.1f}H{right}"/>')
         parts.append(_text(LEFT - 6, up(y) + 4, f"{y:g}", anchor="end"))
-    parts += [_text(across(x), ground + 16, f"{x:g}", anchor="middle") for x in x_ticks]
+    for x in x_ticks:
+        said = chart.ticks[int(x)] if chart.ticks else f"{x:g}"
+        parts.append(_text(across(x), ground + 16, said, anchor="middle"))
     parts.append(_text((LEFT + right) / 2, ground + 34, chart.x, anchor="middle"))
     turned = f'transform="rotate(-90 14 {(TOP + ground) / 2})"'
     parts.append(_text(14, (TOP + ground) / 2, chart.y, anchor="middle", more=turned))

@@ -9,10 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from figures import MODELS, VARIANTS, Row, facts, mean_of_plans, steps_of, table
+from figures import MODELS, VARIANTS, Row, facts, mean_of_plans, table
 from recovery import LEFT, MARGINS
 
 ABOVE_CHANCE = 5
+JUDGED = {"tiny": (0, 10, 20, 40, 80), "small": (0, 10, 40, 150, 600)}
+"""The steps of recover.csv that are told, by the first word of the models' names."""
 TASKS = ("addition", "copying", "sorting")
 
 
@@ -30,7 +32,10 @@ def main() -> None:
     _show("at chance", _at_chance())
     _show("iterations", _iterations())
     _show("wall time", _time())
-    _show("recover", _recover())
+    for pair, steps in JUDGED.items():
+        rows = [row for row in table("recover") if row["model"].startswith(pair)]
+        _show(f"recover, {pair} pair", _recover(rows, steps))
+        _show(f"recover, {pair} pair, the full plan", _controls(rows, steps))
     _show("recover, M = 7", _recover_long())
 
 
@@ -165,23 +170,40 @@ def _at_chance() -> Iterator[Sequence[Any]]:
                 yield [f"{task} ({metric})", trained, *(f"{one:.3f}" for one in numbers)]
 
 
-def _recover() -> Iterator[Sequence[Any]]:
+def _recover(rows: Sequence[Row], steps: Sequence[int]) -> Iterator[Sequence[Any]]:
     """Gaps to the full plan trained as long, and the first step from which on they stay small."""
-    rows = table("recover")
-    steps = [step for step in steps_of(rows[0]) if step != 5]
     said = [f"{1 - left:.0%} closed" for left in LEFT]
     said += [f"within {margin:g}" for margin in MARGINS]
-    yield ["model", "M", "variant", "rate", *(f"step {step}" for step in steps), *said]
-    for row in sorted(rows, key=lambda one: (one["model"], one["affected"])):
-        gaps = [row[f"gap_{step}"] for step in steps]
-        low, high = (row[f"gap_{steps[-1]}_{end}"] for end in ("low", "high"))
+    said.append("above untouched")
+    yield ["model", "M", "variant", "seeds", "rate", *(f"step {step}" for step in steps), *said]
+    for row in sorted(rows, key=_place):
         yield [
-            *(row["model"], f"{row['affected']:g}", row["variant"], f"{row['rate']:g}"),
-            *(f"{gap:z.2f}" for gap in gaps[:-1]),
-            f"{gaps[-1]:z.2f} [{low:z.2f}, {high:z.2f}]",
+            *(row["model"], f"{row['affected']:g}", row["variant"]),
+            *(f"{row['seeds']:g}", f"{row['rate']:g}"),
+            *(f"{row[f'gap_{step}']:z.2f}" for step in steps[:-1]),
+            _with_interval(row, f"gap_{steps[-1]}"),
             *(_when(row, f"left_{left}", steps[-1]) for left in LEFT),
             *(_when(row, f"steps_{margin}", steps[-1]) for margin in MARGINS),
+            _with_interval(row, "above_untouched"),
         ]
+
+
+def _place(row: Row) -> tuple[str, float, int]:
+    return row["model"], row["affected"], VARIANTS.index(row["variant"])
+
+
+def _with_interval(row: Row, what: str) -> str:
+    mean, low, high = (row[f"{what}{end}"] for end in ("", "_low", "_high"))
+    return f"{mean:z.2f} [{low:z.2f}, {high:z.2f}]"
+
+
+def _controls(rows: Sequence[Row], steps: Sequence[int]) -> Iterator[Sequence[Any]]:
+    """The loss of the full plan while it trains, from the row of each model with most seeds."""
+    yield ["model", "rate", *(f"step {step}" for step in steps)]
+    for model in sorted({row["model"] for row in rows}):
+        own = max((r for r in rows if r["model"] == model), key=lambda r: float(r["seeds"]))
+        losses = (f"{own[f'full_{step}']:.3f}" for step in steps)
+        yield [model, f"{own['full_rate']:g}", *losses]
 
 
 def _when(row: Row, what: str, last: int) -> str:

@@ -55,6 +55,9 @@ def test_steps_are_those_from_which_on_the_gap_stays_small(program: None) -> Non
         assert one["steps_0.05_low"] == one["steps_0.05_high"] == expected[name], "books agree"
         assert [float(one[f"gap_{step}"]) for step in STEPS] == pytest.approx(gaps[name])
         assert one["seeds"] == 2
+        assert [float(one[f"full_{step}"]) for step in STEPS] == [3.5, 3.55, 3.6, 3.55]
+        above = float(one["above_untouched"])
+        assert above == pytest.approx(gaps[name][-1] + 0.05), "training cost the full plan 0.05"
 
 
 def test_an_interval_is_over_books(program: None) -> None:
