@@ -14,7 +14,8 @@ Writes `operations/MODEL@PART.json` below `--out` for every model and the pair o
 - `spikes`: where a model has them, massive scalars of `ffn_out` where they first come up, zeroed
   and at their mean, with a ratio of 500 in place of 1000: at 1000 no model here has any
 
-What is operated on is chosen on other documents than those that are scored. A rule with a fixed
+Channels, weights and bounds are chosen on other documents than those that are scored; the places of
+`scalars` and `spikes` are tokens, and so are those of the scored documents. A rule with a fixed
 number of sigmas selects nothing in a narrow model: of 32 channels none can lie 6 standard
 deviations above their mean.
 """

@@ -11,6 +11,7 @@ import torch
 from laminogram.evaluate.encode import Encoder, Row
 from laminogram.evaluate.evaluate import BATCH_TOKENS
 from laminogram.evaluate.packing import pack
+from laminogram.evaluate.reading import sharing
 from laminogram.evaluate.tasks import Task
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.subject import Subject
@@ -117,7 +118,7 @@ def _tokens(view: Subject, task: Task) -> int:
             own.append(encoder.pair(one.context, one.continuation))
         else:
             own += encoder.windows(one.context)
-    packs = pack(rows.values(), BATCH_TOKENS)
+    packs = pack(rows.values(), BATCH_TOKENS, share=sharing(view))
     return sum(one.tokens for one in packs)
 
 
