@@ -24,21 +24,23 @@ import torch.multiprocessing as processes
 WORLD = 4
 
 
-def start(rank: int, port: int) -> None:
+def start(rank: int, meeting: Path) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    os.environ.update(LOCAL_RANK=str(rank))
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.current_device = lambda: "cpu"
     torch.Tensor.cuda = lambda self, *_, **__: self
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    # A file to meet at: a port that was free may be taken by another process in between.
+    where = meeting.absolute().as_uri()
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=WORLD)
     from megatron.core.tensor_parallel import random
 
     random.CudaRNGStatesTracker.fork = lambda *_, **__: contextlib.nullcontext()
 
 
-def serve(rank: int, port: int, file: str) -> None:
-    start(rank, port)
+def serve(rank: int, file: str) -> None:
+    start(rank, Path(file).with_name("meeting"))
     for job in json.loads(Path(file).read_text()):
         run(job)
         dist.barrier()
@@ -230,4 +232,4 @@ def save(job: dict[str, Any], chunks: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    processes.spawn(serve, args=(int(sys.argv[2]), sys.argv[1]), nprocs=WORLD)
+    processes.spawn(serve, args=(sys.argv[1],), nprocs=WORLD)

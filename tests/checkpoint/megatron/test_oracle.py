@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -129,12 +128,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor,
     for name, fields, choices in SAVED:
         jobs.append(job(name, fields, choices, folder) | {"save": str(folder / name)})
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     python = interpreter()
     assert python is not None
-    command = [python, str(Path(__file__).with_name("oracle.py")), str(folder / "jobs.json"), port]
+    command = [python, str(Path(__file__).with_name("oracle.py")), str(folder / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     for name, fields, _ in SAVED:
