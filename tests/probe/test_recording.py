@@ -7,6 +7,7 @@ from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
 from laminogram.errors import ConfigError, EditError, SiteError, TokenError
+from laminogram.probe import recorder, recording
 from laminogram.probe.store import StoreError
 from laminogram.stack import sites
 from laminogram.stack.sites import STACK_STEP
@@ -335,3 +336,19 @@ def test_an_edit_that_no_batch_meets_is_an_error_at_the_end():
     view = view_of("llama").using(edits=[edits.zero("ffn_out", positions=[50])])
     with pytest.raises(EditError, match="selected nothing"):
         list(view.recordings(ids_of(3, 6), batch_size=2))
+
+
+def test_a_recorder_hands_its_tensors_over(monkeypatch):
+    """It and its program know each other, so what it kept would outlive the gram."""
+    made = []
+
+    class Watched(recorder.Recorder):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            made.append(self)
+
+    for module in (recording, recorder):
+        monkeypatch.setattr(module, "Recorder", Watched)
+    gram = view_of("llama").record([[1, 2, 3]], sites=["ffn_out"])
+    assert len(gram) > 0 and len(made) == 1
+    assert not made[0].chunks

@@ -136,3 +136,18 @@ def test_a_cache_with_keys_has_no_graph(view):
     for seed in range(3):
         view.run(view.tokens(ids_of(2, 6, seed)), cache=view.new_cache(2))
     assert _Graph.replays == 0
+
+
+def test_a_run_with_a_cache_asks_whether_the_joined_products_still_stand(view):
+    ids = view.tokens(ids_of(2, 6))
+    weight = view.stack.layer(0).attn.k.weight
+    view.stack.layer(0).attn.k.weight = torch.nn.Parameter(torch.randn_like(weight))
+    with torch.no_grad():
+        out = view.run(ids, cache=view.new_cache(2))
+        torch.testing.assert_close(out, _plain_run(view, ids))
+
+
+def _plain_run(view, ids):
+    """The same of a copy, which begins without joined products."""
+    stack = copy.deepcopy(view.stack)
+    return forward.run(stack, ids, view.plan)
