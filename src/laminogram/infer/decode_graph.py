@@ -185,9 +185,7 @@ class DecodeGraph:
             logits="all",
             v_first=view.v_first,
         )[:, 0]
-        if self.logits is None:
-            self.logits = torch.empty_like(out, memory_format=torch.contiguous_format)
-        self.logits.copy_(out)
+        self.logits = out  # of a captured step: the graph's own, which every replay fills
         self.positions.add_(1)
 
     def _begin(self, mask: Tensor) -> None:

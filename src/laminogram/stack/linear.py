@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laminogram.stack.kernels.matvec import fits, is_row, matvec
+from laminogram.stack.kernels.rows_product_triton import are_few_rows, product_of_few_rows
 
 
 @runtime_checkable
@@ -50,6 +51,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     if is_row(x) and x.dtype is weight.dtype and fits(weight):
         out = matvec(x, weight)
         return out if bias is None else out + bias
+    if x.is_cuda and are_few_rows(x, weight):
+        return product_of_few_rows(x, weight, bias)
     return F.linear(x, weight, bias)
 
 

@@ -20,10 +20,12 @@ from laminogram.stack.kernels import (
     attention_row_triton,
     row_naive,
     row_triton,
+    rows_product_triton,
     rows_triton,
     wkv7_row_triton,
 )
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
+from laminogram.stack.mixers import rows_decode
 from laminogram.view import View
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2}
@@ -103,6 +105,42 @@ def compare_products() -> None:
     print("products: equal")
 
 
+@torch.no_grad()
+def compare_products_of_rows() -> None:
+    """Products of few rows, shared by several programs and not, beside torch in fp32."""
+    make = torch.Generator().manual_seed(1)
+    act = row_naive._ACTIVATIONS
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make)
+
+    def counter(size: int, device: torch.device) -> Tensor:
+        return torch.zeros(size, dtype=torch.int32)
+
+    for rows, inputs, outputs in ((2, 40, 70), (3, 520, 33), (17, 1024, 5)):
+        x = [draw(rows, inputs).half() for _ in range(2)]
+        weights = [(draw(n, inputs) / inputs**0.5).half() for n in (outputs, 2 * outputs)]
+        products = [
+            RowProduct(weights[0], draw(outputs), None, "relu2"),
+            RowProduct(weights[1], None, None, "sigmoid"),
+        ]
+        sums = [a.float() @ w.float().T for a, w in zip(x, weights, strict=True)]
+        wanted = [act["relu2"](sums[0] + products[0].bias), act["sigmoid"](sums[1])]
+        found = rows_product_triton.product_rows(x, products, counter)
+        assert all(relative(a.float(), b) < 3e-3 for a, b in zip(found, wanted, strict=True))
+        gate, up = products[0]._replace(activation="silu"), RowProduct(weights[1][:outputs])
+        wanted = act["silu"](sums[0] + gate.bias) * (x[0].float() @ up.weight.float().T)
+        assert relative(rows_product_triton.gated_rows(x[0], gate, up).float(), wanted) < 3e-3
+        residual, scales, shut = draw(rows, outputs), draw(rows).exp2(), draw(rows, outputs).half()
+        down = RowProduct(weights[0], draw(outputs))
+        out, added = rows_product_triton.add_product_rows(
+            x[0], scales, down, residual, shut, counter, keep=True
+        )
+        wanted = (sums[0] * scales[:, None] + down.bias) * shut.float().sigmoid()
+        assert relative(added, wanted) < 1e-5 and relative(out, residual + wanted) < 1e-5
+    print("products of rows: equal")
+
+
 def watch() -> None:
     """Note each kernel that is launched, and cut them into few large tiles for the interpreter."""
     for name in row_triton.TILES:
@@ -114,13 +152,20 @@ def watch() -> None:
         LAUNCHED.append(1)
         return real(name)
 
-    for module in (row_triton, rows_triton, attention_row_triton, wkv7_row_triton):
+    for module in (
+        row_triton,
+        rows_triton,
+        rows_product_triton,
+        attention_row_triton,
+        wkv7_row_triton,
+    ):
         module._kernels = noted
 
 
 if __name__ == "__main__":
     watch()
     compare_products()
+    compare_products_of_rows()
     for kind, rows, dtype in (
         ("llama", 1, torch.float32),
         ("llama", 2, torch.float16),
@@ -129,3 +174,7 @@ if __name__ == "__main__":
         ("rwkv7", 1, torch.float32),
     ):
         compare_layers(kind, rows, dtype)
+    # The interpreter multiplies no bfloat16, so its kernels are fed these models' small fp16.
+    rows_decode._in_range = rows_product_triton.serves
+    for kind in ("llama", "rwkv4"):
+        compare_layers(kind, 2, torch.float16)

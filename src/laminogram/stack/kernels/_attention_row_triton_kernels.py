@@ -56,18 +56,38 @@ def _join(top, mass, acc, parts, SPLITS: tl.constexpr, GROUP: tl.constexpr, WIDE
 
 
 @triton.jit
+def _ask_for_past(keys, values, begin, end, column, AHEAD: tl.constexpr):
+    """Bring the first AHEAD columns of a part of the cache into the second-level cache."""
+    s = tl.minimum(begin + tl.arange(0, AHEAD), tl.maximum(end - 1, 0)) * column
+    for past in tl.static_range(2):
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l",
+            [(keys if past == 0 else values) + s], dtype=tl.int32, is_pure=False, pack=1,
+        )
+
+
+@triton.jit
 def attention_row(
     q, k, v, cos, sin, positions, keys, values, out, tops, masses, acc, counter,
     q_row, kv_row, turn_row, key_batch, key_head, key_column, scale, window,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
     GROUP: tl.constexpr, WIDE: tl.constexpr, BLOCK_S: tl.constexpr, SPLITS: tl.constexpr,
-    PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):
     """One new token a row; q (B, H * D), k and v (B, K * D) are not turned yet."""
     row, head, part = tl.program_id(0) // K, tl.program_id(0) % K, tl.program_id(1)
     g, d, s = tl.arange(0, GROUP), tl.arange(0, WIDE), tl.arange(0, BLOCK_S)
-    _wait(PDL)
+    # Positions and the past were written a step ago: nothing to wait for.
     place = tl.load(positions + row).to(tl.int32)
+    begin = tl.maximum(place + 1 - window, 0)
+    share = tl.cdiv(tl.cdiv(place + 1 - begin, SPLITS), BLOCK_S) * BLOCK_S
+    begin = begin + part * share
+    end = tl.minimum(begin + share, place + 1)
+    keys += row.to(tl.int64) * key_batch + head.to(tl.int64) * key_head
+    values += row.to(tl.int64) * key_batch + head.to(tl.int64) * key_head
+    if PDL and AHEAD > 0:
+        _ask_for_past(keys, values, begin, end, key_column, AHEAD)
+    _wait(PDL)
     cos, sin = cos + row * turn_row, sin + row * turn_row
     queries = (g < G)[:, None] & (d < D)[None, :]
     which = tl.minimum(g, G - 1)[:, None] * D + tl.zeros_like(d)[None, :]
@@ -78,31 +98,24 @@ def attention_row(
     new_k = new_k.to(keys.dtype.element_ty)
     new_v = tl.load(v + row * kv_row + head * D + d, mask=d < D, other=0.0)
     new_v = new_v.to(values.dtype.element_ty)
-    keys += row.to(tl.int64) * key_batch + head.to(tl.int64) * key_head
-    values += row.to(tl.int64) * key_batch + head.to(tl.int64) * key_head
-
-    begin = tl.maximum(place + 1 - window, 0)
-    share = tl.cdiv(tl.cdiv(place + 1 - begin, SPLITS), BLOCK_S) * BLOCK_S
-    begin = begin + part * share
-    end = tl.minimum(begin + share, place + 1)
     if (place >= begin) & (place < end):
         tl.store(keys + place * key_column + d, new_k, mask=d < D)
         tl.store(values + place * key_column + d, new_v, mask=d < D)
+    tl.debug_barrier()  # this program reads them again, with the rest of its part
     high = tl.full((GROUP,), float("-inf"), tl.float32)
     total = tl.zeros((GROUP,), tl.float32)
     answer = tl.zeros((GROUP, WIDE), tl.float32)
     for start in range(begin, end, BLOCK_S):
         column = start + s
-        old = ((column < end) & (column != place))[:, None] & (d < D)[None, :]
+        inside = (column < end)[:, None] & (d < D)[None, :]
         where = column[:, None] * key_column + d[None, :]
-        is_new = (column == place)[:, None]
-        tile = tl.where(is_new, new_k[None, :], tl.load(keys + where, mask=old, other=0.0))
+        tile = tl.load(keys + where, mask=inside, other=0.0)
         scores = tl.dot(turned, tl.trans(tile), input_precision="ieee") * scale
         scores = tl.where((column < end)[None, :], scores, float("-inf"))
         top = tl.maximum(high, tl.max(scores, axis=1))
         keep = tl.exp(high - top)
         weights = tl.exp(scores - top[:, None])
-        tile = tl.where(is_new, new_v[None, :], tl.load(values + where, mask=old, other=0.0))
+        tile = tl.load(values + where, mask=inside, other=0.0)
         total = total * keep + tl.sum(weights, axis=1)
         answer = answer * keep[:, None]
         answer += tl.dot(weights.to(tile.dtype), tile, input_precision="ieee")

@@ -78,14 +78,21 @@ def _normed(x, k, inside, mean, scale, gain, shift, offset, NORM: tl.constexpr):
 
 
 @triton.jit
+def _shared(h, before, share, SHIFT: tl.constexpr):
+    """The token shift of `h` with the token before, by shares."""
+    if SHIFT == 1:
+        h = before + (h - before) * share
+    elif SHIFT == 2:
+        h = h + (before - h) * share
+    return h
+
+
+@triton.jit
 def _mixed(h, before, mix, k, inside, SHIFT: tl.constexpr):
-    """The token shift of `h` with the token before, by the shares `mix`."""
+    """The token shift of `h` by the shares `mix`, where there is one."""
     if SHIFT != 0:
         share = tl.load(mix + k, mask=inside, other=0.0).to(tl.float32)
-        if SHIFT == 1:
-            h = before + (h - before) * share
-        else:
-            h = h + (before - h) * share
+        h = _shared(h, before, share, SHIFT)
     return h
 
 

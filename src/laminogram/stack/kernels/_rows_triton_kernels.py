@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._row_triton_kernels import _activated, _mixed, _moments, _normed, _wait, _wkv4_step
+from ._row_triton_kernels import _activated, _shared, _wait, _wkv4_step
 
 
 # fmt: off
@@ -29,22 +29,35 @@ def norm_rows(
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, WIDE)
     inside = k < C
-    _wait(PDL)
-    x += row * C
-    mean, scale = _moments(x, eps, C, WIDE, NORM)
-    h = _normed(x, k, inside, mean, scale, gain, shift, offset, NORM)
-    before = h
+    at = row * C + k
+    # What the kernel before does not write: parameters, and the token before, which is a step old.
+    weight = tl.load(gain + k, mask=inside, other=0.0).to(tl.float32) + offset
+    base, before = tl.zeros_like(weight), tl.zeros_like(weight)
+    if shift is not None:
+        base = tl.load(shift + k, mask=inside, other=0.0).to(tl.float32)
+    s0, s1, s2 = base, base, base
     if SHIFT != 0:
-        before = tl.load(last + row * C + k, mask=inside, other=0.0).to(tl.float32)
-        tl.store(last + row * C + k, h.to(last.dtype.element_ty), mask=inside)
-    y = _mixed(h, before, m0, k, inside, SHIFT)
-    tl.store(o0 + row * C + k, y.to(o0.dtype.element_ty), mask=inside)
+        before = tl.load(last + at, mask=inside, other=0.0).to(tl.float32)
+        s0 = tl.load(m0 + k, mask=inside, other=0.0).to(tl.float32)
+        if COUNT > 1:
+            s1 = tl.load(m1 + k, mask=inside, other=0.0).to(tl.float32)
+        if COUNT > 2:
+            s2 = tl.load(m2 + k, mask=inside, other=0.0).to(tl.float32)
+    _wait(PDL)
+    h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    mean = 0.0
+    if NORM == 2:
+        mean = tl.sum(h) / C
+    centred = tl.where(inside, h - mean, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred) / C + eps)
+    h = centred * scale * weight + base
+    if SHIFT != 0:
+        tl.store(last + at, h.to(last.dtype.element_ty), mask=inside)
+    tl.store(o0 + at, _shared(h, before, s0, SHIFT).to(o0.dtype.element_ty), mask=inside)
     if COUNT > 1:
-        y = _mixed(h, before, m1, k, inside, SHIFT)
-        tl.store(o1 + row * C + k, y.to(o1.dtype.element_ty), mask=inside)
+        tl.store(o1 + at, _shared(h, before, s1, SHIFT).to(o1.dtype.element_ty), mask=inside)
     if COUNT > 2:
-        y = _mixed(h, before, m2, k, inside, SHIFT)
-        tl.store(o2 + row * C + k, y.to(o2.dtype.element_ty), mask=inside)
+        tl.store(o2 + at, _shared(h, before, s2, SHIFT).to(o2.dtype.element_ty), mask=inside)
 
 
 @triton.jit

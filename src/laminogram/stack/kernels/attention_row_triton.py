@@ -15,7 +15,9 @@ MOST_PARTS = 16
 MOST_PROGRAMS = 512
 """More do not fit on a card at once, and what parts leave to be joined then costs more than their
 sharing of a head gains: 64 rows of 8 key heads are fastest in one part."""
-WARPS = 4
+WARPS, STAGES = 4, 3
+AHEAD = 256
+"""Columns of a part's past that a program asks for while the kernel before still works."""
 _UNLIMITED = 1 << 30
 
 
@@ -88,6 +90,8 @@ def attention_row(
         WIDE=wide,
         BLOCK_S=BLOCK_S,
         SPLITS=splits,
+        AHEAD=AHEAD,
         **started(WARPS),
+        num_stages=STAGES,
     )
     return out

@@ -1,0 +1,198 @@
+"""Products of few rows with weights of 16 bits by own kernels: each weight is read once, without
+pause between one product and the next.
+
+The library's kernels are made for many rows: with up to `MOST_ROWS` they leave memory idle between
+kernels, add up in a kernel of its own what they have split, and read a weight whose number of
+outputs is odd at a third of the speed. Everything else is left to the library.
+
+Axes: B rows, K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .row_naive import RowProduct
+from .row_triton import _ACTIVATIONS, INTERPRETED, _kernels, power_of_two, started
+from .wkv4_triton import triton_missing
+
+MOST_ROWS = 128
+BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 4
+GATED_STAGES, LATE = 4, False
+MOST_LINES = 4
+"""Of 64 inputs each, that a program asks for before its rows are there."""
+LEAST_OUTPUTS = 16384
+_DTYPES = (torch.float16, torch.bfloat16)
+
+Counter = Callable[[int, torch.device], Tensor]
+"""Gives zeros (size,) int32, which are left as zeros."""
+
+
+def serves(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether rows `x (B, K)` meet weights of a dtype in these kernels."""
+    if dtype not in _DTYPES or not 1 < x.shape[0] <= MOST_ROWS or x.shape[1] % 8:
+        return False
+    return INTERPRETED or (x.is_cuda and triton_missing() is None and _is_ampere(x.device))
+
+
+@cache
+def _is_ampere(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 8
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def are_few_rows(x: Tensor, weight: Tensor) -> bool:
+    """Whether a single product `x (..., K)`, weight (N, K), is faster here than in the library, and
+    nothing is differentiated or compiled: one of so many outputs that they need not be split, such
+    as a head's."""
+    return (
+        weight.shape[0] >= LEAST_OUTPUTS
+        and x.dtype is weight.dtype
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.is_contiguous()
+        and weight.is_contiguous()
+        and serves(x.view(-1, x.shape[-1]), weight.dtype)
+    )
+
+
+def product_of_few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x (..., K) weight' + bias`, where `are_few_rows` says so."""
+    rows = x.view(-1, x.shape[-1])
+    (out,) = product_rows((rows,), (RowProduct(weight, bias),), _no_counter)
+    return out.view(*x.shape[:-1], -1)
+
+
+def _no_counter(size: int, device: torch.device) -> Tensor:
+    return torch.zeros(size, device=device, dtype=torch.int32)
+
+
+def _cut(x: Tensor, blocks: int, *, split: bool = True) -> tuple[int, dict[str, Any]]:
+    """Among how many programs the inputs of `blocks` blocks of outputs are shared, so that all of
+    them run at once, and the constants of a launch."""
+    rows, inputs = x.shape
+    block = min(BLOCK_K, max(16, power_of_two(inputs)))
+    splits = 1
+    if split:
+        most = max(1, min(_processors(x.device) // blocks, inputs // (2 * block), 8))
+        splits = 1 << (most.bit_length() - 1)
+    share = -(-inputs // (splits * block)) * block
+    constants = {
+        "K": inputs,
+        "SHARE": share,
+        "ROWS": max(16, power_of_two(rows)),
+        "BLOCK_N": BLOCK_N,
+        "BLOCK_K": block,
+        "LINES": min(MOST_LINES, power_of_two(-(-share // 64))),
+        "LATE": LATE,
+    }
+    return splits, constants | started(WARPS) | {"num_stages": STAGES if split else GATED_STAGES}
+
+
+def _room(
+    blocks: int, splits: int, constants: dict[str, Any], x: Tensor, counter: Counter
+) -> tuple[Tensor, Tensor]:
+    """Where programs leave their sums, and the counters of the blocks."""
+    if splits == 1:
+        return x, x
+    size = blocks * splits * BLOCK_N * constants["ROWS"]
+    parts = torch.empty(size, device=x.device, dtype=torch.float32)
+    return parts, counter(blocks, x.device)
+
+
+def product_rows(
+    inputs: Sequence[Tensor], products: Sequence[RowProduct], counter: Counter
+) -> list[Tensor]:
+    """Up to three products, activated, each of rows `(B, K)` of its own: (B, N) each, in the dtype
+    of the weights. `mix` of a product is not looked at."""
+    count, x = len(products), inputs[0]
+    rows, fill = x.shape[0], 3 - count
+    sizes = [len(one.weight) for one in products] + [0] * fill
+    blocks = sum(-(-size // BLOCK_N) for size in sizes)
+    splits, constants = _cut(x, blocks)
+    outs = [x.new_empty(rows, len(one.weight), dtype=one.weight.dtype) for one in products]
+    kinds = [_ACTIVATIONS[one.activation] for one in products] + [0] * fill
+    _kernels("rows_product").product_rows[(blocks, splits)](
+        *inputs,
+        *[x] * fill,
+        *(one.weight for one in products),
+        *[products[0].weight] * fill,
+        *(one.bias for one in products),
+        *[None] * fill,
+        *outs,
+        *[outs[0]] * fill,
+        *sizes,
+        rows,
+        *_room(blocks, splits, constants, x, counter),
+        SPLITS=splits,
+        **{f"A{i}": kind for i, kind in enumerate(kinds)},
+        **constants,
+    )
+    return outs
+
+
+def gated_rows(x: Tensor, gate: RowProduct, up: RowProduct) -> Tensor:
+    """`act(gate x) * (up x)` of rows `x (B, K)`: (B, N) in the dtype of the weights."""
+    outputs = len(gate.weight)
+    blocks = -(-outputs // BLOCK_N)
+    _, constants = _cut(x, blocks, split=False)
+    out = x.new_empty(x.shape[0], outputs, dtype=gate.weight.dtype)
+    _kernels("rows_product").gated_rows[(blocks,)](
+        x,
+        gate.weight,
+        up.weight,
+        gate.bias,
+        up.bias,
+        out,
+        outputs,
+        x.shape[0],
+        ACT=_ACTIVATIONS[gate.activation],
+        **constants,
+    )
+    return out
+
+
+def add_product_rows(
+    z: Tensor,
+    scales: Tensor | None,
+    product: RowProduct,
+    x: Tensor,
+    gate: Tensor | None,
+    counter: Counter,
+    *,
+    keep: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`x + sigmoid(gate) * (scales * (z weight') + bias)`, `z (B, K)` and `x (B, N)`, scales (B,);
+    with `keep` what was added."""
+    outputs = len(product.weight)
+    blocks = -(-outputs // BLOCK_N)
+    splits, constants = _cut(z, blocks)
+    out = torch.empty_like(x)
+    added = torch.empty_like(x) if keep else None
+    _kernels("rows_product").add_product_rows[(blocks, splits)](
+        z,
+        scales,
+        product.weight,
+        product.bias,
+        gate,
+        x,
+        out,
+        added,
+        outputs,
+        z.shape[0],
+        *_room(blocks, splits, constants, z, counter),
+        SPLITS=splits,
+        **constants,
+    )
+    return out, added
