@@ -124,36 +124,36 @@ def _(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 
 def _launch(name: str, inputs: tuple[Tensor, ...], out: Tensor, **constants: Any) -> None:
     """Run a kernel over the tiles of `out (M, N)`; inputs: (M, K), (.., K), and any (M, N)."""
-    tiles = TILES[name]
-    cut = (
-        (tiles.tokens, tiles.inputs),
-        (tiles.outputs, tiles.inputs),
-        (tiles.tokens, tiles.outputs),
-    )
-    descriptor = importlib.import_module("triton.tools.tensor_descriptor").TensorDescriptor
-    tensors = (*(_readable(x) for x in inputs), out)
-    blocks = (*cut[: len(inputs)], cut[2])
+    kernel, tiles = getattr(_kernels(), name), TILES[name]
+    result = (tiles.tokens, tiles.outputs)
+    blocks = ((tiles.tokens, tiles.inputs), (tiles.outputs, tiles.inputs), result)
+    described = [_described(x, block) for x, block in zip(inputs, blocks)]
     rows, columns = out.shape
     programs = -(-rows // tiles.tokens) * -(-columns // tiles.outputs)
-    getattr(_kernels(), name)[(programs,)](
-        *(descriptor.from_tensor(x, list(block)) for x, block in zip(tensors, blocks)),
-        rows,
-        columns,
-        inputs[0].shape[1],
-        BLOCK_M=tiles.tokens,
-        BLOCK_N=tiles.outputs,
-        BLOCK_K=tiles.inputs,
-        GROUP=tiles.group,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **constants,
-    )
+    with torch.cuda.device_of(out):
+        kernel[(programs,)](
+            *described,
+            _described(out, result),
+            rows,
+            columns,
+            inputs[0].shape[1],
+            BLOCK_M=tiles.tokens,
+            BLOCK_N=tiles.outputs,
+            BLOCK_K=tiles.inputs,
+            GROUP=tiles.group,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+            **constants,
+        )
 
 
-def _readable(x: Tensor) -> Tensor:
-    """As descriptors read it: row after row, from an address that 16 bytes divide."""
+def _described(x: Tensor, block: tuple[int, ...]) -> Any:
+    """A descriptor of x in blocks; x is copied where its rows lie apart, or at an address that 16
+    bytes do not divide."""
     x = x.contiguous()
-    return x if x.data_ptr() % 16 == 0 else x.clone()
+    x = x if x.data_ptr() % 16 == 0 else x.clone()
+    tools = importlib.import_module("triton.tools.tensor_descriptor")
+    return tools.TensorDescriptor.from_tensor(x, list(block))
 
 
 def _kernels() -> ModuleType:
