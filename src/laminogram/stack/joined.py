@@ -14,16 +14,21 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from laminogram.stack.kernels.product_triton import reads_tiles
 from laminogram.stack.linear import Linear, linear
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The weights (out_1 + out_2 + ..., in) of several products, and their biases or None."""
+    """The weights (out_1 + out_2 + ..., in) of several products, and their biases or None.
+
+    tiled: whether the kernels of `product_triton` can read the weight.
+    """
 
     weight: Tensor
     bias: Tensor | None
     widths: tuple[int, ...]
+    tiled: bool = False
 
     def __call__(self, h: Tensor) -> tuple[Tensor, ...]:
         """`h (..., in)` to each product's own `(..., out)`."""
@@ -128,7 +133,8 @@ def join(parts: Sequence[nn.Module]) -> Joined | None:
     # An inference tensor could never be trained again.
     with torch.inference_mode(False), torch.no_grad():
         bias = _moved(biases) if biases else None
-        return Joined(_moved(weights), bias, tuple(len(x) for x in weights))
+        weight = _moved(weights)
+        return Joined(weight, bias, tuple(len(x) for x in weights), reads_tiles(weight))
 
 
 def _moved(parameters: Sequence[Tensor]) -> Tensor:
