@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from laminogram.stack.kernels.product_triton import reads_tiles
+from laminogram.stack.kernels.gated_triton import reads_tiles
 from laminogram.stack.linear import Linear, linear
 
 
@@ -22,7 +22,7 @@ from laminogram.stack.linear import Linear, linear
 class Joined:
     """The weights (out_1 + out_2 + ..., in) of several products, and their biases or None.
 
-    tiled: whether the kernels of `product_triton` can read the weight.
+    tiled: whether the kernels of `gated_triton` can read the weight.
     """
 
     weight: Tensor

@@ -17,7 +17,6 @@ from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
-from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
 from laminogram.stack.mixers.rwkv4_decode import is_one_row
 from laminogram.stack.norms import Norm
@@ -96,21 +95,10 @@ def _in_turn(
         x = taps("resid_mid", x)
     if part != "attn":
         h = taps("ffn_in", _as_input(layer, x) if post else layer.ffn_norm(x))
-        x = _after_ffn(layer, x, h, ctx, slot, taps)
+        out = layer.ffn(h, ctx, slot.ffn, taps)
+        x = x + taps("ffn_out", layer.ffn_post_norm(out) if sandwich else out)
         x = layer.ffn_norm(x) if post else x
     return x
-
-
-def _after_ffn(
-    layer: Layer, x: Tensor, h: Tensor, ctx: Context, slot: StepSlot, taps: Taps
-) -> Tensor:
-    """`x + ffn(h)`, by one kernel with the last product where what is added is not asked for."""
-    ffn, sandwich = layer.ffn, layer.config.block == "sandwich"
-    hidden = not sandwich and not taps.wants("ffn_out")
-    if hidden and isinstance(ffn, MLP) and ffn.can_add_onto(x):
-        return ffn.added_onto(x, h, taps)
-    out = ffn(h, ctx, slot.ffn, taps)
-    return x + taps("ffn_out", layer.ffn_post_norm(out) if sandwich else out)
 
 
 def _as_input(layer: Layer, x: Tensor) -> Tensor:
@@ -129,7 +117,7 @@ def _parallel(
         out = out + taps("attn_out", layer.attn(h, ctx, slot.attn, taps))
     if part != "attn":
         h = taps("ffn_in", layer.ffn_norm(x))
-        out = _after_ffn(layer, out, h, ctx, slot, taps)
+        out = out + taps("ffn_out", layer.ffn(h, ctx, slot.ffn, taps))
     return out
 
 

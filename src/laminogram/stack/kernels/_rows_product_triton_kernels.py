@@ -113,7 +113,8 @@ def product_rows(
     x0, x1, x2, w0, w1, w2, b0, b1, b2, o0, o1, o2, N0, N1, N2, B, parts, counter,
     K: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
     A0: tl.constexpr, A1: tl.constexpr, A2: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Up to three products, each of rows of its own (B, K), one after the other in the grid."""
     pid, part = tl.program_id(0), tl.program_id(1)
@@ -150,7 +151,8 @@ def product_rows(
 def gated_rows(
     x, w_gate, w_up, b_gate, b_up, out, N, B,
     K: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr, ACT: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """`act(gate x) * (up x)` of rows (B, K): out (B, N)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -186,7 +188,8 @@ def gated_rows(
 def add_product_rows(
     z, scales, w, bias, gate, x, out, added, N, B, parts, counter,
     K: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """`x + sigmoid(gate) * (scale * (w z) + bias)` (B, N), and what was added where wanted."""
     pid, part = tl.program_id(0), tl.program_id(1)

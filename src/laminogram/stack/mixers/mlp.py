@@ -8,15 +8,12 @@ from torch import Tensor
 from laminogram.stack.config import MLPConfig
 from laminogram.stack.context import Context
 from laminogram.stack.joined import Joined, Joining
-from laminogram.stack.kernels.product_triton import added_product, gated_product, pays
+from laminogram.stack.kernels.gated_triton import gated_product, pays
 from laminogram.stack.kernels.row_triton import can_activate
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.shift import product_dtype
 from laminogram.stack.norms import activation
 from laminogram.stack.taps import Taps
-
-ADDS_AT_ONCE = False
-"""Whether the down projection sums with the residual before it writes, where it can."""
 
 
 class MLP(Joining):
@@ -51,25 +48,8 @@ class MLP(Joining):
             return self.activation(self.gate(h).to(dtype)) * self.up(h).to(dtype)
         return self.activation(self.up(h).to(dtype))
 
-    def can_add_onto(self, x: Tensor) -> bool:
-        """Whether `added_onto` serves a residual `x (B, T, C)`."""
-        joined, down = self.joined, self.down
-        return (
-            ADDS_AT_ONCE
-            and joined is not None
-            and not torch.is_grad_enabled()
-            and _in_tiles(joined, x)
-            and type(down) is Linear
-            and down.bias is None
-            and down.weight.dtype is x.dtype
-        )
-
-    def added_onto(self, x: Tensor, h: Tensor, taps: Taps) -> Tensor:
-        """`x + forward(h)`, summed before it is rounded, so that nobody sees what is added."""
-        return added_product(taps("ffn_act", self.activated(h)), self.down.weight, x)
-
 
 def _in_tiles(joined: Joined, h: Tensor) -> bool:
-    """Whether the kernels of `product_triton` multiply `h (..., C)` here, and pay."""
+    """Whether the kernels of `gated_triton` multiply `h (..., C)` here, and pay."""
     dtype = joined.weight.dtype
     return joined.tiled and joined.bias is None and h.dtype is dtype and pays(h, joined.widths[0])

@@ -1,4 +1,4 @@
-"""Triton kernels for products of many tokens that end in more than a sum.
+"""The Triton kernel for the product of many tokens that ends in a gate.
 
 A program makes one tile of the result: it reads tiles of its inputs by tensor descriptors, which
 fill what lies outside with zeros and leave it out when they store, multiplies them on tensor cores
@@ -6,7 +6,7 @@ with fp32 sums, and finishes the sums while they are still in registers: nothing
 or read between a product and what follows it. Programs that run together share tiles: the grid goes
 down GROUP rows of tiles before it goes on to the next column.
 
-Axes: M tokens, K inputs, N outputs, F channels of a gated MLP. Import needs Triton.
+Axes: M tokens, K inputs, F channels of a gated MLP. Import needs Triton.
 """
 
 # Triton kernels take tensors of pointers and blocks, for which Python has no types to write.
@@ -36,26 +36,14 @@ def gated_product(
     x, w, out, M, F, K, ACT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):
-    """`act(x g') * (x u')` (M, F) for x (M, K) and w (2 F, K): the rows of g, then those of u."""
+    """`act(x g') * (x u')` (M, F) for x (M, K) and w (2, F, K), which is g and u.
+
+    A tile of g stands above the one of u, so that both are one product twice as wide."""
     m, n = _place(M, F, BLOCK_M, BLOCK_N, GROUP)
-    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    up = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    both = tl.zeros((BLOCK_M, 2 * BLOCK_N), tl.float32)
     for k in range(0, K, BLOCK_K):
-        h = x.load([m, k])
-        gate = tl.dot(h, w.load([n, k]).T, gate)
-        up = tl.dot(h, w.load([F + n, k]).T, up)
+        tiles = w.load([0, n, k]).reshape(2 * BLOCK_N, BLOCK_K)
+        both = tl.dot(x.load([m, k]), tiles.T, both)
+    gate, up = tl.split(both.reshape(BLOCK_M, 2, BLOCK_N).permute(0, 2, 1))
     out.store([m, n], (_activated(gate, ACT) * up).to(out.dtype))
-
-
-@triton.jit
-def added_product(
-    z, w, x, out, M, N, K,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-):
-    """`x + z w'` (M, N) for z (M, K) and w (N, K)."""
-    m, n = _place(M, N, BLOCK_M, BLOCK_N, GROUP)
-    y = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        y = tl.dot(z.load([m, k]), w.load([n, k]).T, y)
-    out.store([m, n], (x.load([m, n]).to(tl.float32) + y).to(out.dtype))
 # fmt: on

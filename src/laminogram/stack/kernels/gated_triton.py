@@ -1,8 +1,8 @@
-"""Products of many tokens with what follows them done on the way out, on Hopper GPUs: the gate of
-an MLP, and a sum with the residual.
+"""The gate and up projection of an MLP for many tokens, with its activation, as one kernel on Hopper
+GPUs.
 
-The arithmetic is that of `product_naive`. Between the product and the result nothing is rounded and
-nothing goes through memory, which takes the activation off the time of a forward. The module
+The arithmetic is that of `gated_naive`. Between the products and the result nothing is rounded
+and nothing goes through memory, which takes the activation off the time of a forward. The module
 imports without Triton.
 """
 
@@ -37,10 +37,8 @@ class Tiles(NamedTuple):
     stages: int
 
 
-TILES = {
-    "gated_product": Tiles(128, 128, 64, 16, 8, 4),
-    "added_product": Tiles(128, 256, 64, 8, 8, 3),
-}
+TILES = Tiles(256, 64, 64, 16, 8, 4)
+"""Of the gate; a program makes as many outputs of the up projection beside them."""
 
 
 def reads_tiles(weight: Tensor) -> bool:
@@ -85,66 +83,37 @@ def gated_product(h: Tensor, weight: Tensor, activation: str) -> Tensor:
     return out.view(*h.shape[:-1], -1)
 
 
-def added_product(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """`x + weight z` for `z (..., K)`, weight (N, K) and the residual `x (..., N)`, all of one
-    dtype, fp16 or bf16: (..., N), rounded once. There is no gradient.
-
-    RuntimeError where Triton is missing.
-    """
-    out: Tensor = _added(z.reshape(-1, z.shape[-1]), weight, x.reshape(-1, x.shape[-1]))
-    return out.view(x.shape)
-
-
-# Operators, so that the compiler takes them into its graph for any number of tokens.
+# An operator, so that the compiler takes it into its graph for any number of tokens.
 
 
 @torch.library.custom_op("laminogram::gated_product", mutates_args=())
 def _gated(h: Tensor, weight: Tensor, activation: str) -> Tensor:
-    out = h.new_empty(h.shape[0], weight.shape[0] // 2)
-    _launch("gated_product", (h, weight), out, ACT=_ACTIVATIONS[activation])
+    rows, columns = h.shape[0], weight.shape[0] // 2
+    out = h.new_empty(rows, columns)
+    halves = weight.view(2, columns, -1)
+    programs = -(-rows // TILES.tokens) * -(-columns // TILES.outputs)
+    with torch.cuda.device_of(out):
+        _kernels().gated_product[(programs,)](
+            _described(h, (TILES.tokens, TILES.inputs)),
+            _described(halves, (2, TILES.outputs, TILES.inputs)),
+            _described(out, (TILES.tokens, TILES.outputs)),
+            rows,
+            columns,
+            h.shape[1],
+            ACT=_ACTIVATIONS[activation],
+            BLOCK_M=TILES.tokens,
+            BLOCK_N=TILES.outputs,
+            BLOCK_K=TILES.inputs,
+            GROUP=TILES.group,
+            num_warps=TILES.warps,
+            num_stages=TILES.stages,
+        )
     return out
 
 
 @_gated.register_fake
 def _(h: Tensor, weight: Tensor, activation: str) -> Tensor:
     return h.new_empty(h.shape[0], weight.shape[0] // 2)
-
-
-@torch.library.custom_op("laminogram::added_product", mutates_args=())
-def _added(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    out = x.new_empty(x.shape)
-    _launch("added_product", (z, weight, x), out)
-    return out
-
-
-@_added.register_fake
-def _(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _launch(name: str, inputs: tuple[Tensor, ...], out: Tensor, **constants: Any) -> None:
-    """Run a kernel over the tiles of `out (M, N)`; inputs: (M, K), (.., K), and any (M, N)."""
-    kernel, tiles = getattr(_kernels(), name), TILES[name]
-    result = (tiles.tokens, tiles.outputs)
-    blocks = ((tiles.tokens, tiles.inputs), (tiles.outputs, tiles.inputs), result)
-    described = [_described(x, block) for x, block in zip(inputs, blocks)]
-    rows, columns = out.shape
-    programs = -(-rows // tiles.tokens) * -(-columns // tiles.outputs)
-    with torch.cuda.device_of(out):
-        kernel[(programs,)](
-            *described,
-            _described(out, result),
-            rows,
-            columns,
-            inputs[0].shape[1],
-            BLOCK_M=tiles.tokens,
-            BLOCK_N=tiles.outputs,
-            BLOCK_K=tiles.inputs,
-            GROUP=tiles.group,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-            **constants,
-        )
 
 
 def _described(x: Tensor, block: tuple[int, ...]) -> Any:
@@ -160,4 +129,4 @@ def _kernels() -> ModuleType:
     missing = triton_missing()
     if missing is not None:
         raise RuntimeError(f"products by tensor descriptors need Triton, but {missing}")
-    return importlib.import_module("._product_triton_kernels", __package__)
+    return importlib.import_module("._gated_triton_kernels", __package__)

@@ -1,6 +1,6 @@
-"""Compares products that end in a gate or a sum with their references, alone and in a model.
+"""Compares the gated product with its reference, alone and in a model.
 
-    python tests/gpu/check_product_kernels.py
+    python tests/gpu/check_gated_kernels.py
 
 Every activation, sizes that fit no tile, fp16 and bf16; a compiled function over several numbers of
 tokens; a Llama made fast (`View.fast`) beside the same without the kernels. Prints a line a check
@@ -17,10 +17,9 @@ from tests.gpu.check_decode_kernels import error, view_of
 from torch import Tensor
 
 from laminogram.stack.batch import Batch
-from laminogram.stack.kernels import product_triton
-from laminogram.stack.kernels.product_naive import added_product_naive, gated_product_naive
-from laminogram.stack.kernels.product_triton import added_product, gated_product, reads_tiles
-from laminogram.stack.mixers import mlp
+from laminogram.stack.kernels import gated_triton
+from laminogram.stack.kernels.gated_naive import gated_product_naive
+from laminogram.stack.kernels.gated_triton import gated_product, reads_tiles
 
 # Of the largest value: what one rounding of the result makes.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 5e-3}
@@ -34,7 +33,7 @@ def draw(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def check_products(dtype: torch.dtype, checks: Checks) -> None:
-    """Single products, the first with every activation."""
+    """Every activation, the largest size with one."""
     for tokens, inputs, outputs in SIZES:
         shape = f"{tokens}x{inputs}x{outputs}"
         h = draw(1, tokens, inputs, dtype=dtype) * inputs**0.5
@@ -43,19 +42,15 @@ def check_products(dtype: torch.dtype, checks: Checks) -> None:
             wanted = gated_product_naive(h, weight, name)
             found = error(gated_product(h, weight, name), wanted)
             checks.below(f"gated, {name}, {shape}", found, TOLERANCE[dtype])
-        x, own = draw(1, tokens, outputs, dtype=dtype), weight[:outputs]
-        found = error(added_product(h, own, x), added_product_naive(h, own, x))
-        checks.below(f"added, {shape}", found, TOLERANCE[dtype])
 
 
 def check_compiled(checks: Checks) -> None:
     """A compiled caller over three numbers of tokens, the later ones by its graph for any."""
     torch._dynamo.reset()
     weight = draw(2 * 512, 256, dtype=torch.bfloat16)
-    own = weight[:256]
 
     def layer(h: Tensor) -> Tensor:
-        return added_product(gated_product(2 * h, weight, "silu")[..., :256], own, h)
+        return h + gated_product(2 * h, weight, "silu")[..., :256]
 
     compiled = torch.compile(layer, fullgraph=True)
     for tokens in (600, 700, 1001):
@@ -66,19 +61,19 @@ def check_compiled(checks: Checks) -> None:
 def check_model(checks: Checks) -> None:
     """Graphs of a model with and without the kernels, at a length where they pay."""
     view = view_of("llama", torch.bfloat16)
-    ids = torch.randint(0, 1000, (2, product_triton.LEAST_TOKENS), device="cuda")
+    ids = torch.randint(0, 1000, (2, gated_triton.LEAST_TOKENS), device="cuda")
     batch = Batch(ids, (ids.shape[1],) * 2, (0, 0), ids.shape[1])
-    before, outs = (product_triton.LEAST_TOKENS, mlp.ADDS_AT_ONCE), {}
-    for name, tokens, adds in (("library", 1 << 40, False), ("gated", 1, False), ("both", 1, True)):
-        product_triton.LEAST_TOKENS, mlp.ADDS_AT_ONCE = tokens, adds
+    before, outs = gated_triton.LEAST_TOKENS, {}
+    for name, tokens in (("library", 1 << 40), ("gated", 1)):
+        gated_triton.LEAST_TOKENS = tokens
         torch._dynamo.reset()
         view.stack.fast = None
         outs[name] = [view.fast().run(batch) for _ in range(3)]  # compiled, captured, replayed
-    product_triton.LEAST_TOKENS, mlp.ADDS_AT_ONCE = before
-    for name in ("gated", "both"):
-        checks.below(f"a model, {name}", error(outs[name][0], outs["library"][0]), MODEL_TOLERANCE)
-        checks.above(f"a model, {name}: kernels ran", error(outs[name][0], outs["library"][0]), 0)
-        checks.below(f"a model, {name}, replayed", error(outs[name][2], outs[name][0]), 1e-6)
+    gated_triton.LEAST_TOKENS = before
+    apart = error(outs["gated"][0], outs["library"][0])
+    checks.below("a model", apart, MODEL_TOLERANCE)
+    checks.above("a model: the kernel ran", apart, 0)
+    checks.below("a model, replayed", error(outs["gated"][2], outs["gated"][0]), 1e-6)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Products that end in a gate or a sum: under Triton's interpreter, and where a model uses them."""
+"""The gated product: under Triton's interpreter, and where a model uses it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,17 +16,17 @@ from tests.stacks import WIDTH, config_of, ids_of, relative, view_of
 
 from laminogram import edits
 from laminogram.stack.joined import JoinedProducts
-from laminogram.stack.kernels import product_triton
-from laminogram.stack.kernels.product_naive import added_product_naive, gated_product_naive
-from laminogram.stack.kernels.product_triton import gated_product, pays, reads_tiles
+from laminogram.stack.kernels import gated_triton
+from laminogram.stack.kernels.gated_naive import gated_product_naive
+from laminogram.stack.kernels.gated_triton import gated_product, pays, reads_tiles
 from laminogram.stack.layer import run_layer
 from laminogram.stack.mixers import mlp
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_interpreted_kernels_equal_their_references() -> None:
+def test_the_interpreted_kernel_equals_its_reference() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stack.kernels.product_interpreted"],
+        [sys.executable, "-m", "tests.stack.kernels.gated_interpreted"],
         cwd=Path(__file__).parents[3],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -36,20 +37,20 @@ def test_interpreted_kernels_equal_their_references() -> None:
     assert done.stdout.count("equal\n") == 4
 
 
-def test_what_the_kernels_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(16, 24, dtype=torch.bfloat16)
     assert not reads_tiles(weight)  # on a CPU
-    monkeypatch.setattr(product_triton, "INTERPRETED", True)
-    monkeypatch.setattr(product_triton, "triton_missing", lambda: None)
+    monkeypatch.setattr(gated_triton, "INTERPRETED", True)
+    monkeypatch.setattr(gated_triton, "triton_missing", lambda: None)
     assert reads_tiles(weight) and reads_tiles(weight.half())
     assert not reads_tiles(weight.float())
     assert not reads_tiles(weight[:, :20].contiguous())
     assert not reads_tiles(weight[:, :16])
-    monkeypatch.setattr(product_triton, "triton_missing", lambda: "it is not installed.")
+    monkeypatch.setattr(gated_triton, "triton_missing", lambda: "it is not installed.")
     assert not reads_tiles(weight)
     with pytest.raises(RuntimeError, match="need Triton"):
         gated_product(torch.zeros(2, 24, dtype=torch.bfloat16), weight, "silu")
-    enough = torch.zeros(2, product_triton.LEAST_TOKENS // 2, 1)
+    enough = torch.zeros(2, gated_triton.LEAST_TOKENS // 2, 1)
     assert pays(enough, 16) and not pays(enough, 20) and not pays(enough[:, 1:], 16)
 
 
@@ -58,17 +59,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The operators of a bf16 Llama whose products are joined, done by their references."""
     noted: list[str] = []
 
-    def launch(name, inputs, out, **_):
-        noted.append(name)
-        if name == "gated_product":
-            out.copy_(gated_product_naive(*inputs, "silu"))
-        else:
-            out.copy_(added_product_naive(*inputs))
+    class Kernel:
+        def __getitem__(self, grid):
+            return self
 
-    monkeypatch.setattr(product_triton, "_launch", launch)
-    monkeypatch.setattr(product_triton, "INTERPRETED", True)
-    monkeypatch.setattr(product_triton, "LEAST_TOKENS", 10)
-    monkeypatch.setattr(product_triton, "triton_missing", lambda: None)
+        def __call__(self, h, halves, out, *_, **__):
+            noted.append("gated_product")
+            out.copy_(gated_product_naive(h, halves.flatten(0, 1), "silu"))
+
+    monkeypatch.setattr(gated_triton, "_kernels", lambda: SimpleNamespace(gated_product=Kernel()))
+    monkeypatch.setattr(gated_triton, "_described", lambda x, block: x)
+    monkeypatch.setattr(gated_triton, "INTERPRETED", True)
+    monkeypatch.setattr(gated_triton, "LEAST_TOKENS", 10)
+    monkeypatch.setattr(gated_triton, "triton_missing", lambda: None)
     return noted
 
 
@@ -79,7 +82,7 @@ def _llama(dtype=torch.bfloat16):
     return view
 
 
-def test_a_joined_mlp_uses_them(calls, monkeypatch):
+def test_a_joined_mlp_uses_it(calls):
     view, ids = _llama(), ids_of(2, 5)
     layers = view.config.num_layers
     with torch.no_grad():
@@ -88,21 +91,13 @@ def test_a_joined_mlp_uses_them(calls, monkeypatch):
         calls.clear()
         view.logits(ids[:, :4])
         assert not calls, "fewer tokens than pay"
-        monkeypatch.setattr(mlp, "ADDS_AT_ONCE", True)
-        both = view.logits(ids)
-        assert calls == ["gated_product", "added_product"] * layers
-        calls.clear()
-        view.record(ids, sites=("ffn_out",), layers=1)
-        assert calls.count("added_product") == layers - 1, "what is added was read"
         for layer in view.stack.layers:
             layer.ffn.joined = None
         usual = view.logits(ids)
     assert relative(found, usual) < 0.02
-    assert relative(both, usual) < 0.02
 
 
-def test_where_they_are_not_used(calls, monkeypatch):
-    monkeypatch.setattr(mlp, "ADDS_AT_ONCE", True)
+def test_where_it_is_not_used(calls):
     ids = ids_of(2, 5)
     with torch.no_grad():
         for dtype in (torch.float16, torch.float32):
@@ -121,8 +116,7 @@ def test_where_they_are_not_used(calls, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_compiled_layers_keep_them_as_one_call(calls, monkeypatch):
-    monkeypatch.setattr(mlp, "ADDS_AT_ONCE", True)
+def test_compiled_layers_keep_it_as_one_call(calls):
     view, ids = _llama(), ids_of(2, 5)
     kept: list[str] = []
 
@@ -139,4 +133,4 @@ def test_compiled_layers_keep_them_as_one_call(calls, monkeypatch):
     view.stack.run_layer = run_layer
     assert found.equal(usual) and not edited.equal(usual)
     ours = [name for name in kept if "laminogram" in name]
-    assert "gated_product" in ours[0] and "added_product" in ours[1], ours
+    assert ours and all("gated_product" in name for name in ours)

@@ -1,4 +1,4 @@
-"""What the kernels of `product_triton` compute, in plain torch: the reference they are held to."""
+"""What the kernel of `gated_triton` computes, in plain torch: the reference it is held to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,3 @@ def gated_product_naive(h: Tensor, weight: Tensor, activation: str) -> Tensor:
     gate, up = (h.float() @ half.float().T for half in weight.chunk(2))
     out: Tensor = _ACTIVATIONS[activation](gate) * up
     return out
-
-
-def added_product_naive(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """`x + weight z` for `z (..., K)`, weight (N, K) and `x (..., N)`: fp32 (..., N)."""
-    return x.float() + z.float() @ weight.float().T
