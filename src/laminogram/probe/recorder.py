@@ -1,12 +1,15 @@
 """The recorder: keeps copies of what a program reads, one forward after another.
 
 A copy is taken as each step ends, so that memory holds the wanted tensors and one layer's work. On
-a GPU the copies to the host run beside the computation, on a stream of their own.
+a GPU the copies to the host run beside the computation, on a stream of their own: one for all
+recorders, since copies side by side would share the link, and the first batch arrive no sooner than
+the second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -102,21 +105,40 @@ class _Copier:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream: torch.cuda.Stream | None = None
+        self._links: dict[torch.device, _Link] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         if not x.is_cuda or self.device.type != "cpu":
             return x.to(self.device, copy=True)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(x.device)
-        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        self._stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(self._stream):
-            host.copy_(x, non_blocking=True)
-        x.record_stream(self._stream)
-        return host
+        if x.device not in self._links:
+            self._links[x.device] = _Link(x.device)
+        return self._links[x.device].copy(x)
 
     def wait(self) -> None:
         """Return when every copy has arrived."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        for link in self._links.values():
+            link.arrived.synchronize()
+
+
+class _Link:
+    """The way from one GPU to the host: `arrived` is the last copy of this recorder."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = _copy_stream(device)
+        self._made, self.arrived = torch.cuda.Event(), torch.cuda.Event()
+
+    def copy(self, x: Tensor) -> Tensor:
+        """A pinned copy of what the current stream makes, on its way."""
+        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        self._made.record(torch.cuda.current_stream(x.device))
+        self._made.wait(self._stream)
+        with torch.cuda.stream(self._stream):
+            host.copy_(x, non_blocking=True)
+        x.record_stream(self._stream)
+        self.arrived.record(self._stream)
+        return host
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
