@@ -1,15 +1,12 @@
 """The recorder: keeps copies of what a program reads, one forward after another.
 
 A copy is taken as each step ends, so that memory holds the wanted tensors and one layer's work. On
-a GPU the copies to the host run beside the computation, on a stream of their own: one for all
-recorders, since copies side by side would share the link, and the first batch arrive no sooner than
-the second.
+a GPU the copies to the host run beside the computation, one recorder's after the other's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Literal
 
 import torch
@@ -121,11 +118,19 @@ class _Copier:
 
 
 class _Link:
-    """The way from one GPU to the host: `arrived` is the last copy of this recorder."""
+    """The way from one GPU to the host for one recorder: `arrived` is its last copy.
+
+    Its copies wait for those of the recorder before: side by side they would share the link, and
+    the first batch arrive no sooner than the second. Its stream is its own all the same, since
+    pinned memory serves again only when the stream that filled it has nothing left to do.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = _copy_stream(device)
+        self._stream = torch.cuda.Stream(device)
         self._made, self.arrived = torch.cuda.Event(), torch.cuda.Event()
+        if device in _latest:
+            _latest[device].wait(self._stream)
+        _latest[device] = self.arrived
 
     def copy(self, x: Tensor) -> Tensor:
         """A pinned copy of what the current stream makes, on its way."""
@@ -139,6 +144,5 @@ class _Link:
         return host
 
 
-@cache
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+_latest: dict[torch.device, torch.cuda.Event] = {}
+"""For each GPU the last copy of the recorder that came last."""
