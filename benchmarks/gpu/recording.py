@@ -34,8 +34,10 @@ def recording(lab: Lab) -> Result:
         torch.cuda.synchronize()
         return (time.perf_counter() - begin) / batches
 
+    before = _host_peak()
     recorded()
     times = Times({"laminogram": [recorded() for _ in range(lab.rounds or 3)]})
+    peak = _host_peak()
     plain, over_link = seconds(llama.plain, repeat=5), held / link_rate()
     return Result(
         times,
@@ -47,6 +49,12 @@ def recording(lab: Lab) -> Result:
             "forward, ms": round(1e3 * plain, 2),
             "bytes over the link, ms": round(1e3 * over_link, 2),
             "a batch, MB": held >> 20,
-            "peak host memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "peak host memory, MB": peak >> 10,
+            "of it before any recording, MB": before >> 10,
         },
     )
+
+
+def _host_peak() -> int:
+    """The largest resident size of this process so far, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,6 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
@@ -330,6 +332,29 @@ def test_batches_one_after_another_equal_each_alone():
         assert set(gram) == set(alone)
         for key in gram:
             np.testing.assert_array_equal(gram[key], alone[key])
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=7), st.integers(1, 4))
+def test_batches_of_mixed_lengths_equal_each_alone(lengths, batch_size):
+    view, names = view_of("llama"), ["ffn_out", "pattern", "logits"]
+    texts = [ids_of(1, length, seed)[0].tolist() for seed, length in enumerate(lengths)]
+    grams = list(view.recordings(texts, names, batch_size=batch_size))
+    assert len(grams) == -(-len(texts) // batch_size)
+    for number, gram in enumerate(grams):
+        alone = view.record(texts[number * batch_size : (number + 1) * batch_size], names)
+        assert set(gram) == set(alone)
+        np.testing.assert_array_equal(gram.mask, alone.mask)
+        np.testing.assert_array_equal(gram.tokens, alone.tokens)
+        for key in gram:
+            np.testing.assert_array_equal(gram[key], alone[key])
+        del gram.manifest["date"], alone.manifest["date"]
+        assert gram.manifest == alone.manifest
+
+
+def test_an_edit_that_some_batches_lack_is_judged_over_all():
+    view = view_of("llama").using(edits=[edits.zero("ffn_out", layers=1, positions=[4])])
+    grams = list(view.recordings([[1, 2], [1, 2, 3, 4, 5]], batch_size=1))
+    assert [gram.manifest["effects"][0]["selected"] > 0 for gram in grams] == [False, True]
 
 
 def test_an_edit_that_no_batch_meets_is_an_error_at_the_end():

@@ -44,6 +44,8 @@ def test_a_square_of_tokens_is_restored_along_both_axes():
         (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0, 1]]), "hole"),
         (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0]]), "shape"),
         ([], None, "no token"),
+        ([[], []], None, "row 0 holds no real token"),
+        (torch.ones(1, 2, 3, dtype=torch.long), None, r"\(1, 2, 3\); it must be"),
     ],
 )
 def test_bad_rows_are_named(tokens, mask, message):
@@ -56,3 +58,14 @@ def test_an_id_behind_the_mask_is_not_judged():
     batch = Batch.of(tokens, mask, vocab_size=9)
     assert batch.tokens.tolist() == [[1]]  # and what only pads would fill is not computed
     assert batch.restore(batch.tokens).shape == (1, 2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_a_batch_does_not_follow_the_tensor_it_was_made_of(masked, dtype):
+    tokens = torch.tensor([[1, 2], [3, 4]], dtype=dtype)
+    batch = Batch.of(tokens, torch.ones(2, 2, dtype=torch.bool) if masked else None, vocab_size=9)
+    tokens.zero_()
+    assert batch.tokens.tolist() == [[1, 2], [3, 4]]
+    assert batch.tokens.dtype == torch.int64
+    assert batch.uniform and batch.lengths == (2, 2) and batch.columns == 2

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -85,6 +86,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -1,7 +1,7 @@
 """The recorder: keeps copies of what a program reads, one forward after another.
 
 A copy is taken as each step ends, so that memory holds the wanted tensors and one layer's work. On
-a GPU the copies to the host run beside the computation, on a stream of their own.
+a GPU the copies to the host run beside the computation, one recorder's after the other's.
 """
 
 from __future__ import annotations
@@ -102,21 +102,47 @@ class _Copier:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream: torch.cuda.Stream | None = None
+        self._links: dict[torch.device, _Link] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         if not x.is_cuda or self.device.type != "cpu":
             return x.to(self.device, copy=True)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(x.device)
-        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        self._stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(self._stream):
-            host.copy_(x, non_blocking=True)
-        x.record_stream(self._stream)
-        return host
+        if x.device not in self._links:
+            self._links[x.device] = _Link(x.device)
+        return self._links[x.device].copy(x)
 
     def wait(self) -> None:
         """Return when every copy has arrived."""
-        if self._stream is not None:
-            self._stream.synchronize()
+        for link in self._links.values():
+            link.arrived.synchronize()
+
+
+class _Link:
+    """The way from one GPU to the host for one recorder: `arrived` is its last copy.
+
+    Its copies wait for those of the recorder before: side by side they would share the link, and
+    the first batch arrive no sooner than the second. Its stream is its own all the same, since
+    pinned memory serves again only when the stream that filled it has nothing left to do.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._made, self.arrived = torch.cuda.Event(), torch.cuda.Event()
+        if device in _latest:
+            _latest[device].wait(self._stream)
+        _latest[device] = self.arrived
+
+    def copy(self, x: Tensor) -> Tensor:
+        """A pinned copy of what the current stream makes, on its way."""
+        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        self._made.record(torch.cuda.current_stream(x.device))
+        self._made.wait(self._stream)
+        with torch.cuda.stream(self._stream):
+            host.copy_(x, non_blocking=True)
+        x.record_stream(self._stream)
+        self.arrived.record(self._stream)
+        return host
+
+
+_latest: dict[torch.device, torch.cuda.Event] = {}
+"""For each GPU the last copy of the recorder that came last."""

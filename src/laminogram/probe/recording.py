@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -103,10 +104,12 @@ def _gram(
     request: Request,
     recorder: Recorder,
     gradients: Mapping[Key, Tensor] | None = None,
+    of_view: Mapping[str, Any] | None = None,
 ) -> Gram:
-    """What a recorder holds after one batch, once it has arrived."""
+    """What a recorder holds after one batch, once it has arrived; `of_view` are the view's facts,
+    where they are known."""
     rows = [row[:length] for row, length in zip(batch.tokens.tolist(), batch.lengths)]
-    facts = recording_manifest(view, batch, rows, request, recorder.bound())
+    facts = recording_manifest(view, batch, rows, request, recorder.bound(), of_view)
     layout = GramLayout(view, batch, batch.tokens, batch.lengths, batch.lengths, restore=True)
     gram = layout.gram(recorder.tensors(), facts)
     if gradients is not None:
@@ -120,19 +123,19 @@ def record_batches(
     """Record batch after batch into host memory, a gram each, in the order given.
 
     While a gram is in your hands the next batch is computed and copied; so up to two batches are
-    held here beside those that you keep. Grams are yours. An edit that selected nothing in any
-    batch is an error at the end.
+    held here beside those that you keep, the last of which a `for` keeps until the next is there.
+    Grams are yours. An edit that selected nothing in any batch is an error at the end.
     """
     request.check()
     reads = request.reads(view)
     head: Logits = "all" if "logits" in reads.get(STACK_STEP, ()) else "none"
-    rows = documents(view, texts)
+    rows, facts = documents(view, texts), view.facts()
     waiting: list[tuple[Batch, Recorder]] = []
     effects: list[dict[str, object]] = []
 
     def arrived() -> Gram:
         batch, recorder = waiting.pop(0)
-        gram = _gram(view, batch, request, recorder)
+        gram = _gram(view, batch, request, recorder, of_view=facts)
         effects.extend(gram.manifest["effects"])
         return gram
 
@@ -252,13 +255,13 @@ class GramLayout:
         axes: dict[Key, tuple[str, ...]] = {}
         laid: dict[Key, Tensor] = {}
         tokens, mask = self._rows()
+        full = bool(mask.all())
         for (site, step), x in tensors.items():
             layer = None if step == STACK_STEP else self.view.plan.steps[step].layer
             axes[site, step] = sites.find(site, self.view.config, layer).axes
             along = (2, 3) if site == "pattern" else (1,)
-            laid[site, step] = self._empty_pads(
-                self.batch.restore(x, along) if self.restore else self._cut(x, along), mask, along
-            )
+            x = self.batch.restore(x, along) if self.restore else self._cut(x, along)
+            laid[site, step] = x if full else self._empty_pads(x, mask, along)
         return Gram(
             laid,
             axes,
@@ -273,8 +276,6 @@ class GramLayout:
     @staticmethod
     def _empty_pads(x: Tensor, mask: Tensor, along: Sequence[int]) -> Tensor:
         """0 at pads, along every axis of tokens or keys."""
-        if bool(mask.all()):
-            return x
         for axis in along:
             shape = [1] * x.dim()
             shape[0], shape[axis] = mask.shape[0], x.shape[axis]
@@ -288,14 +289,15 @@ class GramLayout:
         return x
 
     def _rows(self) -> tuple[Tensor, Tensor]:
-        offsets = torch.tensor(self.batch.offsets if self.restore else (0,) * len(self.lengths))
+        offsets = np.array(self.batch.offsets if self.restore else (0,) * len(self.lengths))
         width = self.batch.columns if self.restore else self.tokens.shape[1]
-        columns = torch.arange(width)[None] - offsets[:, None]
-        mask = (columns >= 0) & (columns < torch.tensor(self.lengths)[:, None])
+        columns = np.arange(width)[None] - offsets[:, None]
+        mask = (columns >= 0) & (columns < np.array(self.lengths)[:, None])
         tokens = self.tokens.cpu()
         if self.restore:
             tokens = self.batch.restore(tokens)
-        return torch.where(mask, tokens, 0), mask
+        real = np.where(mask, tokens.numpy(), 0)
+        return torch.from_numpy(real), torch.from_numpy(mask)
 
 
 def recording_manifest(
@@ -304,11 +306,13 @@ def recording_manifest(
     rows: Sequence[Sequence[int]],
     request: Request,
     program: Program,
+    of_view: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The facts of a recording of `rows`, which began as `batch`."""
+    """The facts of a recording of `rows`, which began as `batch`. `of_view`: `view.facts()`, by one
+    who asked before."""
     drawn = bool(request.new_tokens) and request.options.get("temperature", 0) > 0
     return manifest(
-        view.facts(),
+        view.facts() if of_view is None else of_view,
         rows,
         bos=begins_with_bos(view, batch.tokens[:, :1].tolist()),
         seeds=[request.options.get("seed", 0)] if drawn else None,

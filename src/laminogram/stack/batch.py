@@ -54,12 +54,20 @@ class Batch:
         if tokens.dim() == 1:
             tokens = tokens[None]
             mask = None if mask is None else mask.reshape(tokens.shape)
-        tokens = tokens.long()
-        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-        if real.shape != tokens.shape:
+        if mask is not None and mask.shape != tokens.shape:
             raise TokenError(
-                f"the mask has shape {tuple(real.shape)}, the tokens {tuple(tokens.shape)}"
+                f"the mask has shape {tuple(mask.shape)}, the tokens {tuple(tokens.shape)}"
             )
+        if tokens.dim() != 2:
+            raise TokenError(f"tokens have shape {tuple(tokens.shape)}; it must be (T,) or (B, T)")
+        if not tokens.numel():
+            raise TokenError("row 0 holds no real token: a text needs at least one")
+        tokens = _own(tokens)
+        rows, columns = tokens.shape
+        if mask is None:
+            _check_vocabulary(tokens, None, vocab_size)
+            return cls(tokens, (columns,) * rows, (0,) * rows, columns, types)
+        real = mask.bool().cpu().numpy()
         lengths, offsets = _spans(real)
         _check_vocabulary(tokens, real, vocab_size)
         if any(offsets):
@@ -68,7 +76,6 @@ class Batch:
             )
             tokens = tokens.gather(1, index.to(tokens.device))
             types = None if types is None else types.gather(1, index.to(types.device))
-        columns = tokens.shape[1]
         batch = cls(tokens, lengths, offsets, columns, types)
         tokens = torch.where(batch.mask, tokens, 0)
         width = max(lengths)
@@ -121,9 +128,21 @@ class Batch:
         return x
 
 
+def _own(tokens: Tensor) -> Tensor:
+    """A copy as int64, so that what the caller does to theirs later changes nothing here.
+
+    Here and below numpy does what is small: on a host of many cores torch hands even some ten
+    thousand numbers to all of its threads, and takes milliseconds to wake them.
+    """
+    if tokens.device.type == "cpu":
+        return torch.from_numpy(tokens.numpy().astype(np.int64))
+    return tokens.to(torch.long, copy=True)
+
+
 def _from_lists(
     tokens: Sequence[int] | Sequence[Sequence[int]], mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
+    """Rows side by side (B, T), and where they are real; no mask for lists of one length."""
     if not len(tokens):
         raise TokenError("no token was given: a text needs at least one")
     if not isinstance(tokens[0], Sequence | Tensor):
@@ -131,17 +150,16 @@ def _from_lists(
     rows = [torch.as_tensor(row, dtype=torch.long) for row in tokens]
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    if bool((lengths == padded.shape[1]).all()):
+        return padded, None
     return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
 
 
-def _spans(real: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _spans(real: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Length and left padding of each row; TokenError for an empty row or a hole."""
-    if not real.shape[1]:
-        raise TokenError("row 0 holds no real token: a text needs at least one")
     counts = real.sum(1).tolist()
-    firsts = real.int().argmax(1).tolist()
-    lasts = real.shape[1] - 1 - real.flip(1).int().argmax(1)
-    spans = (lasts + 1).tolist()
+    firsts = real.argmax(1).tolist()
+    spans = (real.shape[1] - real[:, ::-1].argmax(1)).tolist()
     for row, (count, first, end) in enumerate(zip(counts, firsts, spans)):
         if count == 0:
             raise TokenError(f"row {row} holds no real token: a text needs at least one")
@@ -150,11 +168,15 @@ def _spans(real: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(counts), tuple(firsts)
 
 
-def _check_vocabulary(tokens: Tensor, real: Tensor, vocab_size: int) -> None:
-    wrong = real & ((tokens < 0) | (tokens >= vocab_size))
-    if bool(wrong.any()):
-        row, column = (int(i) for i in wrong.nonzero()[0])
+def _check_vocabulary(tokens: Tensor, real: np.ndarray | None, vocab_size: int) -> None:
+    """TokenError for an id outside the vocabulary; `real` None: every token is."""
+    ids = tokens.cpu().numpy()
+    wrong = (ids < 0) | (ids >= vocab_size)
+    if real is not None:
+        wrong &= real
+    if wrong.any():
+        row, column = (int(i) for i in np.argwhere(wrong)[0])
         raise TokenError(
-            f"token id {int(tokens[row, column])} at row {row}, column {column} is outside the "
+            f"token id {int(ids[row, column])} at row {row}, column {column} is outside the "
             f"vocabulary: ids are 0 to {vocab_size - 1}"
         )
