@@ -21,7 +21,7 @@ MISSING = one_read.missing
 @pytest.fixture(autouse=True, scope="module")
 def stand_in():
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read", "join", "spans_of", "most_places"):
+        for name in ("read", "join", "count", "spans_of", "most_places"):
             patch.setattr(one_read, name, getattr(restated, name))
         patch.setattr(one_read, "missing", lambda device: None)
         yield
