@@ -36,7 +36,7 @@ class Rows:
     """What batches of so many rows are read with: a table on the device, its place never changing.
 
     order (B,): the batch's documents, rising; lengths (B,): real tokens; ranks (B,): the place of
-    the row's document in that order; weights (V, B): how often it counts in each variant. All int64.
+    the row's document in that order; weights (V, B): how often it counts in each variant; int64.
     """
 
     def __init__(self, rows: int, replicates: int | None, device: torch.device) -> None:
@@ -70,7 +70,10 @@ class Gatherer:
 
     `capturable` once every tensor of a batch went through the kernel, and nothing beside it: then a
     graph may hold the reading. `reasons` says by site why something was left to the plain code.
+    `beside`: tensors are read on a stream of their own, beside the layer that comes next.
     """
+
+    beside = False
 
     def __init__(
         self, measurement: Measurement, reads: Mapping[int, Any], rows: int, device: torch.device
@@ -87,6 +90,9 @@ class Gatherer:
         self._now: Rows | None = None
         self._shape, self._tokens, self._missed = (0, 0), 0, 0
         self._latest = -1  # the highest number of a document so far
+        self._stream = torch.cuda.Stream(device) if self.beside else None
+        self._held: list[Tensor] = []  # what the stream is reading
+        self._step, self._left = 0, 0  # where that is from, how many are to come
         kinds = (one for name in self._steps for one in measurement.templates(name))
         replicates = [one.replicates for one in kinds if isinstance(one, Exceedances)]
         self._replicates = max(replicates, default=None)
@@ -103,6 +109,7 @@ class Gatherer:
                 site.admit_equals()
         self._latest = max(self._latest, *documents)
         self._shape, self._tokens, self._missed = (count, max(lengths)), sum(lengths), 0
+        self._left = sum(map(len, self._steps.values()))
 
     def take(self, site: str, step: int, x: Tensor) -> frozenset[str]:
         """Read a tensor (B, T, ...); the names of the statistics that it went into."""
@@ -110,13 +117,36 @@ class Gatherer:
         if found is None or self._now is None:
             self._missed += 1
             return frozenset()
-        found.read(found.steps.index(step), x.detach().flatten(2), self._now)
+        self._read(found, step, x.detach().flatten(2))
         self._missed += len(found.names) < len(self.measurement.templates(site))
         return found.names
+
+    def _read(self, site: _Site, step: int, x: Tensor) -> None:
+        assert self._now is not None
+        slot = site.steps.index(step)
+        if self._stream is None:
+            site.read(slot, x, self._now)
+            return
+        if step != self._step:
+            self._wait()
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            site.read(slot, x, self._now)
+        self._held.append(x)
+        self._step, self._left = step, self._left - 1
+        if not self._left:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until everything handed over was read: then its memory may be used again."""
+        if self._held and self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        self._held.clear()
 
     def end(self) -> None:
         """The batch is over."""
         assert self._now is not None
+        self._wait()
         for site in self._sites.values():
             site.end(self._now, self._shape, self._tokens)
         self.capturable = not self._missed and bool(self._sites)
@@ -203,7 +233,10 @@ class _Site:
         self._tokens = 0
         variants = len(_weights([0], self._exceedances.replicates)) if self._exceedances else 0
         # Of every variant: values and documents that reach the threshold; tokens and documents.
-        self.reached = tuple(empty(variants, channels, dtype=torch.int32) for _ in range(2))
+        self.reached = (
+            empty(variants, channels, dtype=torch.int32),
+            empty(variants, channels, dtype=torch.int32),
+        )
         self.counts = torch.zeros(2, variants, dtype=torch.int64)
 
     def fits(self, x: Tensor) -> bool:
