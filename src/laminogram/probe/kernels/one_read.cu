@@ -172,10 +172,23 @@ __device__ __forceinline__ void take(
     }
 }
 
-// Read `number` vectors, `stride` apart.
+// Where a thread reads: its first vector, how many, how far they are apart; what orders its values.
+struct Share {
+    const Vector* at;
+    int number;
+    i64 stride, order;
+    int step;  // in the order, from one vector to the next
+};
+
+__device__ __forceinline__ void load(Vector* to, const Vector* at, i64 stride) {
+#pragma unroll
+    for (int j = 0; j < DEPTH; ++j) to[j] = at[j * stride];
+}
+
+// Read a share, of which the first vectors are here already, if it has as many as DEPTH.
 template <bool EXACT, bool COUNTS>
 __device__ __forceinline__ void walk(
-    Sums& a, const Vector* at, int number, i64 stride, const WIDE* center, u32 below, u32 counters) {
+    Sums& a, Vector* here, const Share& mine, const WIDE* center, u32 below, u32 counters) {
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) {
         for (int p = 0; p < 4; ++p) a.power[p][i] = 0;
@@ -183,21 +196,21 @@ __device__ __forceinline__ void walk(
         a.high[i / PER_WORD] = INFINITIES | ~SIZES;
         a.above[i / PER_WORD] = a.missing[i] = 0;
     }
-    Vector now[DEPTH], next[DEPTH];
-    if (number >= DEPTH)
+    const Vector* at = mine.at;
+    int left = mine.number;
+    for (; left >= DEPTH; left -= DEPTH) {
+        Vector next[DEPTH];
+        at += DEPTH * mine.stride;
+        if (left >= 2 * DEPTH) load(next, at, mine.stride);
 #pragma unroll
-        for (int j = 0; j < DEPTH; ++j) now[j] = at[j * stride];
-    for (; number >= DEPTH; number -= DEPTH) {
-        at += DEPTH * stride;
-        if (number >= 2 * DEPTH)
+        for (int j = 0; j < DEPTH; ++j) take<EXACT, COUNTS>(a, here[j], center, below, counters);
 #pragma unroll
-            for (int j = 0; j < DEPTH; ++j) next[j] = at[j * stride];
-#pragma unroll
-        for (int j = 0; j < DEPTH; ++j) take<EXACT, COUNTS>(a, now[j], center, below, counters);
-#pragma unroll
-        for (int j = 0; j < DEPTH; ++j) now[j] = next[j];
+        for (int j = 0; j < DEPTH; ++j) here[j] = next[j];
     }
-    for (; number > 0; --number, at += stride) take<EXACT, COUNTS>(a, *at, center, below, counters);
+    for (; left > 0; --left, at += mine.stride) {
+        const Vector one = *at;
+        take<EXACT, COUNTS>(a, one, center, below, counters);
+    }
 }
 
 // A key: the bits of |x|, then the place in order (rank of the document, token, channel), the first
@@ -207,14 +220,6 @@ __device__ __forceinline__ i64 key_of(u32 bits, i64 order) {
     if (size >= 0x7f800000u) return -1;
     return ((i64)size << 32) | ((0x7fffffffLL - order) << 1) | (bits >> 31);
 }
-
-// Where a thread reads: its first vector, how many, how far they are apart; what orders its values.
-struct Share {
-    const Vector* at;
-    int number;
-    i64 stride, order;
-    int step;  // in the order, from one vector to the next
-};
 
 // Append the keys of at least `bound`, of which there are more than can be kept: the k largest, one
 // in each walk.
@@ -278,17 +283,17 @@ __device__ void append(
     for (int i = threadIdx.x; i < all; i += WARPS * LANES) keys[base + i] = staged[i];
 }
 
-// Add the block's counters to the histogram: a warp for each, a lane for each copy. Gives whether
-// something lies outside of the table.
+// Add the block's counters to the histogram. Gives whether something lies outside of the table.
 __device__ bool add_counts(const u32* table, u64* histogram) {
-    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     bool outside = false;
-#pragma unroll 4
-    for (int i = warp; i < TABLE + 2; i += WARPS) {
-        const u32 sum = __reduce_add_sync(EVERY, table[i * COPIES + lane]);
+    for (int i = threadIdx.x; i < TABLE + 2; i += WARPS * LANES) {
+        u32 sum = 0;
+#pragma unroll 16
+        for (int copy = 0; copy < COPIES; ++copy)
+            sum += table[i * COPIES + (copy + threadIdx.x) % COPIES];
         if (i == 0 || i == TABLE + 1)
-            outside |= sum > 0;
-        else if (sum && lane == 0)
+            outside = sum > 0;
+        else if (sum)
             atomicAdd(histogram + 1 + FIRST + i, (u64)sum);
     }
     return outside;
@@ -345,14 +350,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
     extern __shared__ __align__(16) unsigned char memory[];
     const int lane = threadIdx.x % ROW, team = threadIdx.x / ROW;
     const int place = blockIdx.x, row = place / spans, begin = (place % spans) * span + team;
-    const int end = min(begin - team + span, (int)lengths[row]);
+    const int last = min(begin - team + span, tokens);
     const int channel = blockIdx.y * BLOCK + lane * PER_LANE;
     const bool inside = channel < channels;
     const i64 from = ((i64)row * tokens + begin) * channels + channel;
+    const i64 stride = (i64)TEAMS * (channels / PER_LANE);
+    Vector here[DEPTH];  // on its way while the lengths are, and while the counters are cleared
+    const bool full = inside && begin + (DEPTH - 1) * TEAMS < last;
+    if (full) load(here, x + from / PER_LANE, stride);
+    const int end = min(last, (int)lengths[row]);
     const Share mine = {
-        x + from / PER_LANE, inside ? max(0, (end - begin + TEAMS - 1) / TEAMS) : 0,
-        (i64)TEAMS * (channels / PER_LANE), from + (ranks[row] - row) * tokens * channels,
-        TEAMS * channels};
+        x + from / PER_LANE, inside ? max(0, (end - begin + TEAMS - 1) / TEAMS) : 0, stride,
+        from + (ranks[row] - row) * tokens * channels, TEAMS * channels};
     const float floor = *floor_;
     WIDE center[PER_LANE];
 #pragma unroll
@@ -366,22 +375,24 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
             ((uint4*)memory)[i] = make_uint4(0, 0, 0, 0);
         __syncthreads();
         const u32 counters = (u32)__cvta_generic_to_shared(table) + threadIdx.x % LANES * 4;
-        walk<false, true>(a, mine.at, mine.number, mine.stride, center, limit, counters);
+        walk<false, true>(a, here, mine, center, limit, counters);
 #ifdef SHIFTED
         u32 spoiled = 0;
 #pragma unroll
         for (int j = 0; j < WORDS; ++j)
             spoiled |= reaching(a.low[j], ONES - INFINITIES) | reaching(a.high[j], ONES - INFINITIES);
-        if (spoiled)
+        if (spoiled) {
 #else
         WIDE all = 0;
 #pragma unroll
         for (int i = 0; i < PER_LANE; ++i) all += a.power[1][i];
-        if (!(all < (WIDE)INFINITE))  // an infinity or NaN shows in the sum: once more without it
+        if (!(all < (WIDE)INFINITE)) {  // an infinity or NaN shows in the sum: again without it
 #endif
-            walk<true, false>(a, mine.at, mine.number, mine.stride, center, limit, 0);
+            if (full) load(here, mine.at, stride);
+            walk<true, false>(a, here, mine, center, limit, 0);
+        }
     } else {
-        walk<true, false>(a, mine.at, mine.number, mine.stride, center, limit, 0);
+        walk<true, false>(a, here, mine, center, limit, 0);
     }
     float largest = 0;
 #pragma unroll
@@ -395,6 +406,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
         const int column = threadIdx.x % BLOCK, group = threadIdx.x / BLOCK;
         const int to = blockIdx.y * BLOCK + channel_of(column);
         const i64 out = (i64)place * channels + to, all_places = (i64)places * channels;
+        const int side = group % 4;  // whose range this thread may have to widen
+        const float before = side < 2 && to < channels ? ranges[side * all_places + out] : 0.0f;
         __syncthreads();
         if (__syncthreads_or(add_counts(table, histogram))) add_outside(mine, histogram);
         WIDE* wide = (WIDE*)memory;
@@ -412,13 +425,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
                 for (int t = 0; t < TEAMS; ++t) sum += wide[(job * TEAMS + t) * BLOCK + column];
                 atomicAdd(sums + job * all_places + out, sum);  // nobody else's: need not be waited for
             } else if (job < 6) {
-                const float sign = job == 4 ? 1.0f : -1.0f;
-                float* range = ranges + (job - 4) * all_places + out;
-                float bound = sign * *range;
+                const float sign = side ? -1.0f : 1.0f;
+                float bound = sign * before;
 #pragma unroll 16
                 for (int t = 0; t < TEAMS; ++t)
-                    bound = fminf(bound, sign * extreme[((job - 4) * TEAMS + t) * BLOCK + column]);
-                *range = sign * bound;
+                    bound = fminf(bound, sign * extreme[(side * TEAMS + t) * BLOCK + column]);
+                ranges[side * all_places + out] = sign * bound;
             } else {
                 int number = 0;
 #pragma unroll 16
