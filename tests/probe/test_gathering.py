@@ -83,6 +83,23 @@ def test_equals_the_plain_statistics(seed, dtype, spoiled, falling):
     _compare(seed, dtype, spoiled, falling)
 
 
+def test_sites_may_want_different_variants():
+    wanted = {"a": [Exceedances(1.0, 2)], "b": [Exceedances(1.5, 6)], "c": [TopK(3)]}
+    plain, gathered = Measurement(wanted), Measurement(wanted)
+    gatherer = Gatherer(gathered, {0: ["a", "b", "c"]}, 4, torch.device("cpu"))
+    for x, lengths, numbers in _batches(3, torch.float32, False):
+        mask = torch.arange(x.shape[2])[None] < torch.tensor(lengths)[:, None]
+        gatherer.begin(lengths, numbers)
+        for site in wanted:
+            plain.observe(site, 0, x[0], mask, torch.tensor(numbers))
+            assert gatherer.take(site, 0, x[0])
+        gatherer.end()
+    gatherer.finish()
+    for key, statistic in plain.items():
+        for name, value in statistic.result().items():
+            np.testing.assert_array_equal(gathered[key].result()[name], value, err_msg=str(key))
+
+
 def test_what_no_kernel_serves_is_left_and_named():
     measurement = Measurement([find("moments")(), find("covariance")()])
     gatherer = Gatherer(measurement, {0: ["a", "b", "pattern"]}, 4, torch.device("cpu"))
