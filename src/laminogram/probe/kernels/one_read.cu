@@ -1,136 +1,22 @@
 // What the usual statistics want of a site (rows, tokens, channels), in one read of it. CUDA C,
 // because Triton has no counters in shared memory.
 //
-// A block reads `span` tokens of one row by 128 channels; its teams of warps take tokens in turn. It
-// adds to running sums of powers about a fixed center, to extrema and to counts by leading bits,
+// A block reads `span` tokens of one row by 128 channels; its teams of warps take tokens in turn.
+// It adds to running sums of powers about a fixed center, to extrema and to counts by leading bits,
 // counts what reaches a threshold, and appends the keys of values that may be among the largest.
 // Every sum has one owner, so the same data gives the same bits. The host's side is one_read.py.
 //
-// Macros: DTYPE 0 float32, 1 bfloat16, 2 float16; WIDE the type sums of a span are kept in; WARPS of
-// a block; PER_LANE channels of a lane; DEPTH vectors that are on their way while as many are used.
-// Two halves share a word: their extrema and counts are kept by word.
+// Macros beside those of words.cu: WARPS of a block; DEPTH vectors that are on their way while as
+// many are used.
 
-#define LANES 32
 #define BLOCK 128                    // channels
 #define ROW (BLOCK / PER_LANE)       // lanes that a token takes
 #define TEAMS (WARPS * LANES / ROW)  // tokens at a time
-#define BINS 1280                    // of a histogram: 16 an octave from 2^-40
 #define FIRST 192                    // the bins of a table in shared memory: from 2^-28 to 2^16
 #define TABLE 704
 #define COPIES LANES  // of a counter: each lane has a memory bank of its own, no two ever wait
 #define MEMORY (TEAMS * BLOCK * (4 * (int)sizeof(WIDE) + 12))
 #define STAGED (MEMORY / 8)  // keys that a block can hold
-
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
-
-#if DTYPE == 0
-#define PER_WORD 1
-#define ONES 1u
-#define SIZES 0x7fffffffu
-#define INFINITIES 0x7f800000u
-#else
-#define PER_WORD 2
-#define ONES 0x00010001u
-#define SIZES 0x7fff7fffu
-#define INFINITIES (DTYPE == 1 ? 0x7f807f80u : 0x7c007c00u)
-#endif
-#define WORDS (PER_LANE / PER_WORD)
-#define INFINITE __int_as_float(0x7f800000)
-#define EVERY 0xffffffffu
-
-struct __align__(WORDS * 4) Vector {
-    u32 word[WORDS];
-};
-
-// The bits, as of a float32, of a word's value.
-__device__ __forceinline__ u32 widened(u32 word, int half) {
-#if DTYPE == 0
-    return word;
-#elif DTYPE == 1
-    return half ? word & 0xffff0000u : word << 16;
-#else
-    float out;
-    asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(out) : "r"(word >> 16 * half));
-    return __float_as_uint(out);
-#endif
-}
-
-__device__ __forceinline__ u32 bits_of(const u32* words, int i) {
-    return widened(words[i / PER_WORD], i % PER_WORD);
-}
-
-#if DTYPE == 0
-__device__ __forceinline__ u32 least(u32 a, u32 b) {
-    return __float_as_uint(fminf(__uint_as_float(a), __uint_as_float(b)));
-}
-__device__ __forceinline__ u32 most(u32 a, u32 b) {
-    return __float_as_uint(fmaxf(__uint_as_float(a), __uint_as_float(b)));
-}
-#else
-#if DTYPE == 1
-#define PAIR "bf16x2"
-#else
-#define PAIR "f16x2"
-#endif
-__device__ __forceinline__ u32 least(u32 a, u32 b) {
-    asm("min." PAIR " %0, %0, %1;" : "+r"(a) : "r"(b));
-    return a;
-}
-__device__ __forceinline__ u32 most(u32 a, u32 b) {
-#ifdef SHIFTED
-    asm("max.NaN." PAIR " %0, %0, %1;" : "+r"(a) : "r"(b));
-#else
-    asm("max." PAIR " %0, %0, %1;" : "+r"(a) : "r"(b));
-#endif
-    return a;
-}
-#endif
-
-// What `reaching` wants: one less the bits of the least value that is not below the threshold.
-__device__ u32 below(float threshold) {
-    const u32 bits = __float_as_uint(threshold);
-#if DTYPE == 0
-    return 1u - bits;
-#elif DTYPE == 1
-    return ((1u - ((bits + 0xffffu) >> 16)) & 0xffffu) * ONES;
-#else
-    u32 up;
-    asm("{.reg .b16 h; cvt.rp.f16.f32 h, %1; cvt.u32.u16 %0, h;}" : "=r"(up) : "f"(threshold));
-    return ((1u - up) & 0xffffu) * ONES;
-#endif
-}
-
-// A value less its center; the center comes as its negative.
-__device__ __forceinline__ WIDE less(u32 bits, WIDE center) {
-#ifdef SHIFTED  // the bits of a half, moved to a double's, are those of a number 2^896 times smaller
-    const int high = (int)bits >> 3 & 0x8fffe000;
-    return fma(__hiloint2double(high, 0), 0x1p896, center);
-#else
-    return (WIDE)__uint_as_float(bits) + center;
-#endif
-}
-
-// One for each value of a word that reaches the threshold.
-__device__ __forceinline__ u32 reaching(u32 word, u32 below) {
-#if DTYPE == 0
-    return __viaddmin_s32_relu(word & SIZES, below, ONES);
-#else
-    return __viaddmin_s16x2_relu(word & SIZES, below, ONES);
-#endif
-}
-
-// The place of a value among `number` bins from 2^from on; 0 below them, number + 1 above. The
-// leading 8 places choose the bin, and their middle is never near an edge: an approximate logarithm
-// names the right bin. 2^23 leaves no fraction. NaN and infinity go up, zero goes down.
-__device__ __forceinline__ int place_of(u32 bits, int from, int number) {
-    float place;
-    const u32 middle = (DTYPE == 1 ? bits : bits & 0xffff8000u) | 0x4000u;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(place) : "f"(fabsf(__uint_as_float(middle))));
-    place = __fmaf_rd(place, 16.0f, 8388608.0f + (1 - 16 * from));
-    return __viaddmin_s32_relu(__float_as_int(place), -0x4b000000, number + 1);
-}
 
 struct Sums {
     WIDE power[4][PER_LANE];
@@ -328,7 +214,8 @@ __device__ __forceinline__ void lay_out(const Sums& a, WIDE* wide, float* extrem
         for (int p = 0; p < 4; ++p) wide[p * TEAMS * BLOCK + to] = a.power[p][i];
         extreme[to] = __uint_as_float(bits_of(a.low, i));
         extreme[TEAMS * BLOCK + to] = __uint_as_float(bits_of(a.high, i));
-        reached[to] = PER_WORD == 1 ? a.above[i] : (a.above[i / PER_WORD] >> 16 * (i % PER_WORD)) & 0xffffu;
+        const u32 above = a.above[i / PER_WORD];
+        reached[to] = PER_WORD == 1 ? above : above >> 16 * (i % PER_WORD) & 0xffffu;
     }
 }
 
@@ -379,8 +266,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
 #ifdef SHIFTED
         u32 spoiled = 0;
 #pragma unroll
-        for (int j = 0; j < WORDS; ++j)
-            spoiled |= reaching(a.low[j], ONES - INFINITIES) | reaching(a.high[j], ONES - INFINITIES);
+        for (int j = 0; j < WORDS; ++j) {
+            spoiled |= reaching(a.low[j], ONES - INFINITIES);
+            spoiled |= reaching(a.high[j], ONES - INFINITIES);
+        }
         if (spoiled) {
 #else
         WIDE all = 0;
@@ -423,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
                 double sum = 0;
 #pragma unroll 16
                 for (int t = 0; t < TEAMS; ++t) sum += wide[(job * TEAMS + t) * BLOCK + column];
-                atomicAdd(sums + job * all_places + out, sum);  // nobody else's: need not be waited for
+                atomicAdd(sums + job * all_places + out, sum);  // its owner need not wait for it
             } else if (job < 6) {
                 const float sign = side ? -1.0f : 1.0f;
                 float bound = sign * before;
@@ -440,95 +329,4 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
         }
     }
     if (__syncthreads_or(large)) append(mine, large, floor, k, keys, found, (i64*)memory);
-}
-
-// Join what was appended to the k largest of each slot (one block a slot), and raise the floor.
-// values, documents, positions, columns (2, slots, k): the first half, in order, is read and written,
-// the second is room; empty places have the value NaN. order (rows): the batch's documents, rising.
-extern "C" __global__ void join_largest(
-    const i64* __restrict__ keys, int* __restrict__ found, const i64* __restrict__ order,
-    float* values, i64* documents, int* positions, int* columns, float* __restrict__ floors, int k,
-    int tokens, int channels, int capacity) {
-    const int slot = blockIdx.x, slots = gridDim.x, number = found[slot];
-    if (number == 0) return;
-    const i64 here = (i64)slot * k, room = (i64)slots * k + here;
-    const i64* mine = keys + (i64)slot * capacity;
-    auto at_of = [](i64 key) { return 0x7fffffffLL - ((key & 0xffffffffLL) >> 1); };
-    auto before = [&](i64 key, int i) {  // whether a key comes before the value held at place i
-        const float held = fabsf(values[here + i]), size = __uint_as_float((u32)(key >> 32));
-        if (!(held == size)) return !(held > size);  // an empty place comes last
-        const i64 at = at_of(key), document = order[at / channels / tokens];
-        const int position = at / channels % tokens, column = at % channels;
-        if (document != documents[here + i]) return document < documents[here + i];
-        if (position != positions[here + i]) return position < positions[here + i];
-        return column < columns[here + i];
-    };
-    for (int n = threadIdx.x; n < k + number; n += blockDim.x) {
-        float value;
-        i64 document;
-        int position, column, rank;
-        if (n < k) {
-            value = values[here + n], document = documents[here + n];
-            position = positions[here + n], column = columns[here + n];
-            if (value != value) continue;
-            rank = n;
-            for (int j = 0; j < number && rank < k; ++j) rank += before(mine[j], n);
-        } else {
-            const i64 key = mine[n - k], at = at_of(key);
-            int high = k;  // the first place held that the key comes before
-            for (rank = 0; rank < high;) {
-                const int middle = (rank + high) / 2;
-                if (before(key, middle)) high = middle;
-                else rank = middle + 1;
-            }
-            for (int j = 0; j < number && rank < k; ++j) rank += mine[j] > key;
-            value = __uint_as_float((u32)(key >> 32) | ((u32)(key & 1) << 31));
-            document = order[at / channels / tokens];
-            position = at / channels % tokens, column = at % channels;
-        }
-        if (rank >= k) continue;
-        values[room + rank] = value, documents[room + rank] = document;
-        positions[room + rank] = position, columns[room + rank] = column;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < k; i += blockDim.x) {
-        values[here + i] = values[room + i], documents[here + i] = documents[room + i];
-        positions[here + i] = positions[room + i], columns[here + i] = columns[room + i];
-    }
-    if (threadIdx.x == 0) {
-        const float least = fabsf(values[room + k - 1]);
-        // The next size up: a later document does not displace an equal value of an earlier one.
-        if (least == least) floors[slot] = __uint_as_float(__float_as_uint(least) + 1u);
-        found[slot] = 0;
-    }
-}
-
-// Add a batch's counts to those of the variants, as `Exceedances.reduce` does. above (slots, places,
-// channels) of `rows` documents in `spans` places each; weights (variants, rows); values and
-// documents (slots, variants, channels). A thread has a channel of a slot, and VARIANTS variants.
-#define VARIANTS 4
-extern "C" __global__ void count_documents(
-    const int* __restrict__ above, const i64* __restrict__ weights, int* __restrict__ values,
-    int* __restrict__ documents, int rows, int spans, int places, int channels, int variants) {
-    const int channel = blockIdx.x * blockDim.x + threadIdx.x, slot = blockIdx.y;
-    const int first = blockIdx.z * VARIANTS;
-    if (channel >= channels) return;
-    int reached[VARIANTS] = {}, met[VARIANTS] = {};
-    const int* mine = above + (i64)slot * places * channels + channel;
-    for (int row = 0; row < rows; ++row) {
-        int number = 0;
-        for (int i = 0; i < spans; ++i) number += mine[(i64)(row * spans + i) * channels];
-#pragma unroll
-        for (int v = 0; v < VARIANTS; ++v) {
-            if (first + v >= variants) break;
-            const int weight = (int)weights[(i64)(first + v) * rows + row];
-            reached[v] += weight * number;
-            met[v] += weight * (number > 0);
-        }
-    }
-    for (int v = 0; v < VARIANTS && first + v < variants; ++v) {
-        const i64 to = ((i64)slot * variants + first + v) * channels + channel;
-        values[to] += reached[v];
-        documents[to] += met[v];
-    }
 }

@@ -1,4 +1,4 @@
-"""The kernels of one_read.cu, compiled for the GPU at hand when they are first wanted.
+"""The kernels of one_read.cu and batch_end.cu, compiled for the GPU at hand when first wanted.
 
 NVRTC, which comes with torch, compiles them: nothing else is needed on the machine. `missing` says
 why they cannot be had; then the plain statistics serve.
@@ -40,7 +40,7 @@ def missing(device: torch.device) -> str | None:
 
 @cache
 def compiled(name: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """A kernel of one_read.cu for a dtype of sites."""
+    """A kernel for a dtype of sites."""
     _allow_compilation_without_toolkit()
     macros = {
         "DTYPE": DTYPES[dtype],
@@ -50,7 +50,9 @@ def compiled(name: str, dtype: torch.dtype, device: torch.device) -> Any:
         "DEPTH": _DEPTH,
     }
     head = "".join(f"#define {key} {value}\n" for key, value in macros.items())
-    source = files(__package__).joinpath("one_read.cu").read_text(encoding="utf-8")
+    names = ("words.cu", "one_read.cu" if name == "one_read" else "batch_end.cu")
+    folder = files(__package__)
+    source = "".join(folder.joinpath(one).read_text(encoding="utf-8") for one in names)
     with torch.cuda.device(device):
         kernel = torch.cuda._compile_kernel(head + source, name)
         if name == "one_read":
