@@ -1,11 +1,12 @@
 """Gathers statistics with the one-read kernels on a GPU, and compares with the plain code.
 
-    python tests/gpu/check_statistics_kernels.py [--device cuda]
+    python tests/gpu/check_statistics_kernels.py [--device cuda] [--kernels]
 
 Every bf16 and fp16 pattern; fp32, bf16 and fp16 over several batches with pads, NaN, infinity,
-zeros, equals, odd widths and more tokens than a span; a small Llama measured with graphs and
-without. Counts, extrema, histograms and largest values must be equal, moments to 1e-9. Prints a
-line a check and exits with 1 if one failed. On a CPU, where no kernel runs, it only says so.
+zeros, equals, odd widths and more tokens than a span; batches that grow, where blocks hold more
+large values than are kept; a small Llama measured with graphs and without (not with --kernels).
+Counts, extrema, histograms and largest values must be equal, moments to 1e-9. Prints a line a
+check and exits with 1 if one failed. On a CPU, where no kernel runs, it only says so.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from laminogram.view import View
 _TOLERANCE = 1e-9
 
 
-def kinds() -> list:
-    return [Moments(), LogHistogram(), TopK(17), Exceedances(2.3, 5)]
+def kinds(threshold: float = 2.3) -> list:
+    return [Moments(), LogHistogram(), TopK(17), Exceedances(threshold, 5)]
 
 
 def differences(found: Measurement, plain: Measurement, near: bool = True) -> list[str]:
@@ -61,11 +62,14 @@ def _worst(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def gathered(
-    batches: list[tuple[Tensor, list[int], list[int]]], device: torch.device, near: bool = True
+    batches: list[tuple[Tensor, list[int], list[int]]],
+    device: torch.device,
+    near: bool = True,
+    threshold: float = 2.3,
 ) -> list[str]:
     """Compare over batches (x, lengths, documents)."""
     rows = max(x.shape[0] for x, _, _ in batches)
-    plain, found = Measurement(kinds()), Measurement(kinds())
+    plain, found = Measurement(kinds(threshold)), Measurement(kinds(threshold))
     gatherer = Gatherer(found, {0: ["site"]}, rows, device)
     for x, lengths, documents in batches:
         mask = torch.arange(x.shape[1])[None] < torch.tensor(lengths)[:, None]
@@ -92,6 +96,34 @@ def spoiled(dtype: torch.dtype, rows: int, tokens: int, channels: int, number: i
         documents = [batch * rows + (3 * row + 1) % rows for row in range(rows)]
         out.append((x, lengths, documents))
     return out
+
+
+def growing(dtype: torch.dtype, rows: int, tokens: int, channels: int) -> list:
+    """Batches in which ever more values are among the largest, equal ones too: of one block more
+    than are kept, then of every block, then of none, then a few; the last documents come first."""
+    torch.manual_seed(rows)
+    out = []
+    for batch, scale in enumerate((1, 1, 20, 1, 20)):
+        x = (torch.randn(rows, tokens, channels) * scale).to(dtype)
+        x[:, :, channels // 2] = 0
+        if batch == 1:
+            x[-1, tokens // 3 :, : channels // 3] = 7.5
+            x[0, :4, 1] = -7.5
+        if batch == 4:
+            x[0, ::5, 2] = 150
+            x[-1, 2, 3:] = 151
+        lengths = [max(1, tokens - 11 * row) for row in range(rows)]
+        out.append((x, lengths, [(4 - batch) * rows + row for row in reversed(range(rows))]))
+    return out
+
+
+def outlying(dtype: torch.dtype) -> list:
+    """Sizes of every octave, some beyond the histogram and some of them alone in their block."""
+    torch.manual_seed(2)
+    x = torch.randn(2, 90, 260)
+    x[0] *= torch.exp2(torch.randint(-45, 45, (90, 260)).float())
+    x[1, 7, 9], x[1, 8, 200], x[1, 80, 10] = 1e-11, 3e5, 1e-30
+    return [(x.to(dtype), [90, 90], [0, 1])]
 
 
 def patterns(dtype: torch.dtype) -> list:
@@ -146,7 +178,9 @@ def main() -> int:
     """Run every check."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(parser.parse_args().device)
+    parser.add_argument("--kernels", action="store_true", help="no model")
+    options = parser.parse_args()
+    device = torch.device(options.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     why = one_read.missing(device)
@@ -159,8 +193,18 @@ def main() -> int:
         for shape in ((3, 70, 36), (8, 600, 256), (1, 5, 8), (5, 33, 1028)):
             name = f"{dtype} {shape}"
             checks[name] = lambda d=dtype, s=shape: gathered(spoiled(d, *s, 3), device)
-    checks["Llama"] = lambda: measured(device, False)
-    checks["Llama, fast"] = lambda: measured(device, True)
+        for shape in ((8, 300, 256), (2, 40, 132)):
+            name = f"growing {dtype} {shape}"
+            checks[name] = lambda d=dtype, s=shape: gathered(growing(d, *s), device)
+        checks[f"outlying {dtype}"] = lambda d=dtype: gathered(outlying(d), device, False)
+        for threshold in (0.0, 1e300):
+            name = f"{dtype}, threshold {threshold}"
+            checks[name] = lambda d=dtype, t=threshold: gathered(
+                growing(d, 3, 30, 36), device, threshold=t
+            )
+    if not options.kernels:
+        checks["Llama"] = lambda: measured(device, False)
+        checks["Llama, fast"] = lambda: measured(device, True)
     failed = 0
     for name, check in checks.items():
         with torch.no_grad():

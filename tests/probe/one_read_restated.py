@@ -46,7 +46,7 @@ def read(x: Tensor, buffers: tuple[Tensor, ...], options: tuple[Any, ...], spans
         bits = part[t, c].view(torch.int32).long()
         made = ((bits & 0x7FFFFFFF) << 32) | ((0x7FFFFFFF - order) << 1) | (bits < 0).long()
         # A block of the kernel keeps k of 128 channels; here all channels are one block.
-        made = made.sort(descending=True).values[:k]
+        made = made.sort(descending=True).values[:k].flip(0)  # and in any order
         keys[int(found) : int(found) + len(made)] = made
         found += len(made)
 
@@ -77,3 +77,12 @@ def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> Non
         found[slot] = 0
         if len(rows) >= k:
             floors[slot] = torch.nextafter(values[0, slot, k - 1].abs(), torch.tensor(float("inf")))
+
+
+def count(
+    rows: int, spans: int, above: Tensor, weights: Tensor, counts: tuple[Tensor, Tensor]
+) -> None:
+    for slot, places in enumerate(above):
+        found = places[: rows * spans].unflatten(0, (rows, spans)).sum(1)
+        counts[0][slot] += (weights[:, :, None] * found).sum(1).int()
+        counts[1][slot] += (weights[:, :, None] * (found > 0)).sum(1).int()

@@ -21,7 +21,7 @@ MISSING = one_read.missing
 @pytest.fixture(autouse=True, scope="module")
 def stand_in():
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read", "join", "spans_of", "most_places"):
+        for name in ("read", "join", "count", "spans_of", "most_places"):
             patch.setattr(one_read, name, getattr(restated, name))
         patch.setattr(one_read, "missing", lambda device: None)
         yield
@@ -81,6 +81,23 @@ def _compare(seed: int, dtype: torch.dtype, spoiled: bool, falling: bool = False
 )
 def test_equals_the_plain_statistics(seed, dtype, spoiled, falling):
     _compare(seed, dtype, spoiled, falling)
+
+
+def test_sites_may_want_different_variants():
+    wanted = {"a": [Exceedances(1.0, 2)], "b": [Exceedances(1.5, 6)], "c": [TopK(3)]}
+    plain, gathered = Measurement(wanted), Measurement(wanted)
+    gatherer = Gatherer(gathered, {0: ["a", "b", "c"]}, 4, torch.device("cpu"))
+    for x, lengths, numbers in _batches(3, torch.float32, False):
+        mask = torch.arange(x.shape[2])[None] < torch.tensor(lengths)[:, None]
+        gatherer.begin(lengths, numbers)
+        for site in wanted:
+            plain.observe(site, 0, x[0], mask, torch.tensor(numbers))
+            assert gatherer.take(site, 0, x[0])
+        gatherer.end()
+    gatherer.finish()
+    for key, statistic in plain.items():
+        for name, value in statistic.result().items():
+            np.testing.assert_array_equal(gathered[key].result()[name], value, err_msg=str(key))
 
 
 def test_what_no_kernel_serves_is_left_and_named():

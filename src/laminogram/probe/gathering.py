@@ -10,7 +10,6 @@ Axes: B rows, T tokens, C channels, S slots, P places (a span of a row's tokens)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,42 +24,45 @@ from laminogram.probe.statistics.histogram import LogHistogram, edges
 from laminogram.probe.statistics.moments import Moments
 from laminogram.probe.statistics.thresholds import round_down
 from laminogram.probe.statistics.topk import TopK
+from laminogram.stack.batch import sent
 
 _KINDS = (Moments, LogHistogram, TopK, Exceedances)
 _PLACES = 1 << 30  # of values in a batch that a key can tell apart
+_TOKENS = 1 << 19  # of a row, whose spans are counted in 16 bits by each thread
 _NEVER = 3.0e38
 
 
-@dataclass
 class Rows:
-    """What a batch of one shape is read with; the same tensors for every batch of that shape.
+    """What batches of so many rows are read with: a table on the device, its place never changing.
 
-    lengths, ranks (B,) int32: real tokens, the place of the row's document among the batch's.
-    documents, order (B,) int64: their numbers, by row and rising.
+    order (B,): the batch's documents, rising; lengths (B,): real tokens; ranks (B,): the place of
+    the row's document in that order; weights (V, B): how often it counts in each variant; int64.
     """
 
-    lengths: Tensor
-    ranks: Tensor
-    documents: Tensor
-    order: Tensor
-
-    @classmethod
-    def empty(cls, rows: int, device: torch.device) -> Rows:
-        """Room for so many rows."""
-        small = [torch.zeros(rows, dtype=torch.int32, device=device) for _ in range(2)]
-        return cls(*small, *(torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2)))
+    def __init__(self, rows: int, replicates: int | None, device: torch.device) -> None:
+        self._replicates = replicates
+        variants = 0 if replicates is None else len(_weights([0], replicates))
+        self._table = torch.zeros(3 + variants, rows, dtype=torch.int64, device=device)
+        self.order, self.lengths, self.ranks = self._table[:3]
+        self.weights = self._table[3:]
+        self.counts = torch.zeros(2, variants, dtype=torch.int64)
 
     def fill(self, lengths: Sequence[int], documents: Sequence[int]) -> None:
-        """Write a batch in place."""
+        """Write a batch in place, without waiting; `counts` (2, V) are the variants' tokens and
+        documents in it."""
         order = sorted(documents)
         ranks = [order.index(document) for document in documents]
-        for room, numbers in (
-            (self.lengths, lengths),
-            (self.ranks, ranks),
-            (self.documents, documents),
-            (self.order, order),
-        ):
-            room.copy_(torch.tensor(numbers, dtype=room.dtype))
+        table = torch.tensor([order, lengths, ranks])
+        if self._replicates is not None:
+            weights = _weights(documents, self._replicates)
+            present = torch.stack([table[1], (table[1] > 0).long()])
+            self.counts = (weights[:, None] * present).sum(-1).T
+            table = torch.cat([table, weights])
+        self._table.copy_(sent(table, self._table.device))
+
+
+def _weights(documents: Sequence[int], replicates: int) -> Tensor:
+    return variant_weights(torch.tensor(documents), replicates).long()
 
 
 class Gatherer:
@@ -68,7 +70,10 @@ class Gatherer:
 
     `capturable` once every tensor of a batch went through the kernel, and nothing beside it: then a
     graph may hold the reading. `reasons` says by site why something was left to the plain code.
+    `beside`: tensors are read on a stream of their own, beside the layer that comes next.
     """
+
+    beside = False
 
     def __init__(
         self, measurement: Measurement, reads: Mapping[int, Any], rows: int, device: torch.device
@@ -85,12 +90,18 @@ class Gatherer:
         self._now: Rows | None = None
         self._shape, self._tokens, self._missed = (0, 0), 0, 0
         self._latest = -1  # the highest number of a document so far
+        self._stream = torch.cuda.Stream(device) if self.beside else None
+        self._held: list[Tensor] = []  # what the stream is reading
+        self._step, self._left = 0, 0  # where that is from, how many are to come
+        kinds = (one for name in self._steps for one in measurement.templates(name))
+        replicates = [one.replicates for one in kinds if isinstance(one, Exceedances)]
+        self._replicates = max(replicates, default=None)
 
     def begin(self, lengths: Sequence[int], documents: Sequence[int]) -> None:
         """The batch that comes: real tokens of each row, numbers of their documents."""
         count = len(lengths)
         if count not in self._shapes:
-            self._shapes[count] = Rows.empty(count, self.device)
+            self._shapes[count] = Rows(count, self._replicates, self.device)
         self._now = self._shapes[count]
         self._now.fill(lengths, documents)
         if min(documents) <= self._latest:
@@ -98,6 +109,7 @@ class Gatherer:
                 site.admit_equals()
         self._latest = max(self._latest, *documents)
         self._shape, self._tokens, self._missed = (count, max(lengths)), sum(lengths), 0
+        self._left = sum(map(len, self._steps.values()))
 
     def take(self, site: str, step: int, x: Tensor) -> frozenset[str]:
         """Read a tensor (B, T, ...); the names of the statistics that it went into."""
@@ -105,13 +117,36 @@ class Gatherer:
         if found is None or self._now is None:
             self._missed += 1
             return frozenset()
-        found.read(found.steps.index(step), x.detach().flatten(2), self._now)
+        self._read(found, step, x.detach().flatten(2))
         self._missed += len(found.names) < len(self.measurement.templates(site))
         return found.names
+
+    def _read(self, site: _Site, step: int, x: Tensor) -> None:
+        assert self._now is not None
+        slot = site.steps.index(step)
+        if self._stream is None:
+            site.read(slot, x, self._now)
+            return
+        if step != self._step:
+            self._wait()
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            site.read(slot, x, self._now)
+        self._held.append(x)
+        self._step, self._left = step, self._left - 1
+        if not self._left:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until everything handed over was read: then its memory may be used again."""
+        if self._held and self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        self._held.clear()
 
     def end(self) -> None:
         """The batch is over."""
         assert self._now is not None
+        self._wait()
         for site in self._sites.values():
             site.end(self._now, self._shape, self._tokens)
         self.capturable = not self._missed and bool(self._sites)
@@ -150,6 +185,8 @@ def _refusal(name: str, x: Tensor) -> str | None:
         return f"its dtype is {x.dtype}"
     if x[0, 0].numel() % one_read.PER_LANE:
         return f"its {x[0, 0].numel()} channels are not a multiple of {one_read.PER_LANE}"
+    if x.shape[1] >= _TOKENS:
+        return f"a row holds {x.shape[1]} tokens"
     if x.numel() >= _PLACES:
         return f"a batch holds {x.numel()} values"
     return one_read.missing(x.device)
@@ -194,7 +231,13 @@ class _Site:
         self.columns = self.positions.clone()
         self._begun: set[int] = set()
         self._tokens = 0
-        self._reached: State = {}
+        variants = len(_weights([0], self._exceedances.replicates)) if self._exceedances else 0
+        # Of every variant: values and documents that reach the threshold; tokens and documents.
+        self.reached = (
+            empty(variants, channels, dtype=torch.int32),
+            empty(variants, channels, dtype=torch.int32),
+        )
+        self.counts = torch.zeros(2, variants, dtype=torch.int64)
 
     def fits(self, x: Tensor) -> bool:
         """Whether a tensor belongs into these buffers."""
@@ -252,23 +295,10 @@ class _Site:
                 (self.k, shape[1], self.channels, self.keys.shape[1]),
             )
         if self._exceedances is not None:
-            self._count_documents(rows, shape, self._exceedances.replicates)
-
-    def _count_documents(self, rows: Rows, shape: tuple[int, int], replicates: int) -> None:
-        """`Exceedances.reduce` for every slot at once, from the counts of places."""
-        count, device = shape[0], self.above.device
-        spans, _ = one_read.spans_of(*shape, self.channels, device)
-        weights = variant_weights(rows.documents, replicates)
-        found = self.above[:, : count * spans].view(-1, count, spans, self.channels).sum(2).double()
-        tokens = rows.lengths.double()
-        added = {
-            "above": (weights @ found).int(),
-            "documents_above": (weights @ (found > 0).double()).int(),
-            "tokens": (weights @ tokens).long(),
-            "documents": (weights @ (tokens > 0).double()).long(),
-        }
-        for key, value in added.items():
-            self._reached[key] = self._reached[key].add_(value) if key in self._reached else value
+            variants = self.counts.shape[1]  # the first ones: another site may want more
+            spans, _ = one_read.spans_of(*shape, self.channels, self.above.device)
+            one_read.count(shape[0], spans, self.above, rows.weights[:variants], self.reached)
+            self.counts += rows.counts[:, :variants]
 
     def state(self, template: Statistic, slot: int) -> State:
         """What a statistic would hold of a slot."""
@@ -279,12 +309,13 @@ class _Site:
             return {"counts": self.histogram[slot].clone()}
         if isinstance(template, TopK):
             return self._largest(slot) | {"nonfinite": missing.sum()}
-        reached = self._reached
+        values, documents = (counts[slot].clone() for counts in self.reached)
+        tokens, all_documents = self.counts.to(values.device)
         return {
-            "above": reached["above"][slot].clone(),
-            "documents_above": reached["documents_above"][slot].clone(),
-            "tokens": reached["tokens"].clone(),
-            "documents": reached["documents"].clone(),
+            "above": values,
+            "documents_above": documents,
+            "tokens": tokens.clone(),
+            "documents": all_documents.clone(),
             "nonfinite": missing,
         }
 

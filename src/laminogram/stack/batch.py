@@ -105,8 +105,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""
-        types = None if self.types is None else self.types.to(device)
-        return Batch(self.tokens.to(device), self.lengths, self.offsets, self.columns, types)
+        types = None if self.types is None else sent(self.types, device)
+        return Batch(sent(self.tokens, device), self.lengths, self.offsets, self.columns, types)
 
     def restore(self, x: Tensor, axes: tuple[int, ...] = (1,)) -> Tensor:
         """`x`, aligned along `axes` (counted with the batch as axis 0), in the user's layout.
@@ -137,6 +137,13 @@ def _own(tokens: Tensor) -> Tensor:
     if tokens.device.type == "cpu":
         return torch.from_numpy(tokens.numpy().astype(np.int64))
     return tokens.to(torch.long, copy=True)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on another device. On the way to a GPU the host does not wait until it has caught up."""
+    if device.type != "cuda":
+        return x.to(device)
+    return (x.pin_memory() if x.is_cpu else x).to(device, non_blocking=True)
 
 
 def _from_lists(

@@ -68,6 +68,7 @@ class FastForward:
         self._joined = _joined(stack)
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
+        self._anchor = _anchored(self._pool, stack.device)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(None), ()
@@ -169,6 +170,15 @@ class FastForward:
                 v_first=v_first,
             )
         entry.graph = graph
+
+
+def _anchored(pool: tuple[int, int], device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph that does next to nothing. While it lives its pool does, too: one whose last graph
+    has gone takes no other as long as anything still lies in it, such as what an observer kept."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
+        torch.empty(1, device=device).zero_()
+    return graph
 
 
 def _is_prompt(cache: Cache) -> bool:

@@ -1,140 +1,130 @@
 // What the usual statistics want of a site (rows, tokens, channels), in one read of it. CUDA C,
 // because Triton has no counters in shared memory.
 //
-// A block reads `span` tokens of one row by 128 channels; its warps take tokens in turn. It adds to
-// running sums of powers about a fixed center, to extrema and to counts by leading bits, counts what
-// reaches a threshold, and appends the keys of values that may be among the largest. Every sum has
-// one owner, so the same data gives the same bits. The host's side of it is one_read.py.
+// A block reads `span` tokens of one row by 128 channels; its teams of warps take tokens in turn.
+// It adds to running sums of powers about a fixed center, to extrema and to counts by leading bits,
+// counts what reaches a threshold, and appends the keys of values that may be among the largest.
+// Every sum has one owner, so the same data gives the same bits. The host's side is one_read.py.
 //
-// Macros: DTYPE 0 float32, 1 bfloat16, 2 float16; WIDE the type sums of a span are kept in; WARPS of
-// a block; COPIES of the counters, at most one a lane: with 32 each lane has a memory bank of its own
-// and no two ever wait for each other.
+// Macros beside those of words.cu: WARPS of a block; DEPTH vectors that are on their way while as
+// many are used.
 
-#define LANES 32
-#define PER_LANE 4
-#define BLOCK (LANES * PER_LANE)
-#define BINS 1280
-#define FIELDS (BINS + 2)  // below the first edge, the bins, from the last edge up
-
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
-#if DTYPE == 0
-typedef uint4 Vector;
-#else
-typedef uint2 Vector;
-#endif
-
-#define INFINITE __int_as_float(0x7f800000)
-
-__device__ __forceinline__ u32 widened(u32 half) {
-    float out;
-    asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(out) : "r"(half));
-    return __float_as_uint(out);
-}
-
-__device__ __forceinline__ void unpack(const Vector v, u32* bits) {
-#if DTYPE == 0
-    bits[0] = v.x, bits[1] = v.y, bits[2] = v.z, bits[3] = v.w;
-#elif DTYPE == 1
-    bits[0] = v.x << 16, bits[1] = v.x & 0xffff0000u;
-    bits[2] = v.y << 16, bits[3] = v.y & 0xffff0000u;
-#else
-    bits[0] = widened(v.x & 0xffffu), bits[1] = widened(v.x >> 16);
-    bits[2] = widened(v.y & 0xffffu), bits[3] = widened(v.y >> 16);
-#endif
-}
-
-// The leading 8 places choose the bin, and their middle is never near an edge: an approximate
-// logarithm names the right bin. 2^23 leaves no fraction. NaN and infinity go up, zero goes down.
-__device__ __forceinline__ void count(u32 counters, u32 bits) {
-    float place;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(place) : "f"(__uint_as_float((bits & 0x7fff8000u) | 0x4000u)));
-    place = __fmaf_rd(place, 16.0f, 8388608.0f + 641.0f);
-    place = fmaxf(fminf(place, 8388608.0f + (FIELDS - 1)), 8388608.0f);
-    const u32 at = counters + __float_as_uint(place) * (COPIES * 4);  // the 2^23 is taken off in counters
-    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(1) : "memory");
-}
+#define BLOCK 128                    // channels
+#define ROW (BLOCK / PER_LANE)       // lanes that a token takes
+#define TEAMS (WARPS * LANES / ROW)  // tokens at a time
+#define FIRST 192                    // the bins of a table in shared memory: from 2^-28 to 2^16
+#define TABLE 704
+#define COPIES LANES  // of a counter: each lane has a memory bank of its own, no two ever wait
+#define MEMORY (TEAMS * BLOCK * (4 * (int)sizeof(WIDE) + 12))
+#define STAGED (MEMORY / 8)  // keys that a block can hold
 
 struct Sums {
     WIDE power[4][PER_LANE];
-    float low[PER_LANE], high[PER_LANE];
-    int above[PER_LANE], missing[PER_LANE];
+    u32 low[WORDS], high[WORDS], above[WORDS];
+    int missing[PER_LANE];
 };
 
 // EXACT leaves out what is not finite, and counts it; COUNTS counts by leading bits.
 template <bool EXACT, bool COUNTS>
 __device__ __forceinline__ void take(
-    Sums& a, const Vector v, const WIDE* center, float threshold, u32 counters) {
-    u32 bits[PER_LANE];
-    unpack(v, bits);
+    Sums& a, const Vector& v, const WIDE* center, u32 below, u32 counters) {
 #pragma unroll
-    for (int i = 0; i < PER_LANE; ++i) {
-        if (COUNTS) count(counters, bits[i]);
-        const float value = __uint_as_float(bits[i]);
-        if (EXACT && !(fabsf(value) < INFINITE)) {
-            a.missing[i] += 1;
-            continue;
+    for (int j = 0; j < WORDS; ++j) {
+        u32 gone = 0;  // the bits of values that are not finite
+#pragma unroll
+        for (int i = j * PER_WORD; i < (j + 1) * PER_WORD; ++i) {
+            const u32 bits = bits_of(v.word, i);
+            if (COUNTS) {
+                const u32 at = counters + place_of(bits, -28, TABLE) * (COPIES * 4);
+                asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(at), "r"(1));
+            }
+            const float value = __uint_as_float(bits);
+            if (EXACT && !(fabsf(value) < INFINITE)) {
+                a.missing[i] += 1;
+                gone |= PER_WORD == 1 ? EVERY : 0xffffu << 16 * (i % PER_WORD);
+                continue;
+            }
+            const WIDE d = less(bits, center[i]);
+            const WIDE square = d * d;
+            a.power[0][i] += d;
+            a.power[1][i] += square;
+            a.power[2][i] += square * d;
+            a.power[3][i] += square * square;
         }
-        const WIDE d = (WIDE)value - center[i];
-        const WIDE square = d * d;
-        a.power[0][i] += d;
-        a.power[1][i] += square;
-        a.power[2][i] += square * d;
-        a.power[3][i] += square * square;
-        a.low[i] = fminf(a.low[i], value);
-        a.high[i] = fmaxf(a.high[i], value);
-        a.above[i] += fabsf(value) >= threshold;
+        const u32 word = EXACT ? (v.word[j] & ~gone) | (INFINITIES & gone) : v.word[j];
+        a.low[j] = least(a.low[j], word);
+        a.high[j] = most(a.high[j], EXACT ? word | (~SIZES & gone) : word);
+        a.above[j] += reaching(word, below) - (gone & ONES);
     }
 }
 
+// Where a thread reads: its first vector, how many, how far they are apart; what orders its values.
+struct Share {
+    const Vector* at;
+    int number;
+    i64 stride, order;
+    int step;  // in the order, from one vector to the next
+};
+
+__device__ __forceinline__ void load(Vector* to, const Vector* at, i64 stride) {
+#pragma unroll
+    for (int j = 0; j < DEPTH; ++j) to[j] = at[j * stride];
+}
+
+// Read a share, of which the first vectors are here already, if it has as many as DEPTH.
 template <bool EXACT, bool COUNTS>
 __device__ __forceinline__ void walk(
-    Sums& a, const Vector* at, int first, int last, i64 stride, const WIDE* center, float threshold,
-    u32 counters) {
+    Sums& a, Vector* here, const Share& mine, const WIDE* center, u32 below, u32 counters) {
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) {
         for (int p = 0; p < 4; ++p) a.power[p][i] = 0;
-        a.low[i] = INFINITE;
-        a.high[i] = -INFINITE;
-        a.above[i] = a.missing[i] = 0;
+        a.low[i / PER_WORD] = INFINITIES;
+        a.high[i / PER_WORD] = INFINITIES | ~SIZES;
+        a.above[i / PER_WORD] = a.missing[i] = 0;
     }
-    int t = first;
-    for (; t + 3 * WARPS < last; t += 4 * WARPS) {
-        Vector v[4];
+    const Vector* at = mine.at;
+    int left = mine.number;
+    for (; left >= DEPTH; left -= DEPTH) {
+        Vector next[DEPTH];
+        at += DEPTH * mine.stride;
+        if (left >= 2 * DEPTH) load(next, at, mine.stride);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v[j] = at[(t + j * WARPS) * stride];
+        for (int j = 0; j < DEPTH; ++j) take<EXACT, COUNTS>(a, here[j], center, below, counters);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) take<EXACT, COUNTS>(a, v[j], center, threshold, counters);
+        for (int j = 0; j < DEPTH; ++j) here[j] = next[j];
     }
-    for (; t < last; t += WARPS) take<EXACT, COUNTS>(a, at[t * stride], center, threshold, counters);
+    for (; left > 0; --left, at += mine.stride) {
+        const Vector one = *at;
+        take<EXACT, COUNTS>(a, one, center, below, counters);
+    }
 }
 
-// Append the keys of up to k values of at least the size `floor`, largest first: the bits of |x|,
-// then the place in order (rank of the document, token, channel), the first place being the largest,
-// then the sign. It walks once for every key: the floor is there to make that rare.
-__device__ void append(
-    const Vector* at, int begin, int end, i64 stride, i64 order, int channels, bool inside,
-    float floor, int k, i64* keys, int* found) {
+// A key: the bits of |x|, then the place in order (rank of the document, token, channel), the first
+// place being the largest, then the sign. -1 for what is not finite.
+__device__ __forceinline__ i64 key_of(u32 bits, i64 order) {
+    const u32 size = bits & 0x7fffffffu;
+    if (size >= 0x7f800000u) return -1;
+    return ((i64)size << 32) | ((0x7fffffffLL - order) << 1) | (bits >> 31);
+}
+
+// Append the keys of at least `bound`, of which there are more than can be kept: the k largest, one
+// in each walk.
+__device__ void select(const Share& mine, i64 bound, int k, i64* keys, int* found) {
     __shared__ i64 bests[WARPS];
     const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const i64 bound = (i64)__float_as_uint(floor) << 32;
     i64 last = 0x7fffffffffffffffLL;
     for (int kept = 0; kept < k; ++kept) {
         i64 best = -1;
-        for (int t = begin + warp; inside && t < end; t += WARPS) {
-            u32 bits[PER_LANE];
-            unpack(at[t * stride], bits);
+        for (int t = 0; t < mine.number; ++t) {
+            const Vector v = mine.at[t * mine.stride];
 #pragma unroll
             for (int i = 0; i < PER_LANE; ++i) {
-                const u32 size = bits[i] & 0x7fffffffu;
-                const i64 place = 0x7fffffffLL - (order + (i64)t * channels + i);
-                const i64 key = ((i64)size << 32) | (place << 1) | (bits[i] >> 31);
-                if (size < 0x7f800000u && key < last && key > best) best = key;
+                const i64 key = key_of(bits_of(v.word, i), mine.order + (i64)t * mine.step + i);
+                if (key < last && key > best) best = key;
             }
         }
-        for (int step = 16; step; step >>= 1) {
-            const i64 other = __shfl_xor_sync(0xffffffffu, best, step);
+        for (int step = LANES / 2; step; step >>= 1) {
+            const i64 other = __shfl_xor_sync(EVERY, best, step);
             best = other > best ? other : best;
         }
         __syncthreads();
@@ -147,174 +137,196 @@ __device__ void append(
     }
 }
 
+// Append the keys of values of at least the size `floor`, at most the k largest. Only threads that
+// met such a value (`large`) have theirs read again: by all lanes of the warp, a vector each.
+__device__ void append(
+    const Share& mine, bool large, float floor, int k, i64* keys, int* found, i64* staged) {
+    __shared__ int number, base;
+    const int lane = threadIdx.x % LANES, room = min(k, STAGED);
+    const i64 bound = (i64)__float_as_uint(floor) << 32;
+    if (threadIdx.x == 0) number = 0;
+    __syncthreads();
+    for (u32 rest = __ballot_sync(EVERY, large); rest; rest &= rest - 1) {
+        const int apart = __ffs(rest) - 1 - lane;
+        const int theirs = __shfl_sync(EVERY, mine.number, __ffs(rest) - 1);
+        for (int t = lane; t < theirs; t += LANES) {
+            const Vector v = mine.at[t * mine.stride + apart];
+            const i64 order = mine.order + (i64)t * mine.step + apart * PER_LANE;
+#pragma unroll
+            for (int i = 0; i < PER_LANE; ++i) {
+                const i64 key = key_of(bits_of(v.word, i), order + i);
+                if (key < bound) continue;
+                const int to = atomicAdd(&number, 1);
+                if (to < room) staged[to] = key;
+            }
+        }
+    }
+    __syncthreads();
+    const int all = number;
+    if (all > room) return select(mine, bound, k, keys, found);
+    if (threadIdx.x == 0) base = atomicAdd(found, all);
+    __syncthreads();
+    for (int i = threadIdx.x; i < all; i += WARPS * LANES) keys[base + i] = staged[i];
+}
+
+// Add the block's counters to the histogram. Gives whether something lies outside of the table.
+__device__ bool add_counts(const u32* table, u64* histogram) {
+    bool outside = false;
+    for (int i = threadIdx.x; i < TABLE + 2; i += WARPS * LANES) {
+        u32 sum = 0;
+#pragma unroll 16
+        for (int copy = 0; copy < COPIES; ++copy)
+            sum += table[i * COPIES + (copy + threadIdx.x) % COPIES];
+        if (i == 0 || i == TABLE + 1)
+            outside = sum > 0;
+        else if (sum)
+            atomicAdd(histogram + 1 + FIRST + i, (u64)sum);
+    }
+    return outside;
+}
+
+// Count what lies outside of the table: rare values one by one, zeros together.
+__device__ void add_outside(const Share& mine, u64* histogram) {
+    int zeros = 0;
+    for (int t = 0; t < mine.number; ++t) {
+        const Vector v = mine.at[t * mine.stride];
+#pragma unroll
+        for (int i = 0; i < PER_LANE; ++i) {
+            const u32 bits = bits_of(v.word, i), size = bits & 0x7fffffffu;
+            const int place = place_of(bits, -28, TABLE);
+            zeros += size == 0u;
+            if (size == 0u || (place > 0 && place < TABLE + 1)) continue;
+            const int to = size < 0x7f800000u ? 1 + place_of(bits, -40, BINS) : BINS + 3;
+            atomicAdd(histogram + to, (u64)1);
+        }
+    }
+    zeros = __reduce_add_sync(EVERY, zeros);
+    if (zeros && threadIdx.x % LANES == 0) atomicAdd(histogram, (u64)zeros);
+}
+
+// Lay everything of every team side by side; a column of it is a channel: see `channel_of`.
+__device__ __forceinline__ void lay_out(const Sums& a, WIDE* wide, float* extreme, int* reached) {
+    const int team = threadIdx.x / ROW;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; ++i) {
+        const int to = team * BLOCK + i * ROW + threadIdx.x % ROW;
+#pragma unroll
+        for (int p = 0; p < 4; ++p) wide[p * TEAMS * BLOCK + to] = a.power[p][i];
+        extreme[to] = __uint_as_float(bits_of(a.low, i));
+        extreme[TEAMS * BLOCK + to] = __uint_as_float(bits_of(a.high, i));
+        const u32 above = a.above[i / PER_WORD];
+        reached[to] = PER_WORD == 1 ? above : above >> 16 * (i % PER_WORD) & 0xffffu;
+    }
+}
+
+__device__ __forceinline__ int channel_of(int column) {
+    return column % ROW * PER_LANE + column / ROW;
+}
+
 // x (rows, tokens, channels); lengths, ranks (rows): tokens that count, the document's place in
 // order. Of this slot: floor (1): the size from which values are kept; centers (channels); sums
 // (4, places, channels), ranges (2, places, channels), above (places, channels), of which a block of
 // tokens owns the place of its number; missing (channels): not finite; histogram: zero, underflow,
 // the bins, overflow, not finite; keys, found (1): appended, at most k of a block.
 extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
-    const Vector* __restrict__ x, const int* __restrict__ lengths, const int* __restrict__ ranks,
+    const Vector* __restrict__ x, const i64* __restrict__ lengths, const i64* __restrict__ ranks,
     const float* __restrict__ floor_, const float* __restrict__ centers, double* __restrict__ sums,
     float* __restrict__ ranges, int* __restrict__ above, int* __restrict__ missing,
-    u64* __restrict__ histogram, i64* __restrict__ keys, int* __restrict__ found, double threshold_,
+    u64* __restrict__ histogram, i64* __restrict__ keys, int* __restrict__ found, double threshold,
     int k, int tokens, int channels, int spans, int span, int places, int only_keys) {
     extern __shared__ __align__(16) unsigned char memory[];
-    __shared__ int zeros_here, missing_here, tiny_here;
-    const float threshold = (float)threshold_;
-    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int place = blockIdx.x, row = place / spans, begin = (place % spans) * span;
-    const int end = min(begin + span, lengths[row]);
+    const int lane = threadIdx.x % ROW, team = threadIdx.x / ROW;
+    const int place = blockIdx.x, row = place / spans, begin = (place % spans) * span + team;
+    const int last = min(begin - team + span, tokens);
     const int channel = blockIdx.y * BLOCK + lane * PER_LANE;
     const bool inside = channel < channels;
-    const i64 stride = channels / PER_LANE;
-    const Vector* at = x + (i64)row * tokens * stride + channel / PER_LANE;
-    const i64 order = (i64)ranks[row] * tokens * channels + channel;
-    if (only_keys) {
-        append(at, begin, end, stride, order, channels, inside, *floor_, k, keys, found);
-        return;
-    }
-
-    u32* table = (u32*)memory;
-    for (int i = threadIdx.x; i < FIELDS * COPIES / 4; i += WARPS * LANES)
-        ((uint4*)memory)[i] = make_uint4(0, 0, 0, 0);
-    if (threadIdx.x == 0) zeros_here = missing_here = tiny_here = 0;
+    const i64 from = ((i64)row * tokens + begin) * channels + channel;
+    const i64 stride = (i64)TEAMS * (channels / PER_LANE);
+    Vector here[DEPTH];  // on its way while the lengths are, and while the counters are cleared
+    const bool full = inside && begin + (DEPTH - 1) * TEAMS < last;
+    if (full) load(here, x + from / PER_LANE, stride);
+    const int end = min(last, (int)lengths[row]);
+    const Share mine = {
+        x + from / PER_LANE, inside ? max(0, (end - begin + TEAMS - 1) / TEAMS) : 0, stride,
+        from + (ranks[row] - row) * tokens * channels, TEAMS * channels};
+    const float floor = *floor_;
     WIDE center[PER_LANE];
 #pragma unroll
-    for (int i = 0; i < PER_LANE; ++i) center[i] = inside ? (WIDE)centers[channel + i] : (WIDE)0;
-    const u32 counters =
-        (u32)__cvta_generic_to_shared(table) + (lane % COPIES) * 4 - 0x4b000000u * (COPIES * 4);
-    __syncthreads();
+    for (int i = 0; i < PER_LANE; ++i) center[i] = inside ? -(WIDE)centers[channel + i] : (WIDE)0;
+    const u32 limit = below((float)threshold);
 
     Sums a;
-    const int first = begin + warp, last = inside ? end : begin;
-    walk<false, true>(a, at, first, last, stride, center, threshold, counters);
-    WIDE all = 0;
+    u32* table = (u32*)memory;
+    if (!only_keys) {
+        for (int i = threadIdx.x; i < (TABLE + 2) * COPIES / 4; i += WARPS * LANES)
+            ((uint4*)memory)[i] = make_uint4(0, 0, 0, 0);
+        __syncthreads();
+        const u32 counters = (u32)__cvta_generic_to_shared(table) + threadIdx.x % LANES * 4;
+        walk<false, true>(a, here, mine, center, limit, counters);
+#ifdef SHIFTED
+        u32 spoiled = 0;
 #pragma unroll
-    for (int i = 0; i < PER_LANE; ++i) all += a.power[1][i];
-    if (!(all < (WIDE)INFINITE))  // an infinity or NaN shows in the sum: once more without it
-        walk<true, false>(a, at, first, last, stride, center, threshold, counters);
-    __syncthreads();
-
-    for (int i = threadIdx.x; i < FIELDS; i += WARPS * LANES) {
-        u32 sum = 0;
-#pragma unroll 8
-        for (int copy = 0; copy < COPIES; ++copy) sum += table[i * COPIES + (copy + lane) % COPIES];
-        if (i == 0) tiny_here = sum;
-        if (sum) atomicAdd(histogram + i + 1, (u64)sum);
+        for (int j = 0; j < WORDS; ++j) {
+            spoiled |= reaching(a.low[j], ONES - INFINITIES);
+            spoiled |= reaching(a.high[j], ONES - INFINITIES);
+        }
+        if (spoiled) {
+#else
+        WIDE all = 0;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; ++i) all += a.power[1][i];
+        if (!(all < (WIDE)INFINITE)) {  // an infinity or NaN shows in the sum: again without it
+#endif
+            if (full) load(here, mine.at, stride);
+            walk<true, false>(a, here, mine, center, limit, 0);
+        }
+    } else {
+        walk<true, false>(a, here, mine, center, limit, 0);
     }
-    __syncthreads();
-
-    // Everything of every warp side by side, then added up by channel.
-    WIDE* wide = (WIDE*)memory;
-    float* extreme = (float*)(wide + 4 * WARPS * BLOCK);
-    int* reached = (int*)(extreme + 2 * WARPS * BLOCK);
-    int zeros = 0, lost = 0;
+    float largest = 0;
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) {
-        const int mine = warp * BLOCK + lane * PER_LANE + i;
-        for (int p = 0; p < 4; ++p) wide[p * WARPS * BLOCK + mine] = a.power[p][i];
-        extreme[mine] = a.low[i];
-        extreme[WARPS * BLOCK + mine] = a.high[i];
-        reached[mine] = a.above[i];
-        lost += a.missing[i];
-        if (a.missing[i]) atomicAdd(missing + channel + i, a.missing[i]);
+        const u32 low = bits_of(a.low, i), high = bits_of(a.high, i);
+        largest = fmaxf(largest, fmaxf(__uint_as_float(high), -__uint_as_float(low)));
     }
-    if (lost) atomicAdd(&missing_here, lost);
-    if (tiny_here) {  // zeros are told from tiny values in a walk of their own
-        for (int t = first; t < last; t += WARPS) {
-            u32 bits[PER_LANE];
-            unpack(at[t * stride], bits);
-            for (int i = 0; i < PER_LANE; ++i) zeros += (bits[i] & 0x7fffffffu) == 0u;
-        }
-        if (zeros) atomicAdd(&zeros_here, zeros);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0 && zeros_here) {
-        atomicAdd(histogram, (u64)zeros_here);
-        atomicAdd(histogram + 1, (u64)0 - (u64)zeros_here);
-    }
-    if (threadIdx.x == 0 && missing_here) {
-        atomicAdd(histogram + FIELDS + 1, (u64)missing_here);
-        atomicAdd(histogram + FIELDS, (u64)0 - (u64)missing_here);
-    }
+    const bool large = mine.number > 0 && largest >= floor;
 
-    const int column = threadIdx.x % BLOCK, group = threadIdx.x / BLOCK, to = blockIdx.y * BLOCK + column;
-    const i64 out = (i64)place * channels + to, all_places = (i64)places * channels;
-    bool large = false;
-    if (to < channels) {
-        for (int p = group; p < 4; p += WARPS * LANES / BLOCK) {
-            double sum = 0;
-            for (int w = 0; w < WARPS; ++w) sum += wide[(p * WARPS + w) * BLOCK + column];
-            sums[p * all_places + out] += sum;
-        }
-        if (group == 0) {
-            float low = INFINITE, high = -INFINITE;
-            int number = 0;
-            for (int w = 0; w < WARPS; ++w) {
-                low = fminf(low, extreme[w * BLOCK + column]);
-                high = fmaxf(high, extreme[(WARPS + w) * BLOCK + column]);
-                number += reached[w * BLOCK + column];
+    if (!only_keys) {
+        const int column = threadIdx.x % BLOCK, group = threadIdx.x / BLOCK;
+        const int to = blockIdx.y * BLOCK + channel_of(column);
+        const i64 out = (i64)place * channels + to, all_places = (i64)places * channels;
+        const int side = group % 4;  // whose range this thread may have to widen
+        const float before = side < 2 && to < channels ? ranges[side * all_places + out] : 0.0f;
+        __syncthreads();
+        if (__syncthreads_or(add_counts(table, histogram))) add_outside(mine, histogram);
+        WIDE* wide = (WIDE*)memory;
+        float* extreme = (float*)(wide + 4 * TEAMS * BLOCK);
+        int* reached = (int*)(extreme + 2 * TEAMS * BLOCK);
+        lay_out(a, wide, extreme, reached);
+#pragma unroll
+        for (int i = 0; i < PER_LANE; ++i)
+            if (a.missing[i]) atomicAdd(missing + channel + i, a.missing[i]);
+        __syncthreads();
+        for (int job = group; to < channels && job < 7; job += WARPS * LANES / BLOCK) {
+            if (job < 4) {
+                double sum = 0;
+#pragma unroll 16
+                for (int t = 0; t < TEAMS; ++t) sum += wide[(job * TEAMS + t) * BLOCK + column];
+                atomicAdd(sums + job * all_places + out, sum);  // its owner need not wait for it
+            } else if (job < 6) {
+                const float sign = side ? -1.0f : 1.0f;
+                float bound = sign * before;
+#pragma unroll 16
+                for (int t = 0; t < TEAMS; ++t)
+                    bound = fminf(bound, sign * extreme[(side * TEAMS + t) * BLOCK + column]);
+                ranges[side * all_places + out] = sign * bound;
+            } else {
+                int number = 0;
+#pragma unroll 16
+                for (int t = 0; t < TEAMS; ++t) number += reached[t * BLOCK + column];
+                above[out] = number;
             }
-            ranges[out] = fminf(ranges[out], low);
-            ranges[all_places + out] = fmaxf(ranges[all_places + out], high);
-            above[out] = number;
-            large = fmaxf(high, -low) >= *floor_;
         }
     }
-    if (__syncthreads_or(large))
-        append(at, begin, end, stride, order, channels, inside, *floor_, k, keys, found);
-}
-
-// Join what was appended to the k largest of each slot (one block a slot), and raise the floor.
-// values, documents, positions, columns (2, slots, k): the first half is read and written, the second
-// is room; empty places have the value NaN. order (rows): the batch's documents, rising.
-extern "C" __global__ void join_largest(
-    const i64* __restrict__ keys, int* __restrict__ found, const i64* __restrict__ order,
-    float* __restrict__ values, i64* __restrict__ documents, int* __restrict__ positions,
-    int* __restrict__ columns, float* __restrict__ floors, int k, int tokens, int channels,
-    int capacity) {
-    const int slot = blockIdx.x, slots = gridDim.x, number = found[slot];
-    if (number == 0) return;
-    const i64 here = (i64)slot * k, room = (i64)slots * k + here;
-    const i64* mine = keys + (i64)slot * capacity;
-    auto read = [&](int i, float& value, i64& document, int& position, int& column) {
-        if (i < k) {
-            value = values[here + i], document = documents[here + i];
-            position = positions[here + i], column = columns[here + i];
-            return;
-        }
-        const i64 key = mine[i - k], at = 0x7fffffffLL - ((key & 0xffffffffLL) >> 1);
-        value = __uint_as_float((u32)(key >> 32) | ((u32)(key & 1) << 31));
-        document = order[at / channels / tokens];
-        position = (int)(at / channels % tokens), column = (int)(at % channels);
-    };
-    for (int i = threadIdx.x; i < k + number; i += blockDim.x) {
-        float value, other_value;
-        i64 document, other_document;
-        int position, column, other_position, other_column, rank = 0;
-        read(i, value, document, position, column);
-        if (value != value) continue;
-        for (int j = 0; j < k + number && rank < k; ++j) {
-            read(j, other_value, other_document, other_position, other_column);
-            const float size = fabsf(value), other = fabsf(other_value);
-            const bool before = other_document != document ? other_document < document
-                : other_position != position ? other_position < position : other_column < column;
-            rank += j != i && (other > size || (other == size && before));
-        }
-        if (rank >= k) continue;
-        values[room + rank] = value, documents[room + rank] = document;
-        positions[room + rank] = position, columns[room + rank] = column;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < k; i += blockDim.x) {
-        values[here + i] = values[room + i], documents[here + i] = documents[room + i];
-        positions[here + i] = positions[room + i], columns[here + i] = columns[room + i];
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        const float least = fabsf(values[here + k - 1]);
-        // The next size up: a later document does not displace an equal value of an earlier one.
-        if (least == least) floors[slot] = __uint_as_float(__float_as_uint(least) + 1u);
-        found[slot] = 0;
-    }
+    if (__syncthreads_or(large)) append(mine, large, floor, k, keys, found, (i64*)memory);
 }

@@ -1,4 +1,4 @@
-"""The kernels of one_read.cu, compiled for the GPU at hand when they are first wanted.
+"""The kernels of one_read.cu and batch_end.cu, compiled for the GPU at hand when first wanted.
 
 NVRTC, which comes with torch, compiles them: nothing else is needed on the machine. `missing` says
 why they cannot be had; then the plain statistics serve.
@@ -15,12 +15,12 @@ from torch import Tensor
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PER_LANE, BLOCK, FIELDS = 4, 128, 1282
-"""Channels of a lane and of a block; counters: the histogram's fields without zero and nonfinite,
-which share one with their neighbours."""
+"""Channels of a lane and of a block; the histogram's fields without zero and nonfinite."""
 
-_WARPS, _WIDE = 16, "double"
-_JOIN_THREADS = 128
-_STATIC = 256  # bytes of shared memory that the kernel names itself, rounded up
+_WARPS, _DEPTH, _WIDE = 16, 4, "double"
+_TEAMS = _WARPS * 32 // (BLOCK // PER_LANE)
+_MEMORY = max((704 + 2) * 32 * 4, _TEAMS * BLOCK * (4 * 8 + 3 * 4))  # bytes: counters, later sums
+_JOIN_THREADS, _COUNT_THREADS, _COUNT_VARIANTS = 128, 128, 4
 
 
 @cache
@@ -31,37 +31,32 @@ def missing(device: torch.device) -> str | None:
     if torch.version.hip or not hasattr(torch.cuda, "_compile_kernel"):
         return "this torch has no NVRTC compiler of its own (torch.cuda._compile_kernel)"
     try:
-        compiled("one_read", torch.float32, device)
-        compiled("join_largest", torch.float32, device)
+        for name in ("one_read", "join_largest", "count_documents"):
+            compiled(name, torch.float32, device)
     except Exception as error:  # noqa: BLE001 - whatever stops a compiler, plain code can go on
         return f"the one-read kernels cannot be compiled: {error}"
     return None
 
 
 @cache
-def _layout(device: torch.device) -> tuple[int, int]:
-    """Copies of the counters, and bytes of shared memory: a copy for each lane where they fit."""
-    properties: Any = torch.cuda.get_device_properties(device)
-    has = properties.shared_memory_per_block_optin - _STATIC
-    joins = _WARPS * BLOCK * (4 * 8 + 3 * 4)
-    for copies in (32, 16, 8):
-        if max(FIELDS * copies * 4, joins) <= has:
-            return copies, max(FIELDS * copies * 4, joins)
-    raise RuntimeError(f"{joins} bytes of shared memory are needed, a block has {has}")
-
-
-@cache
 def compiled(name: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """A kernel of one_read.cu for a dtype of sites."""
+    """A kernel for a dtype of sites."""
     _allow_compilation_without_toolkit()
-    copies, memory = _layout(device)
-    macros = {"DTYPE": DTYPES[dtype], "WIDE": _WIDE, "WARPS": _WARPS, "COPIES": copies}
+    macros = {
+        "DTYPE": DTYPES[dtype],
+        "WIDE": _WIDE,
+        "WARPS": _WARPS,
+        "PER_LANE": PER_LANE,
+        "DEPTH": _DEPTH,
+    }
     head = "".join(f"#define {key} {value}\n" for key, value in macros.items())
-    source = files(__package__).joinpath("one_read.cu").read_text(encoding="utf-8")
+    names = ("words.cu", "one_read.cu" if name == "one_read" else "batch_end.cu")
+    folder = files(__package__)
+    source = "".join(folder.joinpath(one).read_text(encoding="utf-8") for one in names)
     with torch.cuda.device(device):
         kernel = torch.cuda._compile_kernel(head + source, name)
         if name == "one_read":
-            kernel.set_shared_memory_config(memory)
+            kernel.set_shared_memory_config(_MEMORY)
     return kernel
 
 
@@ -94,7 +89,7 @@ def read(x: Tensor, buffers: tuple[Tensor, ...], options: tuple[Any, ...], spans
         grid=(x.shape[0] * spans, blocks, 1),
         block=(32 * _WARPS, 1, 1),
         args=[x, *buffers, *options],
-        shared_mem=_layout(device)[1],
+        shared_mem=_MEMORY,
     )
 
 
@@ -102,4 +97,18 @@ def join(slots: int, buffers: tuple[Tensor, ...], sizes: tuple[int, ...]) -> Non
     """Launch `join_largest`, one block a slot: see the kernel for the buffers and sizes."""
     compiled("join_largest", torch.float32, buffers[0].device)(
         grid=(slots, 1, 1), block=(_JOIN_THREADS, 1, 1), args=[*buffers, *sizes]
+    )
+
+
+def count(
+    rows: int, spans: int, above: Tensor, weights: Tensor, counts: tuple[Tensor, Tensor]
+) -> None:
+    """Launch `count_documents`: above (S, P, C) of a batch of `rows` documents in `spans` places
+    each, weights (V, B) int64; counts, of values and of documents (S, V, C), are added to."""
+    slots, places, channels = above.shape
+    variants = weights.shape[0]
+    compiled("count_documents", torch.float32, above.device)(
+        grid=(-(-channels // _COUNT_THREADS), slots, -(-variants // _COUNT_VARIANTS)),
+        block=(_COUNT_THREADS, 1, 1),
+        args=[above, weights, *counts, rows, spans, places, channels, variants],
     )
