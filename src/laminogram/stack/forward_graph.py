@@ -172,11 +172,11 @@ class FastForward:
         entry.graph = graph
 
 
-def _anchored(pool: tuple[int, int], device: torch.device) -> torch.cuda.CUDAGraph:
+def _anchored(pool: Any, device: torch.device) -> torch.cuda.CUDAGraph:
     """A graph that does next to nothing. While it lives its pool does, too: one whose last graph
     has gone takes no other as long as anything still lies in it, such as what an observer kept."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool):
         torch.empty(1, device=device).zero_()
     return graph
 

@@ -1,5 +1,5 @@
-"""The gate and up projection of an MLP for many tokens, with its activation, as one kernel on Hopper
-GPUs.
+"""The gate and up projection of an MLP for many tokens, with its activation, as one kernel on
+Hopper GPUs.
 
 The arithmetic is that of `gated_naive`. Between the products and the result nothing is rounded
 and nothing goes through memory, which takes the activation off the time of a forward. The module
