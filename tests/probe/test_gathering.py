@@ -100,6 +100,21 @@ def test_sites_may_want_different_variants():
             np.testing.assert_array_equal(gathered[key].result()[name], value, err_msg=str(key))
 
 
+def test_a_batch_is_closed_once_and_not_after_a_replay(monkeypatch):
+    closed: list[int] = []
+    real = one_read.join
+    monkeypatch.setattr(one_read, "join", lambda *given: (closed.append(1), real(*given)))
+    gatherer = Gatherer(Measurement([TopK(3)]), {0: ["a"], 1: ["a"]}, 2, torch.device("cpu"))
+    x = torch.randn(2, 5, 8)
+    for taken, wanted in (((0, 1), 1), ((0,), 1), ((), 0), ((0, 0, 1), 1), ((0, 1, 0, 1), 2)):
+        closed.clear()
+        gatherer.begin((5, 5), (0, 1))
+        for step in taken:
+            assert gatherer.take("a", step, x)
+        gatherer.end()
+        assert sum(closed) == wanted, taken
+
+
 def test_what_no_kernel_serves_is_left_and_named():
     measurement = Measurement([find("moments")(), find("covariance")()])
     gatherer = Gatherer(measurement, {0: ["a", "b", "pattern"]}, 4, torch.device("cpu"))

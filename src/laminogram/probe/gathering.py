@@ -9,7 +9,8 @@ Axes: B rows, T tokens, C channels, S slots, P places (a span of a row's tokens)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,10 +71,8 @@ class Gatherer:
 
     `capturable` once every tensor of a batch went through the kernel, and nothing beside it: then a
     graph may hold the reading. `reasons` says by site why something was left to the plain code.
-    `beside`: tensors are read on a stream of their own, beside the layer that comes next.
+    Tensors are read on a stream of their own, beside the kernels of the layer that comes next.
     """
-
-    beside = False
 
     def __init__(
         self, measurement: Measurement, reads: Mapping[int, Any], rows: int, device: torch.device
@@ -90,9 +89,11 @@ class Gatherer:
         self._now: Rows | None = None
         self._shape, self._tokens, self._missed = (0, 0), 0, 0
         self._latest = -1  # the highest number of a document so far
-        self._stream = torch.cuda.Stream(device) if self.beside else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._held: list[Tensor] = []  # what the stream is reading
-        self._step, self._left = 0, 0  # where that is from, how many are to come
+        self._step = 0  # where that is from
+        self._wanted = sum(map(len, self._steps.values()))
+        self._taken: set[tuple[str, int]] = set()
         kinds = (one for name in self._steps for one in measurement.templates(name))
         replicates = [one.replicates for one in kinds if isinstance(one, Exceedances)]
         self._replicates = max(replicates, default=None)
@@ -109,7 +110,7 @@ class Gatherer:
                 site.admit_equals()
         self._latest = max(self._latest, *documents)
         self._shape, self._tokens, self._missed = (count, max(lengths)), sum(lengths), 0
-        self._left = sum(map(len, self._steps.values()))
+        self._taken.clear()
 
     def take(self, site: str, step: int, x: Tensor) -> frozenset[str]:
         """Read a tensor (B, T, ...); the names of the statistics that it went into."""
@@ -117,25 +118,37 @@ class Gatherer:
         if found is None or self._now is None:
             self._missed += 1
             return frozenset()
-        self._read(found, step, x.detach().flatten(2))
+        if (site, step) in self._taken:  # a capture broke off, and the batch begins anew
+            self._taken.clear()
+        if step != self._step:
+            self._wait()
+        with self._beside():
+            found.read(found.steps.index(step), x.detach().flatten(2), self._now)
+        self._held.append(x)
+        self._step = step
+        self._taken.add((site, step))
+        if len(self._taken) == self._wanted:
+            self._close()
         self._missed += len(found.names) < len(self.measurement.templates(site))
         return found.names
 
-    def _read(self, site: _Site, step: int, x: Tensor) -> None:
-        assert self._now is not None
-        slot = site.steps.index(step)
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """What is launched here waits for what was launched before, and nothing for it yet."""
         if self._stream is None:
-            site.read(slot, x, self._now)
+            yield
             return
-        if step != self._step:
-            self._wait()
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
-            site.read(slot, x, self._now)
-        self._held.append(x)
-        self._step, self._left = step, self._left - 1
-        if not self._left:
-            self._wait()
+            yield
+
+    def _close(self) -> None:
+        """What follows the last tensor of a batch: part of the graph where a forward is captured."""
+        assert self._now is not None
+        with self._beside():
+            for site in self._sites.values():
+                site.close(self._now, self._shape)
+        self._wait()
 
     def _wait(self) -> None:
         """Until everything handed over was read: then its memory may be used again."""
@@ -146,9 +159,10 @@ class Gatherer:
     def end(self) -> None:
         """The batch is over."""
         assert self._now is not None
-        self._wait()
+        if 0 < len(self._taken) < self._wanted:  # else it was closed, by a graph where none is here
+            self._close()
         for site in self._sites.values():
-            site.end(self._now, self._shape, self._tokens)
+            site.end(self._now, self._tokens)
         self.capturable = not self._missed and bool(self._sites)
 
     def finish(self) -> None:
@@ -276,9 +290,14 @@ class _Site:
             self.floors[slot] = _floor(self.histogram[slot], self.k)
             one_read.read(x, buffers, (*sizes, 1), spans)
 
-    def end(self, rows: Rows, shape: tuple[int, int], tokens: int) -> None:
-        """After a batch (B, T): the largest values, and what is counted by document."""
+    def end(self, rows: Rows, tokens: int) -> None:
+        """What the host counts of a batch."""
         self._tokens += tokens
+        if self._exceedances is not None:
+            self.counts += rows.counts[:, : self.counts.shape[1]]
+
+    def close(self, rows: Rows, shape: tuple[int, int]) -> None:
+        """After a batch (B, T): the largest values, and what is counted by document."""
         if self.k:
             one_read.join(
                 len(self.steps),
@@ -298,7 +317,6 @@ class _Site:
             variants = self.counts.shape[1]  # the first ones: another site may want more
             spans, _ = one_read.spans_of(*shape, self.channels, self.above.device)
             one_read.count(shape[0], spans, self.above, rows.weights[:variants], self.reached)
-            self.counts += rows.counts[:, :variants]
 
     def state(self, template: Statistic, slot: int) -> State:
         """What a statistic would hold of a slot."""

@@ -263,20 +263,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, 1) one_read(
         __syncthreads();
         const u32 counters = (u32)__cvta_generic_to_shared(table) + threadIdx.x % LANES * 4;
         walk<false, true>(a, here, mine, center, limit, counters);
-#ifdef SHIFTED
-        u32 spoiled = 0;
-#pragma unroll
-        for (int j = 0; j < WORDS; ++j) {
-            spoiled |= reaching(a.low[j], ONES - INFINITIES);
-            spoiled |= reaching(a.high[j], ONES - INFINITIES);
-        }
-        if (spoiled) {
-#else
         WIDE all = 0;
 #pragma unroll
         for (int i = 0; i < PER_LANE; ++i) all += a.power[1][i];
         if (!(all < (WIDE)INFINITE)) {  // an infinity or NaN shows in the sum: again without it
-#endif
             if (full) load(here, mine.at, stride);
             walk<true, false>(a, here, mine, center, limit, 0);
         }

@@ -65,11 +65,7 @@ __device__ __forceinline__ u32 least(u32 a, u32 b) {
     return a;
 }
 __device__ __forceinline__ u32 most(u32 a, u32 b) {
-#ifdef SHIFTED
-    asm("max.NaN." PAIR " %0, %0, %1;" : "+r"(a) : "r"(b));
-#else
     asm("max." PAIR " %0, %0, %1;" : "+r"(a) : "r"(b));
-#endif
     return a;
 }
 #endif
@@ -90,12 +86,7 @@ __device__ u32 below(float threshold) {
 
 // A value less its center; the center comes as its negative.
 __device__ __forceinline__ WIDE less(u32 bits, WIDE center) {
-#ifdef SHIFTED  // a half's bits, moved to a double's, are those of a number 2^896 times smaller
-    const int high = (int)bits >> 3 & 0x8fffe000;
-    return fma(__hiloint2double(high, 0), 0x1p896, center);
-#else
     return (WIDE)__uint_as_float(bits) + center;
-#endif
 }
 
 // One for each value of a word that reaches the threshold.

@@ -16,24 +16,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._row_triton_kernels import _activated
+from ._row_triton_kernels import _activated, _wait
 
 
 # fmt: off
-@triton.jit
-def _wait(LATE: tl.constexpr, PDL: tl.constexpr):
-    if PDL:
-        if not LATE:
-            tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def _release(LATE: tl.constexpr, PDL: tl.constexpr):
-    if PDL and LATE:
-        tl.extra.cuda.gdc_launch_dependents()
-
-
 @triton.jit
 def _ask_for(w, n, N, begin, K: tl.constexpr, LINES: tl.constexpr):
     """Bring LINES lines of 64 inputs of a weight's outputs `n` into the second-level cache."""
@@ -86,7 +72,7 @@ def _joined(parts, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, ROWS: tl.constex
     """The sums of all programs of a block, in order."""
     at = tl.arange(0, BLOCK_N)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
     acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    for _ in range(SPLITS):
+    for _ in tl.static_range(SPLITS):  # all are asked for at once
         # Past the first-level cache, which does not see what other programs wrote.
         acc += tl.load(parts + at, cache_modifier=".cg")
         parts += BLOCK_N * ROWS
@@ -113,8 +99,7 @@ def product_rows(
     x0, x1, x2, w0, w1, w2, b0, b1, b2, o0, o1, o2, N0, N1, N2, B, parts, counter,
     K: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
     A0: tl.constexpr, A1: tl.constexpr, A2: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, PDL: tl.constexpr,
 ):
     """Up to three products, each of rows of its own (B, K), one after the other in the grid."""
     pid, part = tl.program_id(0), tl.program_id(1)
@@ -128,9 +113,8 @@ def product_rows(
     n = (pid - first) * BLOCK_N + tl.arange(0, BLOCK_N)
     if PDL and LINES > 0:
         _ask_for(w, n, N, part * SHARE, K, LINES)
-    _wait(LATE, PDL)
+    _wait(PDL)
     acc = _sums(x, w, n, N, B, part * SHARE, K, SHARE, ROWS, BLOCK_N, BLOCK_K)
-    _release(LATE, PDL)
     last = part == 0
     if SPLITS > 1:
         parts += pid * SPLITS * BLOCK_N * ROWS
@@ -151,8 +135,7 @@ def product_rows(
 def gated_rows(
     x, w_gate, w_up, b_gate, b_up, out, N, B,
     K: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr, ACT: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, PDL: tl.constexpr,
 ):
     """`act(gate x) * (up x)` of rows (B, K): out (B, N)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -160,7 +143,7 @@ def gated_rows(
     if PDL and LINES > 0:
         _ask_for(w_gate, n, N, 0, K, LINES)
         _ask_for(w_up, n, N, 0, K, LINES)
-    _wait(LATE, PDL)
+    _wait(PDL)
     gate = tl.zeros((BLOCK_N, ROWS), tl.float32)
     up = tl.zeros((BLOCK_N, ROWS), tl.float32)
     at = n.to(tl.int64)[:, None] * K + k[None, :]
@@ -175,7 +158,6 @@ def gated_rows(
         gate = tl.dot(tile, entering, gate)
         tile = tl.load(w_up + at + start, mask=here, other=0.0, eviction_policy="evict_first")
         up = tl.dot(tile, entering, up)
-    _release(LATE, PDL)
     if b_gate is not None:
         gate += tl.load(b_gate + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     if b_up is not None:
@@ -188,17 +170,23 @@ def gated_rows(
 def add_product_rows(
     z, scales, w, bias, gate, x, out, added, N, B, parts, counter,
     K: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, LATE: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, PDL: tl.constexpr,
 ):
     """`x + sigmoid(gate) * (scale * (w z) + bias)` (B, N), and what was added where wanted."""
     pid, part = tl.program_id(0), tl.program_id(1)
     n = pid * BLOCK_N + tl.arange(0, BLOCK_N)
     if PDL and LINES > 0:
         _ask_for(w, n, N, part * SHARE, K, LINES)
-    _wait(LATE, PDL)
+    _wait(PDL)
+    b = tl.arange(0, ROWS)
+    at = b[None, :] * N + n[:, None]
+    here = (n < N)[:, None] & (b < B)[None, :]
+    # Asked for before the sums, though only the last program of a block needs them.
+    residual = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
+    share = tl.zeros_like(residual)
+    if gate is not None:
+        share = tl.sigmoid(tl.load(gate + at, mask=here, other=0.0).to(tl.float32))
     acc = _sums(z, w, n, N, B, part * SHARE, K, SHARE, ROWS, BLOCK_N, BLOCK_K)
-    _release(LATE, PDL)
     last = part == 0
     if SPLITS > 1:
         parts += pid * SPLITS * BLOCK_N * ROWS
@@ -207,17 +195,13 @@ def add_product_rows(
     if last:
         if SPLITS > 1:
             acc = _joined(parts, SPLITS, BLOCK_N, ROWS)
-        b = tl.arange(0, ROWS)
-        at = b[None, :] * N + n[:, None]
-        here = (n < N)[:, None] & (b < B)[None, :]
         if scales is not None:
             acc *= tl.load(scales + b, mask=b < B, other=0.0)[None, :]
         if bias is not None:
             acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
         if gate is not None:
-            acc *= tl.sigmoid(tl.load(gate + at, mask=here, other=0.0).to(tl.float32))
+            acc *= share
         if added is not None:
             tl.store(added + at, acc.to(added.dtype.element_ty), mask=here)
-        acc += tl.load(x + at, mask=here, other=0.0).to(tl.float32)
-        tl.store(out + at, acc.to(out.dtype.element_ty), mask=here)
+        tl.store(out + at, (residual + acc).to(out.dtype.element_ty), mask=here)
 # fmt: on

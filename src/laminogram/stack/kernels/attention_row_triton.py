@@ -15,8 +15,8 @@ MOST_PARTS = 16
 MOST_PROGRAMS = 512
 """More do not fit on a card at once, and what parts leave to be joined then costs more than their
 sharing of a head gains: 64 rows of 8 key heads are fastest in one part."""
-WARPS, STAGES = 4, 3
-AHEAD = 256
+WARPS, STAGES = 4, 2
+AHEAD = 128
 """Columns of a part's past that a program asks for while the kernel before still works."""
 _UNLIMITED = 1 << 30
 

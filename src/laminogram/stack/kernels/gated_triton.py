@@ -37,7 +37,7 @@ class Tiles(NamedTuple):
     stages: int
 
 
-TILES = Tiles(256, 64, 64, 16, 8, 4)
+TILES = Tiles(256, 64, 64, 4, 8, 4)
 """Of the gate; a program makes as many outputs of the up projection beside them."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from .wkv4_triton import triton_missing
 
 MOST_ROWS = 128
 BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 4
-GATED_STAGES, LATE = 4, False
+MOST_SPLITS = 8
 MOST_LINES = 4
 """Of 64 inputs each, that a program asks for before its rows are there."""
 LEAST_OUTPUTS = 16384
@@ -52,6 +52,15 @@ def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+@cache
+def _memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take."""
+    if device.type != "cuda":
+        return 227 << 10
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)
+
+
 def are_few_rows(x: Tensor, weight: Tensor) -> bool:
     """Whether a single product `x (..., K)`, weight (N, K), is faster here than in the library, and
     nothing is differentiated or compiled: one of so many outputs that they need not be split, such
@@ -78,37 +87,51 @@ def _no_counter(size: int, device: torch.device) -> Tensor:
     return torch.zeros(size, device=device, dtype=torch.int32)
 
 
-def _cut(x: Tensor, blocks: int, *, split: bool = True) -> tuple[int, dict[str, Any]]:
-    """Among how many programs the inputs of `blocks` blocks of outputs are shared, so that all of
-    them run at once, and the constants of a launch."""
-    rows, inputs = x.shape
+class _Cut(NamedTuple):
+    """How products are cut: blocks of outputs, among how many programs the inputs of a block are
+    shared, and the constants of the launch."""
+
+    blocks: int
+    splits: int
+    constants: dict[str, Any]
+
+
+def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
+    """For rows x (B, K) and weights of so many outputs: programs that all run at once, as many as
+    there are processors or somewhat fewer. `gated`: two weights a program, all of their inputs."""
+    inputs, rows, processors = x.shape[1], max(16, power_of_two(x.shape[0])), _processors(x.device)
+    outputs, blocks = BLOCK_N, _blocks(sizes, BLOCK_N)
+    if not gated and processors < blocks <= 2 * processors:  # else a few would run after the others
+        outputs, blocks = 2 * BLOCK_N, _blocks(sizes, 2 * BLOCK_N)
     block = min(BLOCK_K, max(16, power_of_two(inputs)))
-    splits = 1
-    if split:
-        most = max(1, min(_processors(x.device) // blocks, inputs // (2 * block), 8))
-        splits = 1 << (most.bit_length() - 1)
+    while (least := 2 * 2 * (outputs * (1 + gated) + rows) * block) > _memory(x.device):
+        block //= 2
+    most = 1 if gated else max(1, min(processors // blocks, inputs // (2 * block), MOST_SPLITS))
+    splits = 1 << (most.bit_length() - 1)
     share = -(-inputs // (splits * block)) * block
     constants = {
         "K": inputs,
         "SHARE": share,
-        "ROWS": max(16, power_of_two(rows)),
-        "BLOCK_N": BLOCK_N,
+        "ROWS": rows,
+        "BLOCK_N": outputs,
         "BLOCK_K": block,
         "LINES": min(MOST_LINES, power_of_two(-(-share // 64))),
-        "LATE": LATE,
+        "num_stages": min(STAGES, 2 * _memory(x.device) // least),
     }
-    return splits, constants | started(WARPS) | {"num_stages": STAGES if split else GATED_STAGES}
+    return _Cut(blocks, splits, constants | started(WARPS))
 
 
-def _room(
-    blocks: int, splits: int, constants: dict[str, Any], x: Tensor, counter: Counter
-) -> tuple[Tensor, Tensor]:
+def _blocks(sizes: Sequence[int], outputs: int) -> int:
+    return sum(-(-size // outputs) for size in sizes)
+
+
+def _room(cut: _Cut, x: Tensor, counter: Counter) -> tuple[Tensor, Tensor]:
     """Where programs leave their sums, and the counters of the blocks."""
-    if splits == 1:
+    if cut.splits == 1:
         return x, x
-    size = blocks * splits * BLOCK_N * constants["ROWS"]
-    parts = torch.empty(size, device=x.device, dtype=torch.float32)
-    return parts, counter(blocks, x.device)
+    of_block = cut.constants["BLOCK_N"] * cut.constants["ROWS"]
+    parts = x.new_empty(cut.blocks * cut.splits * of_block, dtype=torch.float32)
+    return parts, counter(cut.blocks, x.device)
 
 
 def product_rows(
@@ -119,11 +142,10 @@ def product_rows(
     count, x = len(products), inputs[0]
     rows, fill = x.shape[0], 3 - count
     sizes = [len(one.weight) for one in products] + [0] * fill
-    blocks = sum(-(-size // BLOCK_N) for size in sizes)
-    splits, constants = _cut(x, blocks)
+    cut = _cut(x, sizes)
     outs = [x.new_empty(rows, len(one.weight), dtype=one.weight.dtype) for one in products]
     kinds = [_ACTIVATIONS[one.activation] for one in products] + [0] * fill
-    _kernels("rows_product").product_rows[(blocks, splits)](
+    _kernels("rows_product").product_rows[(cut.blocks, cut.splits)](
         *inputs,
         *[x] * fill,
         *(one.weight for one in products),
@@ -134,10 +156,10 @@ def product_rows(
         *[outs[0]] * fill,
         *sizes,
         rows,
-        *_room(blocks, splits, constants, x, counter),
-        SPLITS=splits,
+        *_room(cut, x, counter),
+        SPLITS=cut.splits,
         **{f"A{i}": kind for i, kind in enumerate(kinds)},
-        **constants,
+        **cut.constants,
     )
     return outs
 
@@ -145,10 +167,9 @@ def product_rows(
 def gated_rows(x: Tensor, gate: RowProduct, up: RowProduct) -> Tensor:
     """`act(gate x) * (up x)` of rows `x (B, K)`: (B, N) in the dtype of the weights."""
     outputs = len(gate.weight)
-    blocks = -(-outputs // BLOCK_N)
-    _, constants = _cut(x, blocks, split=False)
+    cut = _cut(x, [outputs], gated=True)
     out = x.new_empty(x.shape[0], outputs, dtype=gate.weight.dtype)
-    _kernels("rows_product").gated_rows[(blocks,)](
+    _kernels("rows_product").gated_rows[(cut.blocks,)](
         x,
         gate.weight,
         up.weight,
@@ -158,7 +179,7 @@ def gated_rows(x: Tensor, gate: RowProduct, up: RowProduct) -> Tensor:
         outputs,
         x.shape[0],
         ACT=_ACTIVATIONS[gate.activation],
-        **constants,
+        **cut.constants,
     )
     return out
 
@@ -176,11 +197,10 @@ def add_product_rows(
     """`x + sigmoid(gate) * (scales * (z weight') + bias)`, `z (B, K)` and `x (B, N)`, scales (B,);
     with `keep` what was added."""
     outputs = len(product.weight)
-    blocks = -(-outputs // BLOCK_N)
-    splits, constants = _cut(z, blocks)
+    cut = _cut(z, [outputs])
     out = torch.empty_like(x)
     added = torch.empty_like(x) if keep else None
-    _kernels("rows_product").add_product_rows[(blocks, splits)](
+    _kernels("rows_product").add_product_rows[(cut.blocks, cut.splits)](
         z,
         scales,
         product.weight,
@@ -191,8 +211,8 @@ def add_product_rows(
         added,
         outputs,
         z.shape[0],
-        *_room(blocks, splits, constants, z, counter),
-        SPLITS=splits,
-        **constants,
+        *_room(cut, z, counter),
+        SPLITS=cut.splits,
+        **cut.constants,
     )
     return out, added
