@@ -8,7 +8,7 @@ from tests.stacks import ids_of, view_of
 
 from laminogram.checkpoint.fingerprint import fingerprint
 from laminogram.errors import ConfigError
-from laminogram.stack.skipping import lies_by_inputs
+from laminogram.stack.kernels.matvec import lies_by_inputs
 
 
 def laid(view) -> list[bool]:

@@ -15,17 +15,13 @@ from torch import Tensor
 
 from laminogram.errors import ConfigError
 from laminogram.stack.config import ChannelMix4Config, ChannelMix6Config, ChannelMix7Config
+from laminogram.stack.kernels.matvec import lies_by_inputs
 
 if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
 
 SQUARED = (ChannelMix4Config, ChannelMix6Config, ChannelMix7Config)
 """Channel mixers whose last product follows a squared ReLU."""
-
-
-def lies_by_inputs(weight: Tensor) -> bool:
-    """Whether `weight (O, I)` lies in memory as (I, O)."""
-    return weight.dim() == 2 and not weight.is_contiguous() and weight.t().is_contiguous()
 
 
 def lay(stack: Stack, *, by_inputs: bool) -> None:

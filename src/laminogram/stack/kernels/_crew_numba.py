@@ -25,7 +25,8 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FP32, BF16, INT8 = range(3)
+FP32, BF16, INT8, FP32_BY_INPUTS, BF16_BY_INPUTS = range(5)
+"""What a weight is stored in; by inputs, it lies as (I, O), and rows of zeros are not read."""
 LEFT, DONE, KIND, WEIGHT, SCALE, X, Y, ROWS, COLUMNS, SHARE = 0, 8, 16, 17, 18, 19, 20, 21, 22, 23
 JOB = 32
 """Entries of a job: shares left, shares done, and what is multiplied."""
@@ -206,6 +207,31 @@ _fill_bf16 = _filling(ir.IntType(16), 2, _of_bf16)
 _fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
 
 
+@njit(**how)
+def _gather_fp32(weight, x, columns, rows, y, start, stop):
+    """Fill y[start:stop] with sums over the inputs that are not zero."""
+    y[start:stop] = np.float32(0)
+    for column in range(columns):
+        share = x[column]
+        if share != np.float32(0):
+            entries = carray(pointer(weight + column * rows * 4), (rows,), np.float32)
+            for row in range(start, stop):
+                y[row] += share * entries[row]
+
+
+@njit(**how)
+def _gather_bf16(weight, x, columns, rows, y, start, stop):
+    """The same of a weight in bf16."""
+    y[start:stop] = np.float32(0)
+    for column in range(columns):
+        share = x[column]
+        if share != np.float32(0):
+            entries = carray(pointer(weight + column * rows * 2), (rows,), np.uint16)
+            for row in range(start, stop):
+                bits = np.uint32(np.uint32(entries[row]) << np.uint32(16))
+                y[row] += share * bits.view(np.float32)
+
+
 @njit("void(int64[::1], int64)", **how)
 def _share(job, number):
     """Multiply the rows of one share."""
@@ -217,6 +243,12 @@ def _share(job, number):
         _fill_fp32(weight, x, columns, y, start, stop)
     elif job[KIND] == BF16:
         _fill_bf16(weight, x, columns, y, start, stop)
+    elif job[KIND] == FP32_BY_INPUTS:
+        given = carray(pointer(x), (columns,), np.float32)
+        _gather_fp32(weight, given, columns, rows, y, start, stop)
+    elif job[KIND] == BF16_BY_INPUTS:
+        given = carray(pointer(x), (columns,), np.float32)
+        _gather_bf16(weight, given, columns, rows, y, start, stop)
     else:
         _fill_int8(weight, x, columns, y, start, stop)
         scale = carray(pointer(job[SCALE]), (rows,), np.float32)
@@ -251,7 +283,7 @@ def help_out(job, patience):
 @njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
 def multiply(job, kind, weight, scale, rows, columns, x, y):
     """`weight (O, I)` times `x (I,)` into `y (O,)`, both fp32; everything by address. `scale` (O,)
-    is for int8 alone. I is a multiple of `STEP`."""
+    is for int8 alone. I is a multiple of `STEP`, but for weights that lie by inputs."""
     job[KIND], job[WEIGHT], job[SCALE], job[X], job[Y] = kind, weight, scale, x, y
     job[ROWS], job[COLUMNS] = rows, columns
     share = (rows + SHARES - 1) // SHARES

@@ -43,7 +43,7 @@ def add_back_skipping(
 ) -> tuple[Tensor, Tensor | None]:
     """`x + gate * (weight z + bias)`, shaped as x, and with `keep` what was added.
 
-    The weight (N, K) lies in memory as (K, N) (`skipping.lies_by_inputs`). The token shift that
+    The weight (N, K) lies in memory as (K, N) (`matvec.lies_by_inputs`). The token shift that
     `project` began moves on.
     """
     tiles = tiles or TILES

@@ -28,6 +28,7 @@ from laminogram.stack.config import (
 )
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.attention_row_triton import attention_row
+from laminogram.stack.kernels.matvec import lies_by_inputs
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
 from laminogram.stack.kernels.row_triton import (
     INTERPRETED,
@@ -47,7 +48,7 @@ from laminogram.stack.mixers.rows_decode import (
     mlp_half,
     time_mix4_half,
 )
-from laminogram.stack.skipping import SQUARED, lies_by_inputs
+from laminogram.stack.skipping import SQUARED
 from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
