@@ -208,28 +208,60 @@ _fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
 
 
 @njit(**how)
-def _gather_fp32(weight, x, columns, rows, y, start, stop):
-    """Fill y[start:stop] with sums over the inputs that are not zero."""
-    y[start:stop] = np.float32(0)
-    for column in range(columns):
-        share = x[column]
-        if share != np.float32(0):
-            entries = carray(pointer(weight + column * rows * 4), (rows,), np.float32)
-            for row in range(start, stop):
-                y[row] += share * entries[row]
+def _not_zero(x, places):
+    """Where `x` is not zero, into `places`; how many there are."""
+    count = 0
+    for i in range(len(x)):
+        places[count] = i
+        count += x[i] != np.float32(0)
+    return count
 
 
 @njit(**how)
-def _gather_bf16(weight, x, columns, rows, y, start, stop):
-    """The same of a weight in bf16."""
-    y[start:stop] = np.float32(0)
-    for column in range(columns):
-        share = x[column]
-        if share != np.float32(0):
-            entries = carray(pointer(weight + column * rows * 2), (rows,), np.uint16)
-            for row in range(start, stop):
-                bits = np.uint32(np.uint32(entries[row]) << np.uint32(16))
-                y[row] += share * bits.view(np.float32)
+def _of_bits(bits):
+    """fp32 of bf16."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+def _gathering(entry, size, widened):
+    """A function that fills y[start:stop] with sums over the inputs that are not zero, four of
+    them at a time, of a weight that lies as (I, O); `entry` of `size` bytes becomes a float by
+    `widened`."""
+
+    @njit(**how)
+    def gather(weight, x, rows, y, start, stop):
+        width, own = stop - start, y[start:stop]
+        own[:] = np.float32(0)
+        places = np.empty(len(x) + 1, np.int64)  # one more: what is not kept is written, too
+        count, at = _not_zero(x, places), 0
+        begin, step = weight + start * size, rows * size
+        while at + 4 <= count:
+            p, q, r, s = places[at], places[at + 1], places[at + 2], places[at + 3]
+            of_p = carray(pointer(begin + p * step), (width,), entry)
+            of_q = carray(pointer(begin + q * step), (width,), entry)
+            of_r = carray(pointer(begin + r * step), (width,), entry)
+            of_s = carray(pointer(begin + s * step), (width,), entry)
+            for i in range(width):
+                one = x[p] * widened(of_p[i]) + x[q] * widened(of_q[i])
+                own[i] += one + (x[r] * widened(of_r[i]) + x[s] * widened(of_s[i]))
+            at += 4
+        while at < count:
+            p = places[at]
+            of_p = carray(pointer(begin + p * step), (width,), entry)
+            for i in range(width):
+                own[i] += x[p] * widened(of_p[i])
+            at += 1
+
+    return gather
+
+
+@njit(**how)
+def _as_it_is(x):
+    return x
+
+
+_gather_fp32 = _gathering(np.float32, 4, _as_it_is)
+_gather_bf16 = _gathering(np.uint16, 2, _of_bits)
 
 
 @njit("void(int64[::1], int64)", **how)
@@ -245,10 +277,10 @@ def _share(job, number):
         _fill_bf16(weight, x, columns, y, start, stop)
     elif job[KIND] == FP32_BY_INPUTS:
         given = carray(pointer(x), (columns,), np.float32)
-        _gather_fp32(weight, given, columns, rows, y, start, stop)
+        _gather_fp32(weight, given, rows, y, start, stop)
     elif job[KIND] == BF16_BY_INPUTS:
         given = carray(pointer(x), (columns,), np.float32)
-        _gather_bf16(weight, given, columns, rows, y, start, stop)
+        _gather_bf16(weight, given, rows, y, start, stop)
     else:
         _fill_int8(weight, x, columns, y, start, stop)
         scale = carray(pointer(job[SCALE]), (rows,), np.float32)
