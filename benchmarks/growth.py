@@ -261,6 +261,7 @@ def main() -> int:
         print("no CUDA device is visible to torch", file=sys.stderr)
         return 2
     torch.set_num_threads(asked.threads)
+    torch._dynamo.config.recompile_limit = 64  # every width is a variant of the compiled layer
     out: dict[str, Any] = {"about": about(asked.device, asked.threads), "tables": []}
     if asked.out and asked.out.exists():
         kept = json.loads(asked.out.read_text(encoding="utf-8"))["tables"]
