@@ -8,16 +8,17 @@ by hand.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "speed.md", ROOT / "benchmarks" / "results"
-_TABLE = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+_TABLE = re.compile(r"<!-- table: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _HEADER = (
     "| row | side | median ms | rate | ours / it | quarter points | at most |",
     "| --- | --- | --- | --- | --- | --- | --- |",
@@ -31,8 +32,9 @@ def filled(page: str, results: dict[str, Record]) -> str:
 
 
 def _block(name: str, results: Record) -> str:
-    parts = [f"<!-- table: {name} -->", _about(results["about"]), "", *_table(results["rows"])]
-    skipped = [f"{row}: {why}" for row, why in results["skipped"].items()]
+    table = _growth(results["tables"]) if "tables" in results else _table(results["rows"])
+    parts = [f"<!-- table: {name} -->", _about(results["about"]), "", *table]
+    skipped = [f"{row}: {why}" for row, why in results.get("skipped", {}).items()]
     if skipped:
         parts += ["", f"Not run here: {'; '.join(skipped)}."]
     return "\n".join([*parts, "<!-- end -->"])
@@ -77,6 +79,29 @@ def _compared(side: str, record: Record) -> list[str]:
     else:
         verdict = f"{target:.2f}" if ratio <= target else f"**{target:.2f}, missed**"
     return [f"{ratio:.2f}", f"{span[0]:.2f} to {span[1]:.2f}" if span else "", verdict]
+
+
+def _growth(tables: list[Record]) -> Iterator[str]:
+    """A line for each table of `benchmarks.growth`: milliseconds and, in brackets, by how much they
+    are more than at the size before; below a sweep its layer calls alike."""
+    most = max(len(table["sizes"]) for table in tables)
+    columns = ["ms", "sizes", "first", *(f"x {1 << power}" for power in range(1, most))]
+    yield f"| {' | '.join(columns)} |"
+    yield f"| {' | '.join(['---'] * len(columns))} |"
+    for table in tables:
+        sizes = f"{table['by']}: {table['sizes'][0]:,} to {table['sizes'][-1]:,}"
+        milliseconds = [1e3 * seconds for seconds in table["median_s"]]
+        yield f"| {' | '.join([table['what'], sizes, *_grown(milliseconds, most, _number)])} |"
+        if table["layer_calls"]:
+            calls = _grown(table["layer_calls"], most, "{:,g}".format)
+            yield f"| {' | '.join(['its layer calls', '', *calls])} |"
+
+
+def _grown(amounts: list[float], most: int, number: Callable[[float], str]) -> list[str]:
+    """Each amount and what it is of the one before; empty up to `most` cells."""
+    cells = [number(amounts[0])]
+    cells += [f"{number(b)} ({b / a:.2f})" for a, b in itertools.pairwise(amounts)]
+    return cells + [""] * (most - len(cells))
 
 
 def _rate(work: list[Any] | None, seconds: float) -> str:

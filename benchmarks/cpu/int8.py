@@ -11,7 +11,9 @@ from benchmarks.lab import OURS, Lab, Result, Target, row
 from benchmarks.sides import Laminogram
 
 NEW_TOKENS = 16
-SPREAD = 0.25
+SPREADS = {"rwkv4-169m": 0.35, "llama-125m": 0.15}
+"""From the smallest ratio to the largest, rounded up, in four runs of 2026-11-22 on the machine of
+the table: RWKV-4 0.425, 0.451, 0.444, 0.337; Llama 0.610, 0.546, 0.600, 0.618."""
 
 
 def _decode(lab: Lab, model: str) -> Result:
@@ -28,7 +30,7 @@ def _decode(lab: Lab, model: str) -> Result:
     limit = NEW_TOKENS * _models.decode_limit(small.stack)
     what = "its int8 weights read once a token"
     targets = (Target("fp32", 1 / 2),)
-    return Result(times, (NEW_TOKENS, "tok"), limit, what, targets, spread=SPREAD)
+    return Result(times, (NEW_TOKENS, "tok"), limit, what, targets, spread=SPREADS[model])
 
 
 @row("int8-decode-rwkv4")

@@ -49,15 +49,7 @@ class Llama:
         tiny = lab.tiny or lab.device == "cpu"
         shape = SHAPES["llama-tiny" if tiny else "llama-1.1b"]
         dtype = torch.float32 if tiny else torch.bfloat16
-        torch.manual_seed(0)
-        config = families.get("llama").config(shape.config)
-        stack = Stack(config, device=lab.device, dtype=dtype).eval().requires_grad_(False)
-        for name, weight in stack.named_parameters():
-            if weight.dim() == 2:
-                weight.normal_(std=1.0 if name.startswith("embed") else weight.shape[1] ** -0.5)
-            else:
-                weight.normal_(mean=1.0, std=0.1)
-        view = View(stack, None, "llama", stack.full_plan())
+        view = random_view(shape, lab.device, dtype)
         rows, tokens = (2, 32) if tiny else (8, 512)
         ids = torch.randint(0, shape.vocab, (rows, tokens), device=lab.device)
         return cls(view.fast() if lab.device == "cuda" else view, ids, shape, dtype)
@@ -103,6 +95,19 @@ class Llama:
             (layers, rows, ffn, size),
         )
         return products(shapes, str(self.ids.device.type), self.dtype)
+
+
+def random_view(shape: Shape, device: str, dtype: torch.dtype) -> View:
+    """A Llama of a shape, its seeded random weights drawn on the device."""
+    torch.manual_seed(0)
+    config = families.get("llama").config(shape.config)
+    stack = Stack(config, device=device, dtype=dtype).eval().requires_grad_(False)
+    for name, weight in stack.named_parameters():
+        if weight.dim() == 2:
+            weight.normal_(std=1.0 if name.startswith("embed") else weight.shape[1] ** -0.5)
+        else:
+            weight.normal_(mean=1.0, std=0.1)
+    return View(stack, None, "llama", stack.full_plan())
 
 
 def apart(a: Tensor, b: Tensor) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmarks import page
+from benchmarks import growth, page
 from benchmarks.lab import LIMIT, Result, Target, lines
 from benchmarks.timing import Times
+
+from laminogram.plans.tree import PlanTree
 
 
 def made(**more) -> Result:
@@ -46,6 +48,38 @@ def test_a_table_is_replaced_between_its_marks_and_nowhere_else():
     assert "**1.50, missed**" in once
     assert "| | peak GB: 3 |" in once
     assert page.filled(once, results) == once
+
+
+def test_growth_has_a_line_for_each_table_and_the_factor_to_the_size_before():
+    about = {"machine": "M", "threads": None, "python": "3", "versions": {}, "date": "d"}
+    common = {"by": "plans", "sizes": [1, 2, 4]}
+    tables = [
+        {"what": "sweep", "median_s": [0.02, 0.03, 0.09], "layer_calls": [12, 18, 27], **common},
+        {"what": "token", "median_s": [0.001, 0.001], "layer_calls": None}
+        | {"by": "context", "sizes": [512, 1024]},
+    ]
+    text = page.filled(
+        "<!-- table: growth-cpu -->\n<!-- end -->",
+        {"growth-cpu": {"about": about, "tables": tables}},
+    )
+    assert "| ms | sizes | first | x 2 | x 4 |" in text
+    assert "| sweep | plans: 1 to 4 | 20.0 | 30.0 (1.50) | 90.0 (3.00) |" in text
+    assert "| its layer calls |  | 12 | 18 (1.50) | 27 (1.50) |" in text
+    assert "| token | context: 512 to 1,024 | 1.000 | 1.000 (1.00) |  |" in text
+
+
+def test_a_batch_before_the_first_of_many_does_not_count():
+    case = growth.Case(8, lambda: None, 4, begin=lambda: None)
+    rounds = growth.seconds_of([case, growth.Case(16, lambda: None)], 3, warmup=1)
+    assert list(rounds) == [8, 16] and all(len(times) == 3 for times in rounds.values())
+    assert all(times < 1e-3 for times in rounds[8])
+
+
+def test_random_plans_differ_and_every_list_holds_the_one_before():
+    plans = growth._random_plans(16)
+    assert len(set(plans)) == 16 and growth._random_plans(4) == plans[:4]
+    assert {len(plan) for plan in plans} == {growth.PLAN_LAYERS}
+    assert PlanTree(plans).calls < 16 * growth.PLAN_LAYERS
 
 
 def test_the_page_shows_what_the_results_say():

@@ -1,10 +1,12 @@
 """Decodes 64 tokens by the fused kernels, captured and not, and by the usual path, and compares.
 
-    python tests/gpu/check_decode_kernels.py [--tokens 64] [--kinds llama]
+    python tests/gpu/check_decode_kernels.py [--tokens 64] [--kinds llama] [--rows 1 2]
+    python tests/gpu/check_decode_kernels.py --kinds rwkv4 rwkv7 --skip-zeros
 
 For a Llama, an RWKV-4 and an RWKV-7 with random weights of odd sizes, in fp32, fp16 and bf16, for
 1, 2, 5 and 64 rows of different lengths: logits, the sites that the kernels show, and memories.
-Prints a line a check and exits with 1 if one failed. Needs a GPU and Triton.
+--skip-zeros leaves out rows of zeros after the squared ReLU. Prints a line a check and exits with 1
+if one failed. Needs a GPU and Triton.
 """
 
 from __future__ import annotations
@@ -94,9 +96,13 @@ def error(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max())
 
 
-def check(kind: str, dtype: torch.dtype, rows: int, count: int, checks: Checks) -> None:
+def check(
+    kind: str, dtype: torch.dtype, rows: int, count: int, checks: Checks, *, skip: bool
+) -> None:
     """The fused paths against the usual one."""
     view, limit = view_of(kind, dtype), TOLERANCE[dtype]
+    if skip:
+        view.stack.skip_zero_rows()
     generator = torch.Generator().manual_seed(rows)
     tokens = torch.randint(0, VOCABULARY, (rows, count), generator=generator).cuda()
     usual = decoded(view, tokens, capture=False, hidden=True, shown=True)
@@ -118,15 +124,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--kinds", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 5, 64])
+    parser.add_argument("--skip-zeros", action="store_true")
     given = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     checks = Checks()
     for kind in given.kinds:
         for dtype in TOLERANCE:
-            for rows in (1, 2, 5, 64):
+            for rows in given.rows:
                 checks.model = f"{kind} {str(dtype).removeprefix('torch.')} {rows}"
-                check(kind, dtype, rows, given.tokens, checks)
+                check(kind, dtype, rows, given.tokens, checks, skip=given.skip_zeros)
     print("all passed" if not checks.failed else f"{checks.failed} checks FAILED")
     return 1 if checks.failed else 0
 

@@ -32,7 +32,7 @@ def test_the_same_tokens_and_a_cache_to_go_on_from(kind, options, on_cpu, monkey
     view = view_of(kind)
     made = view.generate(RAGGED, max_new_tokens=9, **options)
     again = view.generate(RAGGED, max_new_tokens=9, **options)
-    assert len(on_cpu) == 16
+    assert len(on_cpu) == 16 and made.cache.uncaptured is None
     more = view.generate(None, max_new_tokens=6, cache=made.cache, **options)
     monkeypatch.setattr(captured, "DEVICES", ())
     usual = view.generate(RAGGED, max_new_tokens=15, **options)
@@ -64,6 +64,7 @@ def test_why_no_graph_serves(on_cpu, monkeypatch) -> None:
     assert "too few" in captured.graph_for(view, 1, 40, 31, watched=False)
     monkeypatch.setattr(captured, "DEVICES", ("cuda",))
     assert "not on cpu" in captured.graph_for(view, 1, 40, 32, watched=False)
+    assert "not on cpu" in view.generate([1, 2], max_new_tokens=2).cache.uncaptured
 
 
 def test_a_graph_is_kept_for_its_weights_alone(on_cpu) -> None:

@@ -101,6 +101,19 @@ def test_weights_that_move_end_every_graph(view):
     assert view.stack.layers[0].attn.joined is not None
 
 
+def test_why_a_capture_was_refused_can_be_asked(view, monkeypatch):
+    def waits(self, entry, *rest):
+        raise RuntimeError("a layer waits for the device")
+
+    monkeypatch.setattr(FastForward, "_capture", waits)
+    view.logits(ids_of(2, 6))
+    assert view.stack.fast.reasons == {}
+    with pytest.warns(UserWarning, match="waits for the device"):
+        view.logits(ids_of(2, 6))
+    assert view.stack.fast.reasons == {(2, 6): "a layer waits for the device"}
+    view.logits(ids_of(2, 6))  # no second warning
+
+
 def test_the_number_of_graphs_is_bounded(view):
     for tokens in range(2, 2 + forward_graph.MOST_GRAPHS + 3):
         view.logits(ids_of(1, tokens))

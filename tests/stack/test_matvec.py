@@ -42,6 +42,25 @@ def test_equals_the_plain_product(rows, steps, dtype, threads):
     assert torch.allclose(found.double(), weight.double() @ x.double(), atol=1e-5)
 
 
+@settings(deadline=None, max_examples=20)
+@given(
+    rows=st.integers(2, 70),
+    columns=st.integers(2, 70),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    zeros=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+)
+def test_a_weight_that_lies_by_its_inputs_is_read_where_they_are_not_zero(
+    rows, columns, dtype, zeros
+):
+    weight, x = drawn(rows, columns, dtype)
+    x[torch.rand(columns, generator=torch.Generator().manual_seed(2)) < zeros] = 0.0
+    laid = weight.t().contiguous().t()
+    laid[:, x == 0] = torch.nan  # never read
+    found = matvec.matvec(x, laid)
+    weight[:, x == 0] = 0.0
+    assert torch.allclose(found.double(), weight.double() @ x.double(), atol=1e-5)
+
+
 def test_int8_is_codes_times_steps():
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(-128, 128, (37, 64), generator=generator).to(torch.int8)

@@ -54,6 +54,19 @@ def test_both_paths_agree_and_the_decoder_is_kept(dtype):
     assert slot.decoder is kept
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_zeros_are_skipped_where_the_weight_lies_by_its_inputs(dtype):
+    layer = layer_of(dtype)
+    layer.ffn.up.weight[::3] = 0  # rows without any share, beside those of negative sums
+    down = layer.ffn.down.weight
+    down.data = down.data.t().contiguous().t()
+    assert_equal_paths(layer, *slots(layer))
+    down.data[:, ::3] = torch.nan  # never read, for what enters there is zero
+    found = layer(token(layer, 1), OneToken(), slots(layer)[0], NO_TAPS)
+    assert found.isfinite().all()
+
+
 @pytest.mark.parametrize("per", ["row", "tensor"])
 def test_int8_weights(per):
     layer = layer_of()

@@ -10,6 +10,8 @@ from tests.infer.speaking import speaking_view
 from tests.stacks import KINDS, SIGNED, view_of
 
 from laminogram.errors import TokenError
+from laminogram.infer import captured
+from laminogram.infer.decode_graph import DecodeGraph
 from laminogram.probe import edits
 from laminogram.stack import kernels
 from laminogram.stack.cache import AttentionSlot, StateSlot
@@ -121,6 +123,24 @@ def test_a_batch_that_leaks_between_rows_is_caught(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(view.stack, "run_layer", leaking)
     assert verdicts(examine(view))["batch equals rows (left pads)"] is False
+
+
+def test_a_captured_step_is_compared_or_the_reason_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, name = view_of("llama"), "captured step equals the usual one"
+    row = next(row for row in examine(view).rows if row.name == name)
+    assert row.held is None and "not on cpu" in row.note
+    monkeypatch.setattr(captured, "DEVICES", ("cpu",))  # the same step, without a graph
+    assert verdicts(examine(view))[name] is True
+    step = DecodeGraph.step
+    monkeypatch.setattr(DecodeGraph, "step", lambda *given: 1.1 * step(*given))
+    assert verdicts(examine(view))[name] is False
+
+    def waits(*given: object) -> None:
+        raise RuntimeError("something waits for the device")
+
+    monkeypatch.setattr(DecodeGraph, "step", waits)
+    row = next(row for row in examine(view).rows if row.name == name)
+    assert row.held is None and "something waits" in row.note
 
 
 def test_kernels_that_a_gpu_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def graph_for(
     view: Subject, rows: int, tokens: int, new: int, *, watched: bool
 ) -> DecodeGraph | str:
     """What makes `new` tokens a row, for texts of up to `tokens` in all; or why nothing does."""
-    reason = _against(view, watched)
+    reason = refusal(view, watched=watched)
     if reason is not None:
         return reason
     capacity = max(_LEAST_CAPACITY, 1 << (tokens - 1).bit_length())
@@ -68,7 +68,11 @@ def _places(view: Subject) -> int:
     return hash((*(x.data_ptr() for x in tensors), id(stack.run_layer)))
 
 
-def _against(view: Subject, watched: bool) -> str | None:
+def refusal(view: Subject, *, watched: bool = False) -> str | None:
+    """Why no step of a view is captured, whatever its rows and lengths; None where one may be.
+
+    watched: whether the caller's own observer sees the generation.
+    """
     if view.device.type not in DEVICES:
         return f"steps are captured on {', '.join(DEVICES)}, not on {view.device.type}"
     if watched or view.edits:
@@ -125,6 +129,7 @@ def feeder(view: Subject, past: Past, new: int, watching: object | None) -> Cach
     """A feeder of captured steps for `new` more tokens a row; None where the usual one serves."""
     tokens = max(len(row) for row in past.tokens) + new
     graph = graph_for(view, past.rows, tokens, new, watched=watching is not None)
+    past.uncaptured = graph if isinstance(graph, str) else None
     if isinstance(graph, str):
         _LOG.debug("generating step by step without a captured graph: %s", graph)
         return None

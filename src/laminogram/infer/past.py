@@ -29,12 +29,14 @@ class Past:
     tokens: every token of each row; the first `cache.lengths[row]` of them are in the cache.
     prompts: how many of them were given, the others being generated (`phase` of edits asks).
     draws: which stream of random draws each row follows: its number when it began.
+    uncaptured: why the last new tokens were made without a captured step; None where one served.
     """
 
     cache: Cache
     tokens: list[list[int]]
     prompts: list[int]
     draws: list[int] = field(default_factory=list)
+    uncaptured: str | None = None
 
     def __post_init__(self) -> None:
         self.draws = self.draws or list(range(len(self.tokens)))

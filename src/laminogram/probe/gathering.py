@@ -143,7 +143,7 @@ class Gatherer:
             yield
 
     def _close(self) -> None:
-        """What follows the last tensor of a batch: part of the graph where a forward is captured."""
+        """What follows a batch's last tensor: part of the graph where a forward is captured."""
         assert self._now is not None
         with self._beside():
             for site in self._sites.values():

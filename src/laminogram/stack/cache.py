@@ -234,9 +234,9 @@ class StepSlot:
                 yield name, part
 
     def counter(self, size: int, device: torch.device) -> Tensor:
-        """Zeros, `size` of them or more, by which programs of a kernel see which of them is last,
-        kept for it."""
-        if self.decoder is None or len(self.decoder) < size:
+        """`size` zeros or more by which programs of a kernel see which of them is last, kept for
+        it."""
+        if self.decoder is None or self.decoder.numel() < size:
             self.decoder = torch.zeros(size, device=device, dtype=torch.int32)
         kept: Tensor = self.decoder
         return kept

@@ -46,7 +46,7 @@ class _Entry:
     cache: Cache | None = None
     run: Run | None = None
     graph: torch.cuda.CUDAGraph | None = None
-    refused: bool = False
+    refused: str = ""
     out: Tensor | None = None
 
 
@@ -109,7 +109,7 @@ class FastForward:
             try:
                 self._capture(entry, stack, batch, plan, logits, v_first, cache)
             except RuntimeError as error:  # something in it waits for the device
-                entry.refused = True
+                entry.refused = str(error)
                 shape = "x".join(map(str, batch.shape))
                 warnings.warn(
                     f"no graph for {shape} tokens, launched singly: {error}", stacklevel=4
@@ -128,6 +128,11 @@ class FastForward:
             _copy_states(entry.cache, cache)
             cache.regime = entry.cache.regime
         return entry.out.clone()
+
+    @property
+    def reasons(self) -> dict[tuple[int, ...], str]:
+        """Why forwards over (rows, tokens) are launched singly, though they could be captured."""
+        return {key[0]: entry.refused for key, entry in self._entries.items() if entry.refused}
 
     def forget(self, observer: Observer | None = None) -> None:
         """Let go of the graphs of an observer that will not come back; without one, of all."""

@@ -21,6 +21,7 @@ from laminogram.stack.layer import Layer, compiled_run_layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
+from laminogram.stack.skipping import lay
 from laminogram.stack.together import Together
 
 if TYPE_CHECKING:
@@ -132,6 +133,13 @@ class Stack(nn.Module):
         are: layers compiled, products of one input joined, a CUDA graph for each shape. See
         `FastForward`. ConfigError where the stack is not on one CUDA device."""
         self.fast = self.fast or FastForward(self)
+        return self
+
+    def skip_zero_rows(self, skip: bool = True) -> Stack:
+        """Let a decoded token leave out what a squared ReLU has set to zero, for as long as the
+        weights are laid so; False lays them back. It pays on trained weights alone, and changes
+        sums by their order. See `skipping.lay`."""
+        lay(self, by_inputs=skip)
         return self
 
     def new_cache(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError, TokenError
+from laminogram.infer import captured
+from laminogram.infer.decode_graph import DecodeGraph
 from laminogram.plans import Part
 from laminogram.probe import edits
 from laminogram.probe.gram import Gram
@@ -83,6 +85,8 @@ def examine(view: View, text: str | None = None) -> Report:
         *_batches(view, batch),
         _no_op(view, batch),
         *_slow_kernels(view),
+        _captured_step(view, batch),
+        *_uncaptured_forwards(view),
     ]
     return Report(view.name, tuple(rows))
 
@@ -249,6 +253,28 @@ def _going_on(view: View, batch: Batch) -> Iterator[Row]:
     parts = [view.run(_part(batch, *span), cache=cache) for span in ((0, half), (half, length))]
     note = f"{half} tokens, then {length - half}"
     yield _judged(names[1], view, [(torch.cat(parts, 1), whole)], note)
+
+
+def _captured_step(view: View, batch: Batch) -> Row:
+    """A step from a graph says what the usual forward says; or why none is captured here."""
+    name, ids = "captured step equals the usual one", batch.tokens[0, : batch.lengths[0]].cpu()
+    reason = captured.refusal(view)
+    if reason is not None or not view.config.causal:
+        return Row(name, None, None, None, reason or "an encoder has no token after token step")
+    try:
+        graph = DecodeGraph(view, 1, len(ids))
+        graph.start([ids[:-1].tolist()])
+        found = graph.step(ids[-1:].to(view.device))
+    except (CacheError, RuntimeError) as error:  # something in the step waits for the device
+        return Row(name, None, None, None, f"no step could be captured: {error}")
+    return _judged(name, view, [(found, view.run(batch, logits="last")[:, 0])], "of one row")
+
+
+def _uncaptured_forwards(view: View) -> Iterator[Row]:
+    """A row for each shape whose forward `fast` could not capture; none where it was not asked."""
+    reasons = {} if view.stack.fast is None else view.stack.fast.reasons
+    for (rows, tokens), why in reasons.items():
+        yield Row(f"captured forward of {rows} x {tokens}", None, None, None, why)
 
 
 def _part(batch: Batch, start: int, end: int) -> Batch:

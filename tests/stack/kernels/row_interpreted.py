@@ -22,6 +22,7 @@ from laminogram.stack.kernels import (
     row_triton,
     rows_product_triton,
     rows_triton,
+    skip_triton,
     wkv7_row_triton,
 )
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
@@ -31,7 +32,7 @@ from laminogram.view import View
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2}
 SHOWN = ("resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post")
 HIDDEN = "ffn_act"
-LAUNCHED: list[int] = []
+LAUNCHED: list[str] = []
 
 
 def decoded(view: View, rows: int, sites: tuple[str, ...]) -> tuple[Tensor, StaticReads, dict]:
@@ -50,12 +51,15 @@ def decoded(view: View, rows: int, sites: tuple[str, ...]) -> tuple[Tensor, Stat
 
 
 @torch.no_grad()
-def compare_layers(kind: str, rows: int, dtype: torch.dtype) -> None:
+def compare_layers(kind: str, rows: int, dtype: torch.dtype, *, skip: bool = False) -> None:
     """Whole layers: logits, every site that is shown, every memory."""
     view = view_of(kind)
     view.stack.to(dtype).requires_grad_(False)
+    if skip:
+        view.stack.skip_zero_rows()
     for layer in view.stack.layers:
         layer._row_decoder = None  # that of the CPU would come first
+    LAUNCHED.clear()
     with joining(view.stack):
         found, reads, memory = decoded(view, rows, SHOWN)
     wanted, usual, usual_memory = decoded(view, rows, (*SHOWN, HIDDEN))
@@ -68,7 +72,7 @@ def compare_layers(kind: str, rows: int, dtype: torch.dtype) -> None:
     for name, x in memory.items():
         assert relative(x.float(), usual_memory[name].float()) < TOLERANCE[dtype], name
     assert LAUNCHED
-    LAUNCHED.clear()
+    assert ("skip" in LAUNCHED) == (skip and rows == 1)
     print(f"{kind} {rows} {dtype}: equal")
 
 
@@ -141,6 +145,31 @@ def compare_products_of_rows() -> None:
     print("products of rows: equal")
 
 
+@torch.no_grad()
+def compare_skipping() -> None:
+    """Rows of zeros left out: none, some, all of them, in sizes that fit no tile."""
+    make = torch.Generator().manual_seed(0)
+    counts = torch.zeros(8, dtype=torch.int32)
+    tiles = skip_triton.SkipTiles(32, 16, 32, 4)
+    for zeros in (0.0, 0.87, 1.0):
+        for dtype in (torch.float32, torch.float16):
+            z, gate = torch.randn(70, generator=make), torch.randn(40, generator=make)
+            z[torch.rand(70, generator=make) < zeros] = 0.0
+            x = torch.randn(1, 1, 40, generator=make).to(dtype)
+            weight = torch.randn(40, 70, generator=make).to(dtype)
+            shift, other = (RowShift(torch.ones(40), torch.zeros(40), "lerp") for _ in range(2))
+            product = RowProduct(weight.t().contiguous().t())
+            out, added = skip_triton.add_back_skipping(
+                z, product, x, lambda *_: counts, gate, shift, keep=True, tiles=tiles
+            )
+            wanted_out, wanted_added = row_naive.add_back_naive(z, product, x, gate, other)
+            assert relative(out.float(), wanted_out.float()) < TOLERANCE[dtype]
+            assert (added.float() - wanted_added.float()).abs().max() <= TOLERANCE[dtype] * 30
+            assert torch.equal(shift.last, other.last) and not counts.any()
+            assert zeros < 1 or torch.equal(out, x)
+    print("skipping: equal")
+
+
 def watch() -> None:
     """Note each kernel that is launched, and cut them into few large tiles for the interpreter."""
     for name in row_triton.TILES:
@@ -149,7 +178,7 @@ def watch() -> None:
     real = row_triton._kernels
 
     def noted(name: str) -> ModuleType:
-        LAUNCHED.append(1)
+        LAUNCHED.append(name)
         return real(name)
 
     for module in (
@@ -157,6 +186,7 @@ def watch() -> None:
         rows_triton,
         rows_product_triton,
         attention_row_triton,
+        skip_triton,
         wkv7_row_triton,
     ):
         module._kernels = noted
@@ -166,6 +196,7 @@ if __name__ == "__main__":
     watch()
     compare_products()
     compare_products_of_rows()
+    compare_skipping()
     for kind, rows, dtype in (
         ("llama", 1, torch.float32),
         ("llama", 2, torch.float16),
@@ -178,3 +209,5 @@ if __name__ == "__main__":
     rows_decode._in_range = rows_product_triton.serves
     for kind in ("llama", "rwkv4"):
         compare_layers(kind, 2, torch.float16)
+    for kind, rows in (("rwkv4", 1), ("rwkv4", 2), ("rwkv7", 1)):
+        compare_layers(kind, rows, torch.float16, skip=True)

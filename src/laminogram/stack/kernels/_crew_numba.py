@@ -25,13 +25,16 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FP32, BF16, INT8 = range(3)
+FP32, BF16, INT8, FP32_BY_INPUTS, BF16_BY_INPUTS = range(5)
+"""What a weight is stored in; by inputs, it lies as (I, O), and rows of zeros are not read."""
 LEFT, DONE, KIND, WEIGHT, SCALE, X, Y, ROWS, COLUMNS, SHARE = 0, 8, 16, 17, 18, 19, 20, 21, 22, 23
 JOB = 32
 """Entries of a job: shares left, shares done, and what is multiplied."""
 LANES, UNROLL, TOGETHER, AHEAD = 16, 2, 4, 4
 """Numbers of a load, loads of a row at a time, rows at a time, rows between a load and its asking
 ahead: measured best of several on one core and on two."""
+ROWS_AHEAD = 16
+"""Rows of a weight that lies by its inputs between the reading of one and its asking ahead."""
 STEP = LANES * UNROLL
 """What the number of columns is to be a multiple of."""
 SHARES = 8
@@ -90,6 +93,17 @@ def pointer(typing, address):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), code
+
+
+@intrinsic
+def ask(typing, address):
+    """Ask for the cache line of an address, to be read."""
+
+    def code(context, builder, signature, arguments):
+        _prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 def _of_fp32(builder, loaded):
@@ -169,12 +183,16 @@ def _vector(builder, entry, size, start, column, part):
 def _ask_ahead(builder, start, column, size):
     """Ask for the cache lines of one step of a later row."""
     at = builder.add(start, builder.mul(column, _I64(size)))
+    for line in range(0, STEP * size, 64):
+        _prefetch(builder, builder.add(at, _I64(line)))
+
+
+def _prefetch(builder, address):
     arguments = [cgutils.voidptr_t, _I32, _I32, _I32]
     kind = ir.FunctionType(ir.VoidType(), arguments)
-    ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-    for line in range(0, STEP * size, 64):
-        address = builder.inttoptr(builder.add(at, _I64(line)), cgutils.voidptr_t)
-        builder.call(ask, [address, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+    call = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+    place = builder.inttoptr(address, cgutils.voidptr_t)
+    builder.call(call, [place, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
 
 
 def _intrinsic(builder, name, result, arguments):
@@ -206,6 +224,69 @@ _fill_bf16 = _filling(ir.IntType(16), 2, _of_bf16)
 _fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
 
 
+@njit(**how)
+def _not_zero(x, places):
+    """Where `x` is not zero, into `places`; how many there are."""
+    count = 0
+    for i in range(len(x)):
+        places[count] = i
+        count += x[i] != np.float32(0)
+    return count
+
+
+@njit(**how)
+def _of_bits(bits):
+    """fp32 of bf16."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+def _gathering(entry, size, widened):
+    """A function that fills y[start:stop] with sums over the inputs that are not zero, four of
+    them at a time, of a weight that lies as (I, O); `entry` of `size` bytes becomes a float by
+    `widened`."""
+
+    @njit(**how)
+    def gather(weight, x, rows, y, start, stop):
+        width, own = stop - start, y[start:stop]
+        own[:] = np.float32(0)
+        places = np.empty(len(x) + 1, np.int64)  # one more: what is not kept is written, too
+        count, at = _not_zero(x, places), 0
+        begin, step = weight + start * size, rows * size
+        for early in range(min(ROWS_AHEAD, count)):
+            for line in range(0, width * size, 64):
+                ask(begin + places[early] * step + line)
+        while at + 4 <= count:
+            for later in range(at + ROWS_AHEAD, min(at + ROWS_AHEAD + 4, count)):
+                for line in range(0, width * size, 64):
+                    ask(begin + places[later] * step + line)
+            p, q, r, s = places[at], places[at + 1], places[at + 2], places[at + 3]
+            of_p = carray(pointer(begin + p * step), (width,), entry)
+            of_q = carray(pointer(begin + q * step), (width,), entry)
+            of_r = carray(pointer(begin + r * step), (width,), entry)
+            of_s = carray(pointer(begin + s * step), (width,), entry)
+            for i in range(width):
+                one = x[p] * widened(of_p[i]) + x[q] * widened(of_q[i])
+                own[i] += one + (x[r] * widened(of_r[i]) + x[s] * widened(of_s[i]))
+            at += 4
+        while at < count:
+            p = places[at]
+            of_p = carray(pointer(begin + p * step), (width,), entry)
+            for i in range(width):
+                own[i] += x[p] * widened(of_p[i])
+            at += 1
+
+    return gather
+
+
+@njit(**how)
+def _as_it_is(x):
+    return x
+
+
+_gather_fp32 = _gathering(np.float32, 4, _as_it_is)
+_gather_bf16 = _gathering(np.uint16, 2, _of_bits)
+
+
 @njit("void(int64[::1], int64)", **how)
 def _share(job, number):
     """Multiply the rows of one share."""
@@ -217,6 +298,12 @@ def _share(job, number):
         _fill_fp32(weight, x, columns, y, start, stop)
     elif job[KIND] == BF16:
         _fill_bf16(weight, x, columns, y, start, stop)
+    elif job[KIND] == FP32_BY_INPUTS:
+        given = carray(pointer(x), (columns,), np.float32)
+        _gather_fp32(weight, given, rows, y, start, stop)
+    elif job[KIND] == BF16_BY_INPUTS:
+        given = carray(pointer(x), (columns,), np.float32)
+        _gather_bf16(weight, given, rows, y, start, stop)
     else:
         _fill_int8(weight, x, columns, y, start, stop)
         scale = carray(pointer(job[SCALE]), (rows,), np.float32)
@@ -251,7 +338,7 @@ def help_out(job, patience):
 @njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
 def multiply(job, kind, weight, scale, rows, columns, x, y):
     """`weight (O, I)` times `x (I,)` into `y (O,)`, both fp32; everything by address. `scale` (O,)
-    is for int8 alone. I is a multiple of `STEP`."""
+    is for int8 alone. I is a multiple of `STEP`, but for weights that lie by inputs."""
     job[KIND], job[WEIGHT], job[SCALE], job[X], job[Y] = kind, weight, scale, x, y
     job[ROWS], job[COLUMNS] = rows, columns
     share = (rows + SHARES - 1) // SHARES

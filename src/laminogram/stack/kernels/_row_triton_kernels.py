@@ -188,23 +188,8 @@ def gated(
 
 
 @triton.jit
-def add_back(
-    z, w, bias, gate, x, out, added, fresh, last, N,
-    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
-):
-    """`x + gate * (w z)`, what was added where it is wanted, and the token shift moved on."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.arange(0, BLOCK_K)
-    tile = _tile(w, n, k, N, K)
-    _wait(PDL)
-    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-    for start in range(0, K, BLOCK_K):
-        at = start + k
-        h = tl.load(z + at, mask=at < K, other=0.0).to(tl.float32)
-        acc += tile.to(tl.float32) * h[None, :]
-        if start + BLOCK_K < K:
-            tile = _tile(w, n, at + BLOCK_K, N, K)
-    y = tl.sum(acc, axis=1)
+def _give_back(y, n, N, bias, gate, x, out, added, fresh, last):
+    """`x + gate * (y + bias)`, what was added where it is wanted, and the token shift moved on."""
     here = n < N
     if bias is not None:
         y += tl.load(bias + n, mask=here, other=0.0).to(tl.float32)
@@ -216,6 +201,26 @@ def add_back(
     tl.store(out + n, y.to(out.dtype.element_ty), mask=here)
     if fresh is not None:
         tl.store(last + n, tl.load(fresh + n, mask=here, other=0.0), mask=here)
+
+
+@triton.jit
+def add_back(
+    z, w, bias, gate, x, out, added, fresh, last, N,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):
+    """`x + gate * (w z + bias)`."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    tile = _tile(w, n, k, N, K)
+    _wait(PDL)
+    acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    for start in range(0, K, BLOCK_K):
+        at = start + k
+        h = tl.load(z + at, mask=at < K, other=0.0).to(tl.float32)
+        acc += tile.to(tl.float32) * h[None, :]
+        if start + BLOCK_K < K:
+            tile = _tile(w, n, at + BLOCK_K, N, K)
+    _give_back(tl.sum(acc, axis=1), n, N, bias, gate, x, out, added, fresh, last)
 
 
 @triton.jit

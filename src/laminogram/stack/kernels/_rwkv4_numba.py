@@ -1,7 +1,8 @@
 """One layer of RWKV-4 for one token of one row, in one call: norms, token shifts, the seven
 products by a crew of threads (`_crew_numba`), the recurrence and both additions, in fp32.
 
-The formulas are those of `mixers/rwkv4.py` and `wkv4_naive`.
+The formulas are those of `mixers/rwkv4.py` and `wkv4_naive`. Where the last weight lies by its
+inputs, its product leaves out what the squared ReLU has set to zero.
 
 Axes: C channels, A width, F ffn width.
 """

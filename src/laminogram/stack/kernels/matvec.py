@@ -19,6 +19,11 @@ LEAST_ENTRIES = 1 << 16
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}
 
 
+def lies_by_inputs(weight: Tensor) -> bool:
+    """Whether `weight (O, I)` lies in memory as (I, O)."""
+    return weight.dim() == 2 and not weight.is_contiguous() and weight.t().is_contiguous()
+
+
 def is_row(x: Tensor) -> bool:
     """Whether `x (..., I)` is one row on a CPU in fp32 or bf16, nothing differentiated or
     compiled."""
@@ -43,16 +48,29 @@ def fits(weight: Tensor) -> bool:
     )
 
 
+def fits_by_inputs(weight: Tensor) -> bool:
+    """Whether this weight (O, I), which lies as (I, O), is multiplied here without its rows of
+    zeros."""
+    return (
+        weight.numel() >= LEAST_ENTRIES
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and weight.is_cpu
+        and lies_by_inputs(weight)
+        and numba_missing() is None
+    )
+
+
 def kind_of(weight: Tensor) -> int:
-    """The number by which the kernels know the dtype of a weight."""
-    number: int = getattr(kernels(), _KINDS[weight.dtype])
+    """The number by which the kernels know the dtype and layout of a weight."""
+    layout = "_BY_INPUTS" if lies_by_inputs(weight) else ""
+    number: int = getattr(kernels(), _KINDS[weight.dtype] + layout)
     return number
 
 
 def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     """`x (..., I)` of one row times `weight (O, I)`: (..., O) in the dtype of `x`, summed in fp32.
 
-    scale: of an int8 weight, fp32 (O,). `is_row(x)` and `fits(weight)` must hold.
+    scale: of an int8 weight, fp32 (O,). `is_row(x)` must hold, and `fits` or `fits_by_inputs`.
     """
     row = x.reshape(-1).float()
     rows, columns = weight.shape

@@ -23,7 +23,7 @@ from .wkv4_triton import triton_missing
 
 MOST_ROWS = 128
 BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 4
-MOST_SPLITS = 8
+MOST_SPLITS, WIDER = 8, 2
 MOST_LINES = 4
 """Of 64 inputs each, that a program asks for before its rows are there."""
 LEAST_OUTPUTS = 16384
@@ -101,7 +101,7 @@ def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
     there are processors or somewhat fewer. `gated`: two weights a program, all of their inputs."""
     inputs, rows, processors = x.shape[1], max(16, power_of_two(x.shape[0])), _processors(x.device)
     outputs, blocks = BLOCK_N, _blocks(sizes, BLOCK_N)
-    if not gated and processors < blocks <= 2 * processors:  # else a few would run after the others
+    if not gated and processors < blocks <= WIDER * processors:  # else a few run after the others
         outputs, blocks = 2 * BLOCK_N, _blocks(sizes, 2 * BLOCK_N)
     block = min(BLOCK_K, max(16, power_of_two(inputs)))
     while (least := 2 * 2 * (outputs * (1 + gated) + rows) * block) > _memory(x.device):

@@ -28,6 +28,7 @@ from laminogram.stack.config import (
 )
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.attention_row_triton import attention_row
+from laminogram.stack.kernels.matvec import lies_by_inputs
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
 from laminogram.stack.kernels.row_triton import (
     INTERPRETED,
@@ -37,6 +38,7 @@ from laminogram.stack.kernels.row_triton import (
     project,
     time_mix4,
 )
+from laminogram.stack.kernels.skip_triton import add_back_skipping
 from laminogram.stack.kernels.wkv4_triton import triton_missing
 from laminogram.stack.kernels.wkv7_row_triton import LowRank, time_mix7_head, time_mix7_in
 from laminogram.stack.linear import Linear
@@ -46,6 +48,7 @@ from laminogram.stack.mixers.rows_decode import (
     mlp_half,
     time_mix4_half,
 )
+from laminogram.stack.skipping import SQUARED
 from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
@@ -117,14 +120,18 @@ def _serves(layer: Layer, ctx: Context, slot: StepSlot) -> bool:
         dtype = memory.k.dtype
     else:
         return False
-    return dtype in _DTYPES and all(_is_plain(module, dtype) for module in layer.modules())
+    either = layer.ffn.down if isinstance(layer.config.ffn, SQUARED) else None
+    return dtype in _DTYPES and all(
+        _is_plain(module, dtype) or (module is either and _is_plain(module, dtype, by_inputs=True))
+        for module in layer.modules()
+    )
 
 
-def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
-    table = module._parameters
+def _is_plain(module: nn.Module, dtype: torch.dtype, *, by_inputs: bool = False) -> bool:
+    table, lies = module._parameters, lies_by_inputs if by_inputs else Tensor.is_contiguous
     if isinstance(module, Linear) and "weight" not in table:
         return False  # packed
-    return all(x is None or (x.dtype is dtype and x.is_contiguous()) for x in table.values())
+    return all(x is None or (x.dtype is dtype and lies(x)) for x in table.values())
 
 
 def _product(linear: Linear, mix: Tensor | None = None, activation: str = "none") -> RowProduct:
@@ -196,7 +203,22 @@ def _channel_mix4(
     up = _product(mixer.up, mixer.mix_k, "relu2")
     r = _product(mixer.r, mixer.mix_r, "sigmoid")
     act, gate = project(x, [up, r], RowNorm.of(layer.ffn_norm), shift)
-    return add_back(act, _product(mixer.down), x, gate, shift, keep=keep)
+    return _after_squares(act, mixer.down, x, slot, gate, shift, keep)
+
+
+def _after_squares(
+    act: Tensor,
+    down: Linear,
+    x: Tensor,
+    slot: StepSlot,
+    gate: Tensor | None,
+    shift: RowShift,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The product after a squared ReLU, without the rows of zeros where the weight is laid so."""
+    if lies_by_inputs(down.weight):
+        return add_back_skipping(act, _product(down), x, slot.counter, gate, shift, keep=keep)
+    return add_back(act, _product(down), x, gate, shift, keep=keep)
 
 
 def _time_mix7(
@@ -240,7 +262,7 @@ def _channel_mix7(
     shift = _shift(slot.ffn, "moved")
     up = _product(mixer.up, mixer.mix_k, "relu2")
     (act,) = project(x, [up], RowNorm.of(layer.ffn_norm), shift)
-    return add_back(act, _product(mixer.down), x, None, shift, keep=keep)
+    return _after_squares(act, mixer.down, x, slot, None, shift, keep)
 
 
 _HALVES: dict[type, Half] = {

@@ -140,7 +140,7 @@ def _added(
     entering: Scaled, linear: Any, x: Tensor, gate: Tensor | None, slot: StepSlot, keep: bool
 ) -> Both:
     z, scales = entering
-    if serves(z, linear.weight.dtype):
+    if serves(z, linear.weight.dtype) and linear.weight.is_contiguous():
         out, added = add_product_rows(
             z, scales, _plain(linear), x[:, 0], gate, slot.counter, keep=keep
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.kernels.crew import crew
-from laminogram.stack.kernels.matvec import fits, kind_of
+from laminogram.stack.kernels.matvec import fits, fits_by_inputs, kind_of
 from laminogram.stack.kernels.wkv4_decode import stamp
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def fused_decoder(layer: Layer, slot: StepSlot) -> FusedDecoder | None:
         return None
     stored = [_stored(linear.weight) for linear in _linears(layer)]
     found = [one for one in stored if one is not None]
-    if len(found) < len(stored) or not all(fits(numbers) for numbers, _ in found):
+    if len(found) < len(stored):
+        return None
+    *others, (down, _) = found
+    if not all(fits(numbers) for numbers, _ in others) or not (fits(down) or fits_by_inputs(down)):
         return None
     return FusedDecoder(layer, slot, found)
 
