@@ -220,4 +220,5 @@ def llama_rows(lab: Lab) -> Result:
 
 @row("rwkv4-decode-64")
 def rwkv4_rows(lab: Lab) -> Result:
-    return _result(lab, Ours(_rwkv_view(lab, 4), lab, 2 if lab.tiny else ROWS), {}, 1.4)
+    view = _view(_rwkv_path(lab, 4), torch.bfloat16, lab.device)
+    return _result(lab, Ours(view, lab, 2 if lab.tiny else ROWS), {}, 1.4)

@@ -43,7 +43,7 @@ class _Graph:
 @pytest.fixture(params=["llama"])
 def view(monkeypatch, request):
     @contextmanager
-    def graph(made: _Graph, pool: object):
+    def graph(made: _Graph, pool: object, stream: object = None):
         through = forward.through
         made.through = through
         with monkeypatch.context() as patch:
@@ -56,6 +56,7 @@ def view(monkeypatch, request):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *given, **options: None)
     _Graph.replays = 0
     return view.fast()
 

@@ -69,6 +69,8 @@ class FastForward:
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
         self._anchor = _anchored(self._pool, stack.device)
+        # What an observer launches beside the forward is to fill gaps, not to make it wait.
+        self._stream = torch.cuda.Stream(stack.device, priority=-1)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(None), ()
@@ -163,7 +165,7 @@ class FastForward:
         if entry.observer is not None:
             entry.observer.begin(entry.run)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             entry.out = forward.through(
                 stack,
                 batch,
