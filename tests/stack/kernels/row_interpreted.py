@@ -121,7 +121,7 @@ def compare_products_of_rows() -> None:
     def counter(size: int, device: torch.device) -> Tensor:
         return torch.zeros(size, dtype=torch.int32)
 
-    for rows, inputs, outputs in ((2, 40, 70), (3, 520, 33), (17, 1024, 5)):
+    for rows, inputs, outputs in ((2, 40, 70), (3, 520, 33), (17, 1024, 5), (2, 1152, 70)):
         x = [draw(rows, inputs).half() for _ in range(2)]
         weights = [(draw(n, inputs) / inputs**0.5).half() for n in (outputs, 2 * outputs)]
         products = [

@@ -107,8 +107,7 @@ def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
     while (least := 2 * 2 * (outputs * (1 + gated) + rows) * block) > _memory(x.device):
         block //= 2
     most = 1 if gated else max(1, min(processors // blocks, inputs // (2 * block), MOST_SPLITS))
-    splits = 1 << (most.bit_length() - 1)
-    share = -(-inputs // (splits * block)) * block
+    share = -(-inputs // ((1 << (most.bit_length() - 1)) * block)) * block
     constants = {
         "K": inputs,
         "SHARE": share,
@@ -118,7 +117,7 @@ def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
         "LINES": min(MOST_LINES, power_of_two(-(-share // 64))),
         "num_stages": min(STAGES, 2 * _memory(x.device) // least),
     }
-    return _Cut(blocks, splits, constants | started(WARPS))
+    return _Cut(blocks, -(-inputs // share), constants | started(WARPS))
 
 
 def _blocks(sizes: Sequence[int], outputs: int) -> int:
