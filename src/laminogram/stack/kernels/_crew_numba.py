@@ -1,11 +1,11 @@
-"""Products of a weight with one row of numbers, shared by a crew of threads, for a CPU.
+"""Work that a crew of threads shares while one token runs on a CPU: products of weights with one
+vector, attention over a memory.
 
-Reading a weight once is all the work there is, so three things count: that every load is as wide as
-the processor allows and the next rows are asked for ahead (`_dots`, in LLVM's own words, since no
-compiler finds it in a loop over bf16 or int8), that all threads read, and that handing work over
-costs a microsecond and not the fifty of waking a thread. So helpers look at one job in memory for a
-while after each product (`help_out`). A thread takes a share by counting `LEFT` down; whoever
-comes late finds nothing left, and nobody waits for a helper that is not there.
+Reading weights and memory once is all the work there is, so two things count beside wide loads
+(`_dots_numba`): that all threads read, and that handing work over costs a microsecond and not the
+fifty of waking a thread. So helpers look at one job in memory for a while after each piece of work
+(`help_out`). A thread takes a share by counting `LEFT` down; whoever comes late finds nothing left,
+and nobody waits for a helper that is not there.
 
 A job is an array of int64; what threads write lies on cache lines of its own.
 
@@ -17,31 +17,24 @@ Axes: O outputs (rows of a weight), I inputs (its columns).
 # mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numba import carray, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-FP32, BF16, INT8 = range(3)
-LEFT, DONE, KIND, WEIGHT, SCALE, X, Y, ROWS, COLUMNS, SHARE = 0, 8, 16, 17, 18, 19, 20, 21, 22, 23
-JOB = 32
-"""Entries of a job: shares left, shares done, and what is multiplied."""
-LANES, UNROLL, TOGETHER, AHEAD = 16, 2, 4, 4
-"""Numbers of a load, loads of a row at a time, rows at a time, rows between a load and its asking
-ahead: measured best of several on one core and on two."""
-STEP = LANES * UNROLL
-"""What the number of columns is to be a multiple of."""
+from ._attend_numba import ATTENTION, KEY_HEADS, attend_head
+from ._dots_numba import BF16, FP32, INT8, STEP, TOGETHER, fill_rows, how, pointer
+
+__all__ = ["BF16", "FP32", "INT8", "JOB", "STEP", "attend", "help_out", "multiply", "together"]
+
+LEFT, DONE, X, Y, ROWS, SHARE, PARTS, ATTENDED, PART = 0, 8, 16, 17, 18, 19, 20, 21, 24
+"""Where a job says how many shares are left and done; a product's input, output, rows, rows of a
+share and number of parts; the table of an attention, or 0 for a product; and the parts."""
+PRODUCT, MOST = 5, 3
+"""Numbers of a part, `(kind, weight, scale, O, I)`, and how many parts there can be."""
+JOB = PART + PRODUCT * MOST + 1
+"""Entries of a job: whole cache lines."""
 SHARES = 8
 """Into how many parts a product is cut: enough that a slow thread delays little."""
-
-# Sums may be taken in another order; NaN and infinity stay what they are.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
-how: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": _FAST, "boundscheck": False}
-_I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
 def _entry(context, builder, signature, arguments):
@@ -82,146 +75,22 @@ def add(typing, job, index, value):
     return types.int64(job, types.intp, types.int64), code
 
 
-@intrinsic
-def pointer(typing, address):
-    """A pointer from an address, for `carray`."""
-
-    def code(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), code
-
-
-def _of_fp32(builder, loaded):
-    return loaded
-
-
-def _of_bf16(builder, loaded):
-    wide = ir.VectorType(_I32, LANES)
-    moved = builder.shl(builder.zext(loaded, wide), ir.Constant(wide, [16] * LANES))
-    return builder.bitcast(moved, _FLOATS)
-
-
-def _of_int8(builder, loaded):
-    return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), _FLOATS)
-
-
-def _dots(entry, size, widened, rows):
-    """A function (weight address, bytes of a row, x address, I) -> `rows` dot products of
-    neighbouring rows with x; `entry` is the LLVM type of an entry of `size` bytes, `widened` makes
-    floats of a load."""
-
-    @intrinsic
-    def dots(typing, weight, stride, x, columns):
-        def code(context, builder, signature, arguments):
-            sums = _loop(builder, entry, size, widened, rows, *arguments)
-            return context.make_tuple(builder, signature.return_type, sums)
-
-        integer = types.int64
-        return types.UniTuple(types.float32, rows)(integer, integer, integer, integer), code
-
-    return dots
-
-
-def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):
-    """The loop over columns; the sums as floats."""
-    before, loop = builder.block, builder.append_basic_block("columns")
-    after = builder.append_basic_block("sums")
-    zero = ir.Constant(_FLOATS, [0.0] * LANES)
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    column = builder.phi(_I64)
-    column.add_incoming(_I64(0), before)
-    sums = [[builder.phi(_FLOATS) for _ in range(UNROLL)] for _ in range(rows)]
-    starts = [builder.add(weight, builder.mul(stride, _I64(row))) for row in range(rows)]
-    numbers = [_vector(builder, _FLOAT, 4, x, column, part) for part in range(UNROLL)]
-    multiply = _intrinsic(builder, "llvm.fmuladd", _FLOATS, [_FLOATS] * 3)
-    for row in range(rows):
-        _ask_ahead(
-            builder, builder.add(starts[row], builder.mul(stride, _I64(AHEAD))), column, size
-        )
-        for part in range(UNROLL):
-            loaded = widened(builder, _vector(builder, entry, size, starts[row], column, part))
-            total = builder.call(multiply, [loaded, numbers[part], sums[row][part]])
-            sums[row][part].add_incoming(zero, before)
-            sums[row][part].add_incoming(total, loop)
-    following = builder.add(column, _I64(STEP))
-    column.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, columns), loop, after)
-    builder.position_at_end(after)
-    reduce = _intrinsic(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, _FLOATS])
-    found = []
-    for of_row in sums:
-        total = of_row[0].incomings[1][0]
-        for other in of_row[1:]:
-            total = builder.fadd(total, other.incomings[1][0])
-        found.append(builder.call(reduce, [_FLOAT(-0.0), total], fastmath=("reassoc",)))
-    return found
-
-
-def _vector(builder, entry, size, start, column, part):
-    at = builder.mul(builder.add(column, _I64(LANES * part)), _I64(size))
-    kind = ir.VectorType(entry, LANES)
-    address = builder.inttoptr(builder.add(start, at), kind.as_pointer())
-    return builder.load(address, align=size, typ=kind)
-
-
-def _ask_ahead(builder, start, column, size):
-    """Ask for the cache lines of one step of a later row."""
-    at = builder.add(start, builder.mul(column, _I64(size)))
-    arguments = [cgutils.voidptr_t, _I32, _I32, _I32]
-    kind = ir.FunctionType(ir.VoidType(), arguments)
-    ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-    for line in range(0, STEP * size, 64):
-        address = builder.inttoptr(builder.add(at, _I64(line)), cgutils.voidptr_t)
-        builder.call(ask, [address, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
-
-
-def _intrinsic(builder, name, result, arguments):
-    kind = ir.FunctionType(result, arguments)
-    return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
-
-
-def _filling(entry, size, widened):
-    """A function that fills y[start:stop] with the products of those rows."""
-    several, single = (_dots(entry, size, widened, rows) for rows in (TOGETHER, 1))
-
-    @njit(**how)
-    def fill(weight, x, columns, y, start, stop):
-        stride, row = columns * size, start
-        while row + TOGETHER <= stop:
-            sums = several(weight + row * stride, stride, x, columns)
-            for i in range(TOGETHER):
-                y[row + i] = sums[i]
-            row += TOGETHER
-        while row < stop:
-            y[row] = single(weight + row * stride, stride, x, columns)[0]
-            row += 1
-
-    return fill
-
-
-_fill_fp32 = _filling(_FLOAT, 4, _of_fp32)
-_fill_bf16 = _filling(ir.IntType(16), 2, _of_bf16)
-_fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
-
-
 @njit("void(int64[::1], int64)", **how)
 def _share(job, number):
-    """Multiply the rows of one share."""
-    rows, columns, x, weight = job[ROWS], job[COLUMNS], job[X], job[WEIGHT]
+    """Do one share: a key head of an attention, or some rows of products that stand one below the
+    other."""
+    if job[ATTENDED] != 0:
+        attend_head(carray(pointer(job[ATTENDED]), (ATTENTION,), np.int64), number)
+        return
     start = number * job[SHARE]
-    stop = min(rows, start + job[SHARE])
-    y = carray(pointer(job[Y]), (rows,), np.float32)
-    if job[KIND] == FP32:
-        _fill_fp32(weight, x, columns, y, start, stop)
-    elif job[KIND] == BF16:
-        _fill_bf16(weight, x, columns, y, start, stop)
-    else:
-        _fill_int8(weight, x, columns, y, start, stop)
-        scale = carray(pointer(job[SCALE]), (rows,), np.float32)
-        for row in range(start, stop):
-            y[row] *= scale[row]
+    stop, before = min(job[ROWS], start + job[SHARE]), 0
+    for part in range(job[PARTS]):
+        product = job[PART + part * PRODUCT : PART + (part + 1) * PRODUCT]
+        rows = product[3]
+        first, last = max(start - before, 0), min(stop - before, rows)
+        if first < last:
+            fill_rows(product, job[X], job[Y] + 4 * before, first, last)
+        before += rows
 
 
 @njit("void(int64[::1])", **how)
@@ -248,18 +117,46 @@ def help_out(job, patience):
             idle += 1
 
 
-@njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
-def multiply(job, kind, weight, scale, rows, columns, x, y):
-    """`weight (O, I)` times `x (I,)` into `y (O,)`, both fp32; everything by address. `scale` (O,)
-    is for int8 alone. I is a multiple of `STEP`."""
-    job[KIND], job[WEIGHT], job[SCALE], job[X], job[Y] = kind, weight, scale, x, y
-    job[ROWS], job[COLUMNS] = rows, columns
-    share = (rows + SHARES - 1) // SHARES
-    share = (share + TOGETHER - 1) // TOGETHER * TOGETHER
-    shares = (rows + share - 1) // share
-    job[SHARE] = share
+@njit("void(int64[::1], int64)", **how)
+def _finish(job, shares):
+    """Hand out the shares of what the job says, and wait until all are done."""
     store(job, DONE, 0)
     store(job, LEFT, shares)
     _take_shares(job)
     while load(job, DONE) < shares:
         pass
+
+
+@njit("void(int64[::1], int64[:, ::1], int64, int64)", **how)
+def together(job, products, x, y):
+    """Up to `MOST` weights (O, I) times one `x (I,)`: all outputs, one after the other, into `y`.
+
+    products (parts, 5): kind and address of a weight, address of the scale (O,) of an int8 one, O,
+    I; x and y: addresses of fp32 numbers. I is a multiple of `STEP`.
+    """
+    rows = 0
+    for part in range(len(products)):
+        for i in range(PRODUCT):
+            job[PART + part * PRODUCT + i] = products[part, i]
+        rows += products[part, 3]
+    share = (rows + SHARES - 1) // SHARES
+    share = (share + TOGETHER - 1) // TOGETHER * TOGETHER
+    job[X], job[Y], job[ROWS], job[SHARE], job[PARTS] = x, y, rows, share, len(products)
+    job[ATTENDED] = 0
+    _finish(job, (rows + share - 1) // share)
+
+
+@njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
+def multiply(job, kind, weight, scale, rows, columns, x, y):
+    """`together` of one weight."""
+    product = np.empty((1, PRODUCT), np.int64)
+    product[0, 0], product[0, 1], product[0, 2] = kind, weight, scale
+    product[0, 3], product[0, 4] = rows, columns
+    together(job, product, x, y)
+
+
+@njit("void(int64[::1], int64[::1])", **how)
+def attend(job, table):
+    """Attention of one token, a share for each key head; what the table says, `_attend_numba`."""
+    job[ATTENDED] = table.ctypes.data
+    _finish(job, table[KEY_HEADS])
