@@ -13,7 +13,8 @@ Axes: O outputs (rows of a weight), I inputs (its columns).
 # mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -32,7 +33,7 @@ STEP = LANES * UNROLL
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 how: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": _FAST, "boundscheck": False}
 _I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_FLOATS = ir.VectorType(_FLOAT, LANES)
+FLOATS = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
@@ -52,22 +53,35 @@ def _of_fp32(builder, loaded):
 def _of_bf16(builder, loaded):
     wide = ir.VectorType(_I32, LANES)
     moved = builder.shl(builder.zext(loaded, wide), ir.Constant(wide, [16] * LANES))
-    return builder.bitcast(moved, _FLOATS)
+    return builder.bitcast(moved, FLOATS)
 
 
 def _of_int8(builder, loaded):
-    return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), _FLOATS)
+    return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), FLOATS)
 
 
-def _dots(entry, size, widened, rows):
+class Storage(NamedTuple):
+    """How numbers lie in memory: the LLVM type of an entry, its bytes, what makes floats of a
+    load."""
+
+    entry: ir.Type
+    size: int
+    widened: Callable[..., Any]
+
+
+OF_FP32 = Storage(_FLOAT, 4, _of_fp32)
+OF_BF16 = Storage(ir.IntType(16), 2, _of_bf16)
+OF_INT8 = Storage(ir.IntType(8), 1, _of_int8)
+
+
+def _dots(stored, rows, unroll):
     """A function (weight address, bytes of a row, x address, I) -> `rows` dot products of
-    neighbouring rows with x; `entry` is the LLVM type of an entry of `size` bytes, `widened` makes
-    floats of a load."""
+    neighbouring rows with x, of which `unroll` loads are taken at a time."""
 
     @intrinsic
     def dots(typing, weight, stride, x, columns):
         def code(context, builder, signature, arguments):
-            sums = _loop(builder, entry, size, widened, rows, *arguments)
+            sums = _loop(builder, stored, rows, unroll, *arguments)
             return context.make_tuple(builder, signature.return_type, sums)
 
         integer = types.int64
@@ -76,33 +90,32 @@ def _dots(entry, size, widened, rows):
     return dots
 
 
-def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):
+def _loop(builder, stored, rows, unroll, weight, stride, x, columns):
     """The loop over columns; the sums as floats."""
     before, loop = builder.block, builder.append_basic_block("columns")
     after = builder.append_basic_block("sums")
-    zero = ir.Constant(_FLOATS, [0.0] * LANES)
+    zero = ir.Constant(FLOATS, [0.0] * LANES)
     builder.branch(loop)
     builder.position_at_end(loop)
     column = builder.phi(_I64)
     column.add_incoming(_I64(0), before)
-    sums = [[builder.phi(_FLOATS) for _ in range(UNROLL)] for _ in range(rows)]
+    sums = [[builder.phi(FLOATS) for _ in range(unroll)] for _ in range(rows)]
     starts = [builder.add(weight, builder.mul(stride, _I64(row))) for row in range(rows)]
-    numbers = [_vector(builder, _FLOAT, 4, x, column, part) for part in range(UNROLL)]
-    multiply = _intrinsic(builder, "llvm.fmuladd", _FLOATS, [_FLOATS] * 3)
+    numbers = [vector(builder, OF_FP32, x, column, part) for part in range(unroll)]
+    multiply = vector_function(builder, "llvm.fmuladd", FLOATS, [FLOATS] * 3)
     for row in range(rows):
-        _ask_ahead(
-            builder, builder.add(starts[row], builder.mul(stride, _I64(AHEAD))), column, size
-        )
-        for part in range(UNROLL):
-            loaded = widened(builder, _vector(builder, entry, size, starts[row], column, part))
+        later = builder.add(starts[row], builder.mul(stride, _I64(AHEAD)))
+        _ask_ahead(builder, later, column, stored.size, unroll)
+        for part in range(unroll):
+            loaded = vector(builder, stored, starts[row], column, part)
             total = builder.call(multiply, [loaded, numbers[part], sums[row][part]])
             sums[row][part].add_incoming(zero, before)
             sums[row][part].add_incoming(total, loop)
-    following = builder.add(column, _I64(STEP))
+    following = builder.add(column, _I64(LANES * unroll))
     column.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, columns), loop, after)
     builder.position_at_end(after)
-    reduce = _intrinsic(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, _FLOATS])
+    reduce = vector_function(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, FLOATS])
     found = []
     for of_row in sums:
         total = of_row[0].incomings[1][0]
@@ -112,32 +125,35 @@ def _loop(builder, entry, size, widened, rows, weight, stride, x, columns):
     return found
 
 
-def _vector(builder, entry, size, start, column, part):
-    at = builder.mul(builder.add(column, _I64(LANES * part)), _I64(size))
-    kind = ir.VectorType(entry, LANES)
+def vector(builder, stored, start, column, part):
+    """Load `LANES` numbers of a row as floats."""
+    at = builder.mul(builder.add(column, _I64(LANES * part)), _I64(stored.size))
+    kind = ir.VectorType(stored.entry, LANES)
     address = builder.inttoptr(builder.add(start, at), kind.as_pointer())
-    return builder.load(address, align=size, typ=kind)
+    return stored.widened(builder, builder.load(address, align=stored.size, typ=kind))
 
 
-def _ask_ahead(builder, start, column, size):
+def _ask_ahead(builder, start, column, size, unroll):
     """Ask for the cache lines of one step of a later row."""
     at = builder.add(start, builder.mul(column, _I64(size)))
     arguments = [cgutils.voidptr_t, _I32, _I32, _I32]
     kind = ir.FunctionType(ir.VoidType(), arguments)
     ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-    for line in range(0, STEP * size, 64):
+    for line in range(0, LANES * unroll * size, 64):
         address = builder.inttoptr(builder.add(at, _I64(line)), cgutils.voidptr_t)
         builder.call(ask, [address, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
 
 
-def _intrinsic(builder, name, result, arguments):
+def vector_function(builder, name, result, arguments):
     kind = ir.FunctionType(result, arguments)
     return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
 
 
-def _filling(entry, size, widened):
-    """A function that fills y[start:stop] with the products of those rows."""
-    several, single = (_dots(entry, size, widened, rows) for rows in (TOGETHER, 1))
+def filling(stored, unroll):
+    """A function that fills y[start:stop] with the products of those rows; the number of columns is
+    a multiple of `LANES * unroll`."""
+    several, single = (_dots(stored, rows, unroll) for rows in (TOGETHER, 1))
+    size = stored.size
 
     @njit(**how)
     def fill(weight, x, columns, y, start, stop):
@@ -154,9 +170,9 @@ def _filling(entry, size, widened):
     return fill
 
 
-_fill_fp32 = _filling(_FLOAT, 4, _of_fp32)
-_fill_bf16 = _filling(ir.IntType(16), 2, _of_bf16)
-_fill_int8 = _filling(ir.IntType(8), 1, _of_int8)
+_fill_fp32 = filling(OF_FP32, UNROLL)
+_fill_bf16 = filling(OF_BF16, UNROLL)
+_fill_int8 = filling(OF_INT8, UNROLL)
 
 
 @njit(**how)

@@ -45,6 +45,10 @@ _ACTIVATIONS = {
 """What the kernel calls an activation."""
 
 
+HEAD_STEP = 16
+"""What a head's size is to be a multiple of: the kernel's loads have so many numbers."""
+
+
 @cache
 def _kernel() -> ModuleType:
     return importlib.import_module("laminogram.stack.kernels._attention_numba")
@@ -88,6 +92,8 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionD
     if not (memory.k.is_contiguous() and memory.v.is_contiguous()):
         return None
     attn, ffn = layer.attn, layer.ffn
+    if attn.config.head_dim % HEAD_STEP:
+        return None
     products = [attn.q, attn.k, attn.v, attn.o, ffn.up, ffn.down]
     if ffn.config.gated:
         products.insert(4, ffn.gate)
