@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
+from ._crew_numba import JOB, X
 from ._dots_numba import (
     BF16,
     FLOATS,
@@ -24,6 +25,7 @@ from ._dots_numba import (
     OF_FP32,
     filling,
     how,
+    pointer,
     vector,
     vector_function,
 )
@@ -92,8 +94,24 @@ _strip_bf16, _wide_strip_bf16 = _summing(OF_BF16, 1), _summing(OF_BF16, WIDE)
 
 
 @njit(**how)
-def attend_head(table, head):
-    """z of the heads that share a key head."""
+def _softmax(x):
+    top = x[0]
+    for i in range(1, len(x)):
+        top = x[i] if x[i] > top else top
+    total = np.float32(0)
+    for i in range(len(x)):
+        x[i] = exp(x[i] - top)
+        total += x[i]
+    for i in range(len(x)):
+        x[i] /= total
+
+
+@cfunc("void(int64, int64)", **how)
+def attend_head(job, head):
+    """A share of an attention: z of the heads that have one key head. A job says where the table
+    is."""
+    entries = carray(pointer(job), (JOB,), np.int64)
+    table = carray(pointer(entries[X]), (ATTENTION,), np.int64)
     bf16 = table[KIND] == BF16
     group, size, count = table[GROUP], table[SIZE], table[END] - table[FIRST]
     width = 2 if bf16 else 4
@@ -120,16 +138,3 @@ def attend_head(table, head):
             else:
                 _strip_fp32(values + 4 * column, 4 * size, shares, count, z + 4 * column)
             column += LANES
-
-
-@njit(**how)
-def _softmax(x):
-    top = x[0]
-    for i in range(1, len(x)):
-        top = x[i] if x[i] > top else top
-    total = np.float32(0)
-    for i in range(len(x)):
-        x[i] = exp(x[i] - top)
-        total += x[i]
-    for i in range(len(x)):
-        x[i] /= total

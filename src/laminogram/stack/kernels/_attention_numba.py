@@ -30,8 +30,9 @@ from ._attend_numba import (
     QUERIES,
     SIZE,
     VALUES,
+    attend_head,
 )
-from ._crew_numba import attend, together
+from ._crew_numba import X, finish, together
 from ._dots_numba import how, pointer
 from ._vectors_numba import normalise, normalise_by_square, read, sigmoid, write
 
@@ -39,6 +40,8 @@ from ._vectors_numba import normalise, normalise_by_square, read, sigmoid, write
 """Rows of the table of vectors (C,)."""
 RMS, LAYER = range(2)
 SILU, GELU, GELU_TANH, RELU, RELU2 = range(5)
+ATTEND = attend_head.address
+"""Where the function lies that does a share of an attention."""
 
 _ROOT_HALF, _ROOT_2_PI = np.float32(0.5**0.5), np.float32((2 / math.pi) ** 0.5)
 _CUBIC = np.float32(0.044715)
@@ -103,7 +106,8 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
     x_in, out: the address of the residual stream (C,), and where to write it. products: of q, k, v,
     o, the gate where there is one, up, down, as in `_crew_numba.together`. vectors (6, C); biases:
     of q, k and v in one, of gate and up in one. kinds: of stream and memory, norm, activation.
-    numbers: both eps, scale. heads: keys, values, K, G, D, capacity. wide (3, .): memory. now: this
+    numbers: both eps, scale. heads: keys, values, K, G, D,
+    capacity, address of `attend_head`. wide (3, .): memory. now: this
     token's cosines and sines (R,), R, the first column that is looked at, and the end.
     """
     kind, norm, activation = kinds
@@ -114,13 +118,13 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
     together(job, products[:3], h.ctypes.data, qkv.ctypes.data)
     _add(qkv, biases[0])
     table = np.empty(ATTENTION, np.int64)
-    keys, values, key_heads, group, head_size, capacity = heads
+    keys, values, key_heads, group, head_size, capacity = heads[:6]
     table[KIND], table[KEYS], table[VALUES], table[CAPACITY] = kind, keys, values, capacity
     table[KEY_HEADS], table[GROUP], table[SIZE] = key_heads, group, head_size
     table[FIRST], table[END] = now[3], now[4]
     z = wide[1, : key_heads * group * head_size]
     table[QUERIES], table[ANSWERS] = qkv.ctypes.data, z.ctypes.data
-    _attention(job, table, qkv, numbers[2], now)
+    _attention(job, heads[6], table, qkv, numbers[2], now)
     added = row[:size]
     together(job, products[3:4], z.ctypes.data, added.ctypes.data)
     _add(x, added)
@@ -143,7 +147,7 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
 
 
 @njit(**how)
-def _attention(job, table, qkv, scale, now):
+def _attention(job, attend, table, qkv, scale, now):
     """From q, k and v in one vector to the answers; the memory takes the keys and values."""
     size, narrow = table[SIZE], table[KEY_HEADS] * table[SIZE]
     width = narrow * table[GROUP]
@@ -158,4 +162,5 @@ def _attention(job, table, qkv, scale, now):
         q[i] *= scale
     _remember(table, k, table[KEYS])
     _remember(table, v, table[VALUES])
-    attend(job, table)
+    job[X] = table.ctypes.data
+    finish(job, attend, table[KEY_HEADS])

@@ -1,5 +1,5 @@
 """Work that a crew of threads shares while one token runs on a CPU: products of weights with one
-vector, attention over a memory.
+vector, and what else a caller brings (`_attend_numba`).
 
 Reading weights and memory once is all the work there is, so two things count beside wide loads
 (`_dots_numba`): that all threads read, and that handing work over costs a microsecond and not the
@@ -7,7 +7,8 @@ fifty of waking a thread. So helpers look at one job in memory for a while after
 (`help_out`). A thread takes a share by counting `LEFT` down; whoever comes late finds nothing left,
 and nobody waits for a helper that is not there.
 
-A job is an array of int64; what threads write lies on cache lines of its own.
+A job is an array of int64; what threads write lies on cache lines of its own. What a share is says
+a function, called by its address: it is compiled once, not into each of its callers.
 
 Axes: O outputs (rows of a weight), I inputs (its columns).
 """
@@ -17,18 +18,20 @@ Axes: O outputs (rows of a weight), I inputs (its columns).
 # mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import carray, njit, types
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._attend_numba import ATTENTION, KEY_HEADS, attend_head
 from ._dots_numba import BF16, FP32, INT8, STEP, TOGETHER, fill_rows, how, pointer
 
-__all__ = ["BF16", "FP32", "INT8", "JOB", "STEP", "attend", "help_out", "multiply", "together"]
+__all__ = ["BF16", "FP32", "INT8", "STEP", "finish", "help_out", "new_job", "together"]
 
-LEFT, DONE, X, Y, ROWS, SHARE, PARTS, ATTENDED, PART = 0, 8, 16, 17, 18, 19, 20, 21, 24
-"""Where a job says how many shares are left and done; a product's input, output, rows, rows of a
-share and number of parts; the table of an attention, or 0 for a product; and the parts."""
+LEFT, DONE, WORK, MULTIPLY, X, Y, ROWS, SHARE, PARTS, PART = 0, 8, 16, 17, 18, 19, 20, 21, 22, 24
+"""Where a job says how many shares are left and done; what does one, and what does one of a
+product; a product's input, output, rows, rows of a share and number of parts; and the parts."""
 PRODUCT, MOST = 5, 3
 """Numbers of a part, `(kind, weight, scale, O, I)`, and how many parts there can be."""
 JOB = PART + PRODUCT * MOST + 1
@@ -75,13 +78,22 @@ def add(typing, job, index, value):
     return types.int64(job, types.intp, types.int64), code
 
 
-@njit("void(int64[::1], int64)", **how)
-def _share(job, number):
-    """Do one share: a key head of an attention, or some rows of products that stand one below the
-    other."""
-    if job[ATTENDED] != 0:
-        attend_head(carray(pointer(job[ATTENDED]), (ATTENTION,), np.int64), number)
-        return
+@intrinsic
+def _call(typing, function, job, number):
+    """Call `void(int64, int64)` at an address."""
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 2)
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@cfunc("void(int64, int64)", **how)
+def _multiply_share(address, number):
+    """Some rows of products that stand one below the other."""
+    job = carray(pointer(address), (JOB,), np.int64)
     start = number * job[SHARE]
     stop, before = min(job[ROWS], start + job[SHARE]), 0
     for part in range(job[PARTS]):
@@ -93,6 +105,14 @@ def _share(job, number):
         before += rows
 
 
+def new_job() -> np.ndarray:
+    """A job in which nothing is left to do."""
+    job = np.zeros(JOB, np.int64)
+    multiply: Any = _multiply_share
+    job[MULTIPLY] = multiply.address
+    return job
+
+
 @njit("void(int64[::1])", **how)
 def _take_shares(job):
     """Take shares until none is left. What a job says is read after a share is taken: from then on
@@ -101,7 +121,7 @@ def _take_shares(job):
         number = add(job, LEFT, -1)
         if number <= 0:
             return
-        _share(job, number - 1)
+        _call(job[WORK], job.ctypes.data, number - 1)
         add(job, DONE, 1)
 
 
@@ -117,9 +137,11 @@ def help_out(job, patience):
             idle += 1
 
 
-@njit("void(int64[::1], int64)", **how)
-def _finish(job, shares):
-    """Hand out the shares of what the job says, and wait until all are done."""
+@njit("void(int64[::1], int64, int64)", **how)
+def finish(job, work, shares):
+    """Hand out shares of `work`, the address of a function (address of the job, number of the
+    share), and wait until all are done."""
+    job[WORK] = work
     store(job, DONE, 0)
     store(job, LEFT, shares)
     _take_shares(job)
@@ -142,21 +164,4 @@ def together(job, products, x, y):
     share = (rows + SHARES - 1) // SHARES
     share = (share + TOGETHER - 1) // TOGETHER * TOGETHER
     job[X], job[Y], job[ROWS], job[SHARE], job[PARTS] = x, y, rows, share, len(products)
-    job[ATTENDED] = 0
-    _finish(job, (rows + share - 1) // share)
-
-
-@njit("void(int64[::1], int64, int64, int64, int64, int64, int64, int64)", **how)
-def multiply(job, kind, weight, scale, rows, columns, x, y):
-    """`together` of one weight."""
-    product = np.empty((1, PRODUCT), np.int64)
-    product[0, 0], product[0, 1], product[0, 2] = kind, weight, scale
-    product[0, 3], product[0, 4] = rows, columns
-    together(job, product, x, y)
-
-
-@njit("void(int64[::1], int64[::1])", **how)
-def attend(job, table):
-    """Attention of one token, a share for each key head; what the table says, `_attend_numba`."""
-    job[ATTENDED] = table.ctypes.data
-    _finish(job, table[KEY_HEADS])
+    finish(job, job[MULTIPLY], (rows + share - 1) // share)

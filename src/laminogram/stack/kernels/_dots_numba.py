@@ -31,7 +31,13 @@ STEP = LANES * UNROLL
 
 # Sums may be taken in another order; NaN and infinity stay what they are.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
-how: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": _FAST, "boundscheck": False}
+how: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": _FAST,
+    "boundscheck": False,
+    "error_model": "numpy",  # a loop that asks whether it divides by zero is not vectorised
+}
 _I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 FLOATS = ir.VectorType(_FLOAT, LANES)
 

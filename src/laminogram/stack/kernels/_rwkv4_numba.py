@@ -14,13 +14,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ._crew_numba import multiply
+from ._crew_numba import together
 from ._dots_numba import how
 from ._vectors_numba import exp, normalise, read, sigmoid, write
 
 R, K, V, O, UP, GATE, DOWN = range(7)  # noqa: E741 - the mixer's own names
 PRODUCTS = 7
-"""Products of a layer; each is a row (kind, weight, scale, outputs, inputs) of int64."""
+"""Products of a layer; each is a row of int64, as in `_crew_numba.together`."""
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, MIX_R, MIX_K, MIX_V, MIX_UP, MIX_GATE) = range(9)
 VECTORS = 9
 """Rows of the table of vectors (C,)."""
@@ -30,8 +30,7 @@ WIDE, NARROW = 2, 5
 
 @njit(**how)
 def _product(job, product, x, y):
-    kind, weight, scale = product[0], product[1], product[2]
-    multiply(job, kind, weight, scale, product[3], product[4], x.ctypes.data, y.ctypes.data)
+    together(job, product, x.ctypes.data, y.ctypes.data)
 
 
 @njit(**how)
@@ -74,25 +73,25 @@ def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, wid
     normalise(x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], eps[0], h)
     read(kind, shifts[0], last)
     r, k, v = narrow[2, :width], narrow[3, :width], narrow[4, :width]
-    _mixed_product(job, products[R], h, last, vectors[MIX_R], spare, r)
-    _mixed_product(job, products[K], h, last, vectors[MIX_K], spare, k)
-    _mixed_product(job, products[V], h, last, vectors[MIX_V], spare, v)
+    _mixed_product(job, products[R : R + 1], h, last, vectors[MIX_R], spare, r)
+    _mixed_product(job, products[K : K + 1], h, last, vectors[MIX_K], spare, k)
+    _mixed_product(job, products[V : V + 1], h, last, vectors[MIX_V], spare, v)
     write(kind, h, shifts[0])
     _recur(r, k, v, past[0], past[1], state)
-    _product(job, products[O], r, spare)
+    _product(job, products[O : O + 1], r, spare)
     for i in range(size):
         x[i] += spare[i]
     residual, gate = narrow[2, :size], narrow[3, :size]
     residual[:] = x
     normalise(residual, vectors[FFN_WEIGHT], vectors[FFN_BIAS], eps[1], h)
     read(kind, shifts[1], last)
-    _mixed_product(job, products[GATE], h, last, vectors[MIX_GATE], spare, gate)
+    _mixed_product(job, products[GATE : GATE + 1], h, last, vectors[MIX_GATE], spare, gate)
     act = wide[0, : products[UP, 3]]
-    _mixed_product(job, products[UP], h, last, vectors[MIX_UP], spare, act)
+    _mixed_product(job, products[UP : UP + 1], h, last, vectors[MIX_UP], spare, act)
     write(kind, h, shifts[1])
     for i in range(len(act)):
         act[i] = np.float32(0) if act[i] < np.float32(0) else act[i] * act[i]
-    _product(job, products[DOWN], act, spare)
+    _product(job, products[DOWN : DOWN + 1], act, spare)
     for i in range(size):
         residual[i] += sigmoid(gate[i]) * spare[i]
     write(kind, residual, out)

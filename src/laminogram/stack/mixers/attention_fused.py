@@ -140,6 +140,7 @@ class AttentionDecoder:
                 heads // key_heads,
                 size,
                 capacity,
+                kernel.ATTEND,
             ),
             np.empty((3, widest), np.float32),
         )
