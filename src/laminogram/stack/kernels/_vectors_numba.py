@@ -46,7 +46,9 @@ def read(kind, address, out):
         for i in range(len(out)):
             out[i] = np.uint32(np.uint32(bits[i]) << np.uint32(16)).view(np.float32)
     else:
-        out[:] = carray(pointer(address), out.shape, np.float32)
+        numbers = carray(pointer(address), out.shape, np.float32)
+        for i in range(len(out)):  # an assignment of the whole takes seconds to compile
+            out[i] = numbers[i]
 
 
 @njit(**how)
@@ -59,7 +61,9 @@ def write(kind, x, address):
             odd = np.uint32(own >> np.uint32(16)) & np.uint32(1)
             bits[i] = np.uint16(np.uint32(own + np.uint32(0x7FFF) + odd) >> np.uint32(16))
     else:
-        carray(pointer(address), x.shape, np.float32)[:] = x
+        numbers = carray(pointer(address), x.shape, np.float32)
+        for i in range(len(x)):
+            numbers[i] = x[i]
 
 
 @njit(**how)

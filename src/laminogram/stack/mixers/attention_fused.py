@@ -132,7 +132,7 @@ class AttentionDecoder:
                 kernel.RMS if layer.attn_norm.kind == "rms" else kernel.LAYER,
                 getattr(kernel, _ACTIVATIONS[ffn.config.activation]),
             ),
-            (norms[0].eps, norms[1].eps, attn.scale),
+            (float(norms[0].eps), float(norms[1].eps), float(attn.scale)),
             (
                 memory.k.data_ptr(),
                 memory.v.data_ptr(),
