@@ -219,6 +219,18 @@ def test_another_module_is_seen(path):
 
 
 @torch.no_grad()
+def test_hooks_on_a_mixer_are_called():
+    bench, calls = Bench(), []
+    bench.tokens(1)
+    handle = bench.layer.attn.register_forward_hook(lambda *_: calls.append(1))
+    bench.layer(torch.ones(1, 1, SIZE), bench.context(), bench.slot, NO_TAPS)
+    assert calls == [1]
+    handle.remove()
+    bench.layer(torch.ones(1, 1, SIZE), bench.context(), bench.slot, NO_TAPS)
+    assert calls == [1]
+
+
+@torch.no_grad()
 def test_what_is_not_a_number_stays_so():
     bench = Bench()
     bench.layer.attn.v.weight[0, 0] = torch.nan

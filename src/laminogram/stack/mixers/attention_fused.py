@@ -72,7 +72,7 @@ def has_fused_step(config: LayerConfig) -> bool:
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
     """`Layer.forward` of one token of one row, `x (1, 1, C)`, by the decoder that the slot keeps or
     a new one where that no longer serves; None where the kernel does not take the layer."""
-    if ctx.start is None:
+    if ctx.start is None or _is_hooked(layer):
         return None
     decoder = slot.decoder
     if not isinstance(decoder, AttentionDecoder) or not decoder.serves(layer, slot, x.dtype):
@@ -81,6 +81,14 @@ def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | N
             return None
         slot.decoder = decoder
     return decoder(x, ctx)
+
+
+def _is_hooked(layer: Layer) -> bool:
+    """Whether somebody waits for a mixer to be called."""
+    attn: Any = layer._modules["attn"]
+    ffn: Any = layer._modules["ffn"]
+    hooks = attn._forward_hooks, attn._forward_pre_hooks, ffn._forward_hooks, ffn._forward_pre_hooks
+    return any(hooks)
 
 
 def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionDecoder | None:
