@@ -83,7 +83,7 @@ class Watch:
 
     def __init__(self, layer: nn.Module, memories: tuple[Any, ...]) -> None:
         modules = list(layer.modules())
-        self._modules = [module._modules for module in modules]
+        self._modules = [module._modules for module in modules if module._modules]
         self._parts = [list(table.values()) for table in self._modules]
         self._tables = [module._parameters for module in modules if module._parameters]
         self._memories = memories
