@@ -235,7 +235,7 @@ class StepSlot:
 
     def counter(self, size: int, device: torch.device) -> Tensor:
         """Zeros (size,) by which programs of a kernel see which of them is last, kept for it."""
-        if self.decoder is None:
+        if not isinstance(self.decoder, Tensor):
             self.decoder = torch.zeros(size, device=device, dtype=torch.int32)
         kept: Tensor = self.decoder
         return kept
