@@ -203,8 +203,10 @@ def _measured(one: Row, lab: Lab) -> Result:
 
 
 def release() -> None:
-    """Give memory of the last row back before the next one."""
+    """Give memory of the last row back before the next one, and keep Python from looking through
+    what stays (compilers leave millions of objects) in the midst of a measurement."""
     gc.collect()
+    gc.freeze()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

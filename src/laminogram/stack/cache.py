@@ -236,7 +236,7 @@ class StepSlot:
     def counter(self, size: int, device: torch.device) -> Tensor:
         """`size` zeros or more by which programs of a kernel see which of them is last, kept for
         it."""
-        if self.decoder is None or self.decoder.numel() < size:
+        if not isinstance(self.decoder, Tensor) or self.decoder.numel() < size:
             self.decoder = torch.zeros(size, device=device, dtype=torch.int32)
         kept: Tensor = self.decoder
         return kept

@@ -17,8 +17,8 @@ from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
+from laminogram.stack.mixers.fused import is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
-from laminogram.stack.mixers.rwkv4_decode import is_one_row
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Taps
 
@@ -62,9 +62,9 @@ class Layer(nn.Module):
         self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part = "both"
     ) -> Tensor:
         if self._row_decoder is not None and slot is not None and part == "both":
-            decoder = self._row_decoder(self, slot) if is_one_row(x, ctx, taps) else None
-            if decoder is not None:
-                return decoder(x)
+            out = self._row_decoder(self, x, ctx, slot) if is_one_row(x, ctx, taps) else None
+            if out is not None:
+                return out
         out = self.by_row_kernels(x, ctx, slot, taps, part)
         if out is not None:
             return out

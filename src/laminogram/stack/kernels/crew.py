@@ -46,7 +46,7 @@ class Crew:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.job = np.zeros(kernels().JOB, np.int64)
+        self.job = kernels().new_job()
         self._free = threading.Lock()
         self._asleep: list[threading.Event] = []
         for _ in range(threads - 1):
@@ -65,7 +65,7 @@ class Crew:
         """The job to be written, helpers awake; a job without helpers where another thread has
         it."""
         if not self._free.acquire(blocking=False):
-            yield np.zeros_like(self.job)
+            yield kernels().new_job()
             return
         try:
             while self._asleep:

@@ -9,6 +9,7 @@ Axes: O outputs, I inputs.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     rows, columns = weight.shape
     y = torch.empty(rows)
     steps = 0 if scale is None else scale.data_ptr()
-    shape = (kind_of(weight), weight.data_ptr(), steps, rows, columns)
+    product = np.array([[kind_of(weight), weight.data_ptr(), steps, rows, columns]])
     with crew().at_work() as job:
-        kernels().multiply(job, *shape, row.data_ptr(), y.data_ptr())
+        kernels().together(job, product, row.data_ptr(), y.data_ptr())
     return y.view(*x.shape[:-1], rows).to(x.dtype)

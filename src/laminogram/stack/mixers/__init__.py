@@ -28,19 +28,20 @@ from laminogram.stack.config import (
     TimeMix7Config,
 )
 from laminogram.stack.context import Context, Rotary
+from laminogram.stack.mixers import attention_fused, rwkv4_decode
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.mixers.latent import LatentAttention
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.mixers.moe import MoE
 from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
-from laminogram.stack.mixers.rwkv4_decode import layer_decoder
 from laminogram.stack.mixers.rwkv5 import TimeMix5
 from laminogram.stack.mixers.rwkv6 import ChannelMix6, TimeMix6
 from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
 from laminogram.stack.taps import Taps
 
-RowDecoder = Callable[..., Callable[[Tensor], Tensor] | None]
-"""From a layer and the memory of its step to `x (1, 1, C) -> (1, 1, C)`, or None."""
+RowDecoder = Callable[..., Tensor | None]
+"""`(layer, x (1, 1, C), ctx, slot) -> (1, 1, C)`: a layer's forward, or None where it must go the
+usual way."""
 
 
 class Mixer(Protocol):
@@ -71,10 +72,13 @@ def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
 
 
 def row_decoder(config: LayerConfig) -> RowDecoder | None:
-    """What finds the decoder of a layer for one token of one row on a CPU; None where the layer
-    has no such path of its own."""
+    """The shortest path of a layer for one token of one row on a CPU; None where it has no path of
+    its own for that."""
+    if attention_fused.has_fused_step(config):
+        return attention_fused.decoded
     four = isinstance(config.attn, TimeMix4Config) and isinstance(config.ffn, ChannelMix4Config)
-    return layer_decoder if four and config.block == "pre" and config.norm.kind == "layer" else None
+    plain = config.block == "pre" and config.norm.kind == "layer"
+    return rwkv4_decode.decoded if four and plain else None
 
 
 def channel_mixer(config: FfnConfig, size: int) -> nn.Module:

@@ -22,28 +22,12 @@ from laminogram.stack.cache import StateSlot, StepSlot
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.wkv4_decode import Wkv4Decoder
 from laminogram.stack.mixers.rwkv4_fused import FusedDecoder, fused_decoder
-from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
     from laminogram.stack.mixers.rwkv4 import ChannelMix4, TimeMix4
 
 _WIDE = (torch.float32, torch.float64)
-_SERVED = (*_WIDE, torch.bfloat16)
-
-
-def is_one_row(x: Tensor, ctx: Context, taps: Taps) -> bool:
-    """Whether `x` is one token of one row on a CPU, in fp32, fp64 or bf16, and nothing is tapped,
-    differentiated or compiled."""
-    return (
-        x.numel() == x.shape[-1]
-        and not taps.names
-        and ctx.lengths is None
-        and x.is_cpu
-        and x.dtype in _SERVED
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
 
 
 class LayerDecoder:
@@ -98,6 +82,12 @@ def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder |
         return None
     plainest = slot.decoder = LayerDecoder(layer, slot)
     return plainest
+
+
+def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
+    """`Layer.forward` of one token of one row, `x (1, 1, C)`, or None where no decoder serves."""
+    decoder = layer_decoder(layer, slot)
+    return None if decoder is None else decoder(x)
 
 
 class _Decoder:

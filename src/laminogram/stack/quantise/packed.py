@@ -65,8 +65,9 @@ class Packed(nn.Module):
         return self._int8_rows() if plain else None
 
     def _int8_rows(self) -> tuple[Tensor, Tensor]:
-        scale = self.get_parameter("scale").flatten().expand(self.shape[0]).contiguous()
-        return self.get_parameter("codes"), scale
+        table: dict[str, Any] = self._parameters  # each token asks: `get_parameter` takes longer
+        scale = table["scale"].flatten()
+        return table["codes"], scale.expand(self.shape[0]).contiguous()
 
     def dense(self) -> Tensor:
         """The decoded weight (O, I), in `dtype`."""
@@ -99,8 +100,10 @@ class Packed(nn.Module):
         return self._forward_product(x)
 
     def _forward_product(self, x: Tensor) -> Tensor:
-        if isinstance(self.form, Int8) and is_row(x) and fits(self.get_parameter("codes")):
-            return matvec(x, *self._int8_rows())
+        if isinstance(self.form, Int8) and is_row(x):
+            codes, scale = self._int8_rows()
+            if fits(codes):
+                return matvec(x, codes, scale)
         parts = [F.linear(x, part.to(x.dtype)) for part in self._parts()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

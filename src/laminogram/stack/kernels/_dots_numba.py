@@ -1,0 +1,198 @@
+"""Dot products of neighbouring rows of a weight with one vector, for a CPU: weights in fp32, bf16
+or int8, everything by address.
+
+Reading a weight once is all the work there is, so every load is as wide as the processor allows and
+the next rows are asked for ahead: in LLVM's own words, since no compiler finds it in a loop over
+bf16 or int8.
+
+Axes: O outputs (rows of a weight), I inputs (its columns).
+"""
+
+# Compiled functions take arrays and addresses, for which Python has no types to write.
+# An intrinsic is called without the typing context that it is written with.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FP32, BF16, INT8 = range(3)
+LANES, UNROLL, TOGETHER, AHEAD = 16, 2, 4, 4
+"""Numbers of a load, loads of a row at a time, rows at a time, rows between a load and its asking
+ahead: measured best of several on one core and on two."""
+STEP = LANES * UNROLL
+"""What the number of columns is to be a multiple of."""
+
+# Sums may be taken in another order; NaN and infinity stay what they are.
+_FAST = {"reassoc", "contract", "arcp", "nsz"}
+how: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": _FAST,
+    "boundscheck": False,
+    "error_model": "numpy",  # a loop that asks whether it divides by zero is not vectorised
+}
+_I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+FLOATS = ir.VectorType(_FLOAT, LANES)
+
+
+@intrinsic
+def pointer(typing, address):
+    """A pointer from an address, for `carray`."""
+
+    def code(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), code
+
+
+def _of_fp32(builder, loaded):
+    return loaded
+
+
+def _of_bf16(builder, loaded):
+    wide = ir.VectorType(_I32, LANES)
+    moved = builder.shl(builder.zext(loaded, wide), ir.Constant(wide, [16] * LANES))
+    return builder.bitcast(moved, FLOATS)
+
+
+def _of_int8(builder, loaded):
+    return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), FLOATS)
+
+
+class Storage(NamedTuple):
+    """How numbers lie in memory: the LLVM type of an entry, its bytes, what makes floats of a
+    load."""
+
+    entry: ir.Type
+    size: int
+    widened: Callable[..., Any]
+
+
+OF_FP32 = Storage(_FLOAT, 4, _of_fp32)
+OF_BF16 = Storage(ir.IntType(16), 2, _of_bf16)
+OF_INT8 = Storage(ir.IntType(8), 1, _of_int8)
+
+
+def _dots(stored, rows, unroll):
+    """A function (weight address, bytes of a row, x address, I) -> `rows` dot products of
+    neighbouring rows with x, of which `unroll` loads are taken at a time."""
+
+    @intrinsic
+    def dots(typing, weight, stride, x, columns):
+        def code(context, builder, signature, arguments):
+            sums = _loop(builder, stored, rows, unroll, *arguments)
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        integer = types.int64
+        return types.UniTuple(types.float32, rows)(integer, integer, integer, integer), code
+
+    return dots
+
+
+def _loop(builder, stored, rows, unroll, weight, stride, x, columns):
+    """The loop over columns; the sums as floats."""
+    before, loop = builder.block, builder.append_basic_block("columns")
+    after = builder.append_basic_block("sums")
+    zero = ir.Constant(FLOATS, [0.0] * LANES)
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    column = builder.phi(_I64)
+    column.add_incoming(_I64(0), before)
+    sums = [[builder.phi(FLOATS) for _ in range(unroll)] for _ in range(rows)]
+    starts = [builder.add(weight, builder.mul(stride, _I64(row))) for row in range(rows)]
+    numbers = [vector(builder, OF_FP32, x, column, part) for part in range(unroll)]
+    multiply = vector_function(builder, "llvm.fmuladd", FLOATS, [FLOATS] * 3)
+    for row in range(rows):
+        later = builder.add(starts[row], builder.mul(stride, _I64(AHEAD)))
+        _ask_ahead(builder, later, column, stored.size, unroll)
+        for part in range(unroll):
+            loaded = vector(builder, stored, starts[row], column, part)
+            total = builder.call(multiply, [loaded, numbers[part], sums[row][part]])
+            sums[row][part].add_incoming(zero, before)
+            sums[row][part].add_incoming(total, loop)
+    following = builder.add(column, _I64(LANES * unroll))
+    column.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, columns), loop, after)
+    builder.position_at_end(after)
+    reduce = vector_function(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, FLOATS])
+    found = []
+    for of_row in sums:
+        total = of_row[0].incomings[1][0]
+        for other in of_row[1:]:
+            total = builder.fadd(total, other.incomings[1][0])
+        found.append(builder.call(reduce, [_FLOAT(-0.0), total], fastmath=("reassoc",)))
+    return found
+
+
+def vector(builder, stored, start, column, part):
+    """Load `LANES` numbers of a row as floats."""
+    at = builder.mul(builder.add(column, _I64(LANES * part)), _I64(stored.size))
+    kind = ir.VectorType(stored.entry, LANES)
+    address = builder.inttoptr(builder.add(start, at), kind.as_pointer())
+    return stored.widened(builder, builder.load(address, align=stored.size, typ=kind))
+
+
+def _ask_ahead(builder, start, column, size, unroll):
+    """Ask for the cache lines of one step of a later row."""
+    at = builder.add(start, builder.mul(column, _I64(size)))
+    arguments = [cgutils.voidptr_t, _I32, _I32, _I32]
+    kind = ir.FunctionType(ir.VoidType(), arguments)
+    ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+    for line in range(0, LANES * unroll * size, 64):
+        address = builder.inttoptr(builder.add(at, _I64(line)), cgutils.voidptr_t)
+        builder.call(ask, [address, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+
+
+def vector_function(builder, name, result, arguments):
+    kind = ir.FunctionType(result, arguments)
+    return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
+
+
+def filling(stored, unroll):
+    """A function that fills y[start:stop] with the products of those rows; the number of columns is
+    a multiple of `LANES * unroll`."""
+    several, single = (_dots(stored, rows, unroll) for rows in (TOGETHER, 1))
+    size = stored.size
+
+    @njit(**how)
+    def fill(weight, x, columns, y, start, stop):
+        stride, row = columns * size, start
+        while row + TOGETHER <= stop:
+            sums = several(weight + row * stride, stride, x, columns)
+            for i in range(TOGETHER):
+                y[row + i] = sums[i]
+            row += TOGETHER
+        while row < stop:
+            y[row] = single(weight + row * stride, stride, x, columns)[0]
+            row += 1
+
+    return fill
+
+
+_fill_fp32 = filling(OF_FP32, UNROLL)
+_fill_bf16 = filling(OF_BF16, UNROLL)
+_fill_int8 = filling(OF_INT8, UNROLL)
+
+
+@njit(**how)
+def fill_rows(product, x, y, start, stop):
+    """Rows `start` to `stop` of a product `(kind, weight, scale, O, I)` with `x (I,)` into those of
+    `y (O,)`, both fp32. `scale` (O,) is for int8 alone."""
+    kind, weight, rows, columns = product[0], product[1], product[3], product[4]
+    out = carray(pointer(y), (rows,), np.float32)
+    if kind == FP32:
+        _fill_fp32(weight, x, columns, out, start, stop)
+    elif kind == BF16:
+        _fill_bf16(weight, x, columns, out, start, stop)
+    else:
+        _fill_int8(weight, x, columns, out, start, stop)
+        scale = carray(pointer(product[2]), (rows,), np.float32)
+        for row in range(start, stop):
+            out[row] *= scale[row]
