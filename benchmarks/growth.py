@@ -32,6 +32,7 @@ from torch import Tensor
 from benchmarks.cpu.statistics import STATISTICS
 from benchmarks.gpu import _rwkv
 from benchmarks.gpu._llama import SITES, random_view
+from benchmarks.gpu.statistics import KINDS
 from benchmarks.lab import about, release
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import interleave
@@ -221,7 +222,8 @@ def _both(bench: Bench, cases: dict[int, tuple[View, int]]) -> Tables:
 
     def measured(view: View, tokens: int, count: int) -> Work:
         texts = bench.ids(count, tokens)
-        return lambda: view.measure(texts, STATISTICS, SITES, batch_size=1, progress=False)
+        kinds = STATISTICS if bench.device == "cpu" else KINDS  # those that have a kernel
+        return lambda: view.measure(texts, kinds, SITES, batch_size=1, progress=False)
 
     yield "forward", [Case(size, forward(*case)) for size, case in cases.items()]
     yield (

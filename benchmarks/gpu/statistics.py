@@ -18,7 +18,7 @@ from laminogram.probe.statistics.histogram import LogHistogram
 from laminogram.probe.statistics.moments import Moments
 from laminogram.probe.statistics.topk import TopK
 
-_KINDS = (Moments(), Exceedances(6.0, 0), LogHistogram(), TopK(64))
+KINDS = (Moments(), Exceedances(6.0, 0), LogHistogram(), TopK(64))
 
 
 def _wait() -> None:
@@ -37,7 +37,7 @@ def statistics(lab: Lab) -> Result:
         _wait()
         begin = time.perf_counter()
         kept = llama.view.measure(
-            texts[: batches * rows], _KINDS, SITES, batch_size=rows, progress=False
+            texts[: batches * rows], KINDS, SITES, batch_size=rows, progress=False
         )
         _wait()
         seconds = time.perf_counter() - begin
