@@ -20,6 +20,14 @@ _SIZE = np.int32(0x7FFFFFFF)
 """The bits of a float32 without its sign: sizes in their order, as whole numbers."""
 
 
+@njit(**_HOW)
+def _largest(patterns):
+    most = np.int32(0)
+    for j in range(len(patterns)):
+        most = max(most, patterns[j] & _SIZE)
+    return most
+
+
 @njit(
     "void(float32[:, ::1], int32[:, ::1], float64[::1], float32[:, ::1], float64[:, ::1], "
     "int32[::1])",
@@ -33,16 +41,23 @@ def summary(values, patterns, center, extremes, sums, largest):
     rows, channels = values.shape
     low, high = extremes[0], extremes[1]
     first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]
-    pairs = rows // 2 * 2
-    for i in range(0, pairs, 2):  # two at a time: half as many reads and writes of the sums
+    fours = rows // 4 * 4
+    for i in range(0, fours, 4):  # four at a time: a quarter of the reads and writes of the sums
+        va, vb, vc, vd = values[i], values[i + 1], values[i + 2], values[i + 3]
         for j in range(channels):
-            a, b = np.float64(values[i, j]) - center[j], np.float64(values[i + 1, j]) - center[j]
-            aa, bb = a * a, b * b
-            first[j] += a + b
-            second[j] += aa + bb
-            third[j] += aa * a + bb * b
-            fourth[j] += aa * aa + bb * bb
-    for i in range(pairs, rows):
+            a, b = np.float64(va[j]) - center[j], np.float64(vb[j]) - center[j]
+            c, d = np.float64(vc[j]) - center[j], np.float64(vd[j]) - center[j]
+            aa, bb, cc, dd = a * a, b * b, c * c, d * d
+            first[j] += (a + b) + (c + d)
+            second[j] += (aa + bb) + (cc + dd)
+            third[j] += (aa * a + bb * b) + (cc * c + dd * d)
+            fourth[j] += (aa * aa + bb * bb) + (cc * cc + dd * dd)
+        for j in range(channels):
+            low[j] = min(low[j], min(min(va[j], vb[j]), min(vc[j], vd[j])))
+            high[j] = max(high[j], max(max(va[j], vb[j]), max(vc[j], vd[j])))
+        for k in range(i, i + 4):
+            largest[k] = _largest(patterns[k])
+    for i in range(fours, rows):
         for j in range(channels):
             a = np.float64(values[i, j]) - center[j]
             aa = a * a
@@ -50,13 +65,9 @@ def summary(values, patterns, center, extremes, sums, largest):
             second[j] += aa
             third[j] += aa * a
             fourth[j] += aa * aa
-    for i in range(rows):
-        most = np.int32(0)
-        for j in range(channels):
             low[j] = min(low[j], values[i, j])
             high[j] = max(high[j], values[i, j])
-            most = max(most, patterns[i, j] & _SIZE)
-        largest[i] = most
+        largest[i] = _largest(patterns[i])
 
 
 @njit("int64(uint32[::1], uint32, int32[::1])", **_HOW)

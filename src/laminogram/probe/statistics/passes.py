@@ -17,7 +17,6 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,20 +52,21 @@ class Summary:
 def summary(values: Tensor) -> Summary:
     """One pass over values (N, C). Where one is not finite, neither is the first sum of its
     channel."""
-    patterns = torch.empty(len(values), dtype=torch.int32)
     center = _near_mean(values)
-    found: list[tuple[Tensor, Tensor]] = []
-
-    def part(rows: slice) -> None:
-        here = values[rows]
-        extremes, sums = here[:1].repeat(2, 1), center.new_zeros(4, len(center))
-        _run("summary", here, here.view(torch.int32), center, extremes, sums, patterns[rows])
-        found.append((extremes, sums))
-
-    _in_parts(part, len(values))
-    extremes, sums = (torch.stack(parts) for parts in zip(*found))
+    parts = _parts(len(values))
+    largest = torch.empty(len(values), dtype=torch.int32)
+    extremes = values[[part.start for part in parts]][:, None].repeat(1, 2, 1)
+    sums = center.new_zeros(len(parts), 4, len(center))
+    patterns = values.view(torch.int32)
+    _each(
+        _loops().summary,
+        [
+            (values[rows], patterns[rows], center, extremes[i], sums[i], largest[rows])
+            for i, rows in enumerate(parts)
+        ],
+    )
     low, high = extremes[:, 0].amin(0), extremes[:, 1].amax(0)
-    return Summary(low, high, center, sums.sum(0), patterns.view(torch.float32))
+    return Summary(low, high, center, sums.sum(0), largest.view(torch.float32))
 
 
 def _near_mean(values: Tensor) -> Tensor:
@@ -80,20 +80,12 @@ def _near_mean(values: Tensor) -> Tensor:
 def cells(values: Tensor, shift: int, size: int) -> tuple[Tensor, Tensor]:
     """How many values have which leading bits, all but the last `shift` of their float32 pattern
     without its sign: (`size`,) int32; and how many are zero."""
-    patterns = values.view(torch.int32).flatten().numpy().view(np.uint32)
-    found: list[Tensor] = []
-    zeros: list[int] = []
-
-    def part(places: slice) -> None:
-        counts = torch.zeros(size, dtype=torch.int32)
-        zeros.append(_loops().cells(patterns[places], shift, counts.numpy()))
-        found.append(counts)
-
-    _in_parts(part, len(patterns))
-    total = found[0]
-    for counts in found[1:]:
-        total += counts
-    return total, torch.tensor(sum(zeros))
+    patterns = values.view(torch.uint32).flatten()
+    parts = _parts(len(patterns))
+    counts = torch.zeros(len(parts), size, dtype=torch.int32)
+    work = [(patterns[places], shift, counts[i]) for i, places in enumerate(parts)]
+    zeros = sum(_each(_loops().cells, work))
+    return counts.sum(0, dtype=torch.int32), torch.tensor(zeros)
 
 
 @cache
@@ -101,21 +93,21 @@ def _loops() -> ModuleType:
     return importlib.import_module("laminogram.probe.statistics._passes_numba")
 
 
-def _run(name: str, *tensors: Tensor) -> None:
-    getattr(_loops(), name)(*(x.numpy() for x in tensors))
-
-
 @cache
 def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="statistics")
 
 
-def _in_parts(work: Callable[[slice], Any], length: int) -> None:
-    """Do `work` on equal slices of `range(length)`, one a thread of torch's number."""
+def _parts(length: int) -> list[slice]:
+    """Equal slices of `range(length)`, one a thread of torch's number."""
     number = torch.get_num_threads()
     ends = [length * i // number for i in range(number + 1)]
-    parts = [slice(start, stop) for start, stop in pairwise(ends) if stop > start]
-    others = [_threads(number - 1).submit(work, part) for part in parts[1:]]
-    work(parts[0])
-    for other in others:
-        other.result()
+    return [slice(start, stop) for start, stop in pairwise(ends) if stop > start]
+
+
+def _each(loop: Callable[..., Any], work: list[tuple[Any, ...]]) -> list[Any]:
+    """What a compiled loop gives for each set of arguments, one a thread. They are made before the
+    first thread starts: whatever a thread does in Python, the others wait for."""
+    given = [[x.numpy() if isinstance(x, Tensor) else x for x in one] for one in work]
+    others = [_threads(len(work) - 1).submit(loop, *one) for one in given[1:]]
+    return [loop(*given[0]), *(other.result() for other in others)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -52,7 +53,6 @@ TILES = {
 }
 WIDE_ROWS = 8192
 """Output rows from which products are `project_wide`: enough programs for tiles twice the size."""
-PDL = not INTERPRETED
 
 
 def can_activate(name: str) -> bool:
@@ -82,7 +82,16 @@ def _cut(name: str, inputs: int) -> tuple[Tiles, dict[str, Any]]:
 
 def started(warps: int) -> dict[str, Any]:
     """How a kernel is launched: its warps, and whether it may begin before the last one ends."""
-    return {"PDL": PDL, "num_warps": warps} | ({"launch_pdl": True} if PDL else {})
+    early = begins_early()
+    return {"PDL": early, "num_warps": warps} | ({"launch_pdl": True} if early else {})
+
+
+@cache
+def begins_early() -> bool:
+    """Whether the GPU lets a kernel begin before the one before has ended (from Hopper on)."""
+    if INTERPRETED or not torch.cuda.is_available() or torch.version.cuda is None:
+        return False
+    return torch.cuda.get_device_capability() >= (9, 0)
 
 
 def _norm_arguments(norm: RowNorm | None, x: Tensor) -> tuple[Any, ...]:

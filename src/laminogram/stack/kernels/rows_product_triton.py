@@ -22,11 +22,16 @@ from .row_triton import _ACTIVATIONS, INTERPRETED, _kernels, power_of_two, start
 from .wkv4_triton import triton_missing
 
 MOST_ROWS = 128
+"""More rows make the products no longer a matter of reading weights."""
 BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 4
-MOST_SPLITS, WIDER = 8, 2
+"""Outputs of a program, inputs at a time, its warps, and tiles of inputs under way at once."""
+MOST_SPLITS = 8
+WIDER = 2
+"""Up to so many blocks a processor are made wider, so that all run at once."""
 MOST_LINES = 4
 """Of 64 inputs each, that a program asks for before its rows are there."""
 LEAST_OUTPUTS = 16384
+"""From so many on a product by itself is done here, too, such as a head's."""
 _DTYPES = (torch.float16, torch.bfloat16)
 
 Counter = Callable[[int, torch.device], Tensor]
