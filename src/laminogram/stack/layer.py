@@ -61,6 +61,8 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part = "both"
     ) -> Tensor:
+        """The residual `x (B, T, C)` after this layer or one half of it, by the shortest path that
+        serves; the slot, where there is one, moves on by T tokens, and taps see every site."""
         if self._row_decoder is not None and slot is not None and part == "both":
             out = self._row_decoder(self, x, ctx, slot) if is_one_row(x, ctx, taps) else None
             if out is not None:

@@ -137,8 +137,8 @@ class Stack(nn.Module):
 
     def skip_zero_rows(self, skip: bool = True) -> Stack:
         """Let a decoded token leave out what a squared ReLU has set to zero, for as long as the
-        weights are laid so; False lays them back. It pays on trained weights alone, and changes
-        sums by their order. See `skipping.lay`."""
+        weights are laid so; False lays them back. It pays for large layers of trained weights, and
+        changes sums by their order. See `skipping.lay`."""
         lay(self, by_inputs=skip)
         return self
 

@@ -22,8 +22,7 @@ def command(model: str, dtype: str | None, device: str | None) -> None:
 
     Its block equation, pattern @ v == z, step mode against sequence mode, cache against no cache, a
     batch against its rows, an edit that changes nothing, and on a GPU a step from a CUDA graph, or
-    why none could be captured. The exit status is 1 if a check did
-    not hold.
+    why none could be captured. The exit status is 1 if a check did not hold.
     """
     from laminogram.studies.doctor import examine
 
