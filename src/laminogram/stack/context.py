@@ -7,7 +7,7 @@ device instead, with a mask over the whole capacity of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -32,6 +32,30 @@ class MaskKey(NamedTuple):
     alibi: int = 0
 
 
+Mask = tuple[Tensor | None, bool]
+"""What is allowed or added, and whether the product's own causal mask serves."""
+
+
+class _MadeWhenAsked(Mapping[MaskKey, Mask]):
+    """Masks of which each is made when it is first asked for: fused kernels of a decode step need
+    none of them."""
+
+    def __init__(self, keys: set[MaskKey], make: Callable[[MaskKey], Mask]) -> None:
+        self._keys, self._make = keys, make
+        self._made: dict[MaskKey, Mask] = {}
+
+    def __getitem__(self, key: MaskKey) -> Mask:
+        if key not in self._made and key in self._keys:
+            self._made[key] = self._make(key)
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[MaskKey]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 @dataclass
 class Context:
     """Everything a layer needs beside its parameters, its input, its slot and its taps.
@@ -49,7 +73,7 @@ class Context:
     lengths: Tensor | None
     start: int | None
     columns: int
-    masks: dict[MaskKey, tuple[Tensor | None, bool]]
+    masks: Mapping[MaskKey, Mask]
     rope: list[tuple[Tensor, Tensor]]
     streams: dict[str, Tensor] = field(default_factory=dict)
 
@@ -235,7 +259,7 @@ def build(
     positions = offsets[:, None] + torch.arange(width, device=device)
     uniform = all(length == width for length in lengths)
     real = None if uniform else torch.tensor(lengths, device=device)
-    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
+    masks: dict[MaskKey, Mask] = {}
     for key in keys:
         masks[key] = _plan_mask(positions, columns, width, start, real, key, dtype)
     tables = rotary_tables.tables(positions, columns, planned)
@@ -251,7 +275,7 @@ def _plan_mask(
     lengths: Tensor | None,
     key: MaskKey,
     dtype: torch.dtype,
-) -> tuple[Tensor | None, bool]:
+) -> Mask:
     """The cheapest correct mask: none, the product's own causal one, or an explicit one."""
     if key.alibi:
         allowed = _mask(positions, columns, window=key.window)
@@ -279,7 +303,7 @@ def build_tree(
     """
     width = seen.shape[1]
     positions = seen.sum(-1) - 1
-    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
+    masks: dict[MaskKey, Mask] = {}
     for key in keys:
         near = seen
         if key.window is not None:
@@ -298,11 +322,12 @@ def build_static(
     dtype: torch.dtype,
 ) -> Context:
     """The context of one decode step at `positions` (B, 1) held on the device: no host number."""
-    masks: dict[MaskKey, tuple[Tensor | None, bool]] = {}
-    for key in keys:
+
+    def mask(key: MaskKey) -> Mask:
         allowed = _mask(positions, capacity, window=key.window)
         if key.alibi:
             allowed = _sloped(allowed, positions, capacity, key.alibi, dtype)
-        masks[key] = allowed, False
+        return allowed, False
+
     tables = rotary_tables.tables(positions, capacity, (planned,))
-    return Context(positions, None, None, capacity, masks, tables)
+    return Context(positions, None, None, capacity, _MadeWhenAsked(keys, mask), tables)

@@ -18,9 +18,11 @@ from laminogram.errors import CacheError
 from laminogram.plans import Group, Item, Plan, Step
 from laminogram.stack import context, together
 from laminogram.stack.batch import Batch
-from laminogram.stack.cache import AveragedSlot, Cache
+from laminogram.stack.cache import AveragedSlot, Cache, StepSlot
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
+from laminogram.stack.layer import Layer, passes_rows
+from laminogram.stack.mixers import row_decode, rows_decode
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
@@ -131,7 +133,15 @@ class Walk:
     def over(self, items: Iterable[Item], flow: Flow) -> Flow:
         """Run items one after the other."""
         x, ctx, number = flow.x, flow.ctx, flow.step
-        for item in items:
+        left = list(items)
+        while left:
+            layers = self._layers_at_once(left, x, ctx, number)
+            if layers:
+                x = rows_decode.several_layers(layers, x, ctx)
+                number += len(layers)
+                del left[: len(layers)]
+                continue
+            item = left.pop(0)
             if isinstance(item, Step):
                 x, ctx = self._step(item, x, ctx, number)
                 number += 1
@@ -139,6 +149,27 @@ class Walk:
                 x = self._group(item, Flow(x, ctx, number))
                 number += sum(len(branch) for branch in item.branches)
         return Flow(x, ctx, number)
+
+    def _layers_at_once(
+        self, items: list[Item], x: Tensor, ctx: Context, number: int
+    ) -> list[tuple[Layer, StepSlot]]:
+        """The layers of the next steps that one token of several rows passes without stopping
+        between them; none for other runs."""
+        found: list[tuple[Layer, StepSlot]] = []
+        if self.cache is None or x.shape[0] == 1 or not row_decode.is_one_token(x, ctx):
+            return found
+        if not passes_rows(self.stack.run_layer):
+            return found
+        for at, item in enumerate(items, number):
+            if not isinstance(item, Step) or item.part != "both":
+                break
+            layer, slot = self.stack.layer(item.layer), self.cache.slots[at]
+            if layer.device != x.device or _taps(self.observer, at).names:
+                break
+            if not layer.takes_rows(x, ctx, slot):
+                break
+            found.append((layer, slot))
+        return found
 
     def leave(self, flow: Flow, logits: Logits) -> Tensor:
         """From the flow after the last step to logits, or to what enters the head."""

@@ -18,7 +18,7 @@ from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
 from laminogram.stack.mixers.fused import is_one_row
-from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
+from laminogram.stack.mixers.row_decode import decoded, has_row_kernels, serves
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Taps
 
@@ -82,6 +82,12 @@ class Layer(nn.Module):
             return None
         return decoded(self, x, ctx, slot, taps)
 
+    def takes_rows(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
+        """Whether fused kernels take one token of these rows, and nobody waits for this module to
+        be called."""
+        hooked = self._forward_hooks or self._forward_pre_hooks
+        return self._has_row_kernels and not hooked and serves(self, x, ctx, slot)
+
 
 def _in_turn(
     layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps, part: Part
@@ -130,15 +136,21 @@ def run_layer(
     return layer(x, ctx, slot, taps, part)
 
 
-def compiled_run_layer(backend: str | Callable) -> Callable[..., Tensor]:
+class CompiledRunLayer:
     """`run_layer` compiled. One token a row goes to the fused kernels first, which are faster than
     what a compiler makes of the layer."""
-    compiled = torch.compile(run_layer, fullgraph=True, backend=backend)
 
-    def run(
-        layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
+    def __init__(self, backend: str | Callable) -> None:
+        self._compiled = torch.compile(run_layer, fullgraph=True, backend=backend)
+
+    def __call__(
+        self, layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
     ) -> Tensor:
         out = layer.by_row_kernels(x, ctx, slot, taps, part)
-        return compiled(layer, x, ctx, slot, taps, part) if out is None else out
+        return self._compiled(layer, x, ctx, slot, taps, part) if out is None else out
 
-    return run
+
+def passes_rows(run: Callable[..., Tensor]) -> bool:
+    """Whether a stack's `run_layer` is one of those above, which give one token of several rows to
+    fused kernels, and not somebody's own."""
+    return run is run_layer or isinstance(run, CompiledRunLayer)

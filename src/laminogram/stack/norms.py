@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from laminogram.errors import ConfigError
 from laminogram.stack.config import NormConfig
+from laminogram.stack.kernels.row_naive import RowNorm
+from laminogram.stack.kernels.rows_triton import is_token, norm_tokens
 
 
 class Norm(nn.Module):
@@ -33,6 +35,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
+        if x.is_cuda and is_token(x) and weight.is_cuda:
+            return norm_tokens(x, RowNorm.of(self), weight.dtype)
         if self.offset:
             return self._offset(x)
         if x.dtype == weight.dtype:

@@ -17,7 +17,7 @@ from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head, ScoreHead
 from laminogram.stack.forward import run
 from laminogram.stack.forward_graph import FastForward
-from laminogram.stack.layer import Layer, compiled_run_layer, run_layer
+from laminogram.stack.layer import CompiledRunLayer, Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
@@ -125,7 +125,7 @@ class Stack(nn.Module):
         decode step is one anyway).
         """
         self.together.allowed = False  # every number of layers would be a graph of its own
-        self.run_layer = compiled_run_layer(backend)
+        self.run_layer = CompiledRunLayer(backend)
         return self
 
     def accelerate(self) -> Stack:

@@ -8,6 +8,7 @@ each.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from tests.stacks import ids_of, relative, view_of
@@ -26,6 +27,7 @@ from laminogram.stack.kernels import (
     wkv7_row_triton,
 )
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
+from laminogram.stack.kernels.rows_triton import Stream, Update
 from laminogram.stack.mixers import rows_decode
 from laminogram.view import View
 
@@ -71,9 +73,29 @@ def compare_layers(kind: str, rows: int, dtype: torch.dtype, *, skip: bool = Fal
             assert relative(one.float(), other.float()) < TOLERANCE[dtype], site
     for name, x in memory.items():
         assert relative(x.float(), usual_memory[name].float()) < TOLERANCE[dtype], name
+    compare_unread(view, rows, wanted, usual_memory)
     assert LAUNCHED
     assert ("skip" in LAUNCHED) == (skip and rows == 1)
     print(f"{kind} {rows} {dtype}: equal")
+
+
+def compare_unread(view: View, rows: int, wanted: Tensor, memory: dict[str, Tensor]) -> None:
+    """The same with nothing read between layers, which several rows pass without stopping."""
+    stretches = []
+    real = rows_decode.several_layers
+
+    def noted(layers: list, *rest: Any) -> Tensor:
+        stretches.append(len(layers))
+        return real(layers, *rest)
+
+    rows_decode.several_layers = noted
+    found, _, other = decoded(view, rows, ())
+    rows_decode.several_layers = real
+    tolerance = TOLERANCE[view.stack.dtype]
+    assert relative(found.float(), wanted.float()) < tolerance
+    for name, x in other.items():
+        assert relative(x.float(), memory[name].float()) < tolerance, name
+    assert stretches == ([] if rows == 1 else [view.config.num_layers] * 2)
 
 
 @torch.no_grad()
@@ -136,12 +158,16 @@ def compare_products_of_rows() -> None:
         wanted = act["silu"](sums[0] + gate.bias) * (x[0].float() @ up.weight.float().T)
         assert relative(rows_product_triton.gated_rows(x[0], gate, up).float(), wanted) < 3e-3
         residual, scales, shut = draw(rows, outputs), draw(rows).exp2(), draw(rows, outputs).half()
-        down = RowProduct(weights[0], draw(outputs))
-        out, added = rows_product_triton.add_product_rows(
-            x[0], scales, down, residual, shut, counter, keep=True
-        )
-        wanted = (sums[0] * scales[:, None] + down.bias) * shut.float().sigmoid()
+        parts = rows_product_triton.share_rows(x[0], weights[0])
+        stream = Stream(residual, Update(parts, scales, draw(outputs), shut))
+        wanted = (sums[0] * scales[:, None] + stream.update.bias) * shut.float().sigmoid()
+        out, added = rows_triton.add_rows(stream, keep=True)
         assert relative(added, wanted) < 1e-5 and relative(out, residual + wanted) < 1e-5
+        norm = RowNorm("layer", draw(outputs), draw(outputs), 1e-5)
+        out, (h,) = rows_triton.norm_rows(stream, norm, torch.float32)
+        assert relative(out, residual + wanted) < 1e-5
+        again, (other,) = rows_triton.norm_rows(Stream(out), norm, torch.float32)
+        assert again is out and relative(h, other) < 1e-5
     print("products of rows: equal")
 
 

@@ -224,11 +224,16 @@ def add_back(
 
 
 @triton.jit
-def _wkv4_step(key, value, w, u, state, n, here, A):
-    """wkv of channels `n` of one row; state (3, A) moves on."""
+def _wkv4_state(state, n, here, A):
+    """The sums and their scale, of channels `n` of one row's state (3, A)."""
     num = tl.load(state + n, mask=here, other=0.0)
     den = tl.load(state + A + n, mask=here, other=0.0)
-    top = tl.load(state + 2 * A + n, mask=here, other=0.0)
+    return num, den, tl.load(state + 2 * A + n, mask=here, other=0.0)
+
+
+@triton.jit
+def _wkv4_moved(key, value, w, u, num, den, top, state, n, here, A):
+    """wkv of channels `n` of one row; its state (3, A), which was read, moves on."""
     high = tl.maximum(top, u + key)
     past, own = tl.exp(top - high), tl.exp(u + key - high)
     wkv = (past * num + own * value) / (past * den + own)
@@ -275,6 +280,7 @@ def time_mix4(
     key, value = tl.sum(k_acc, axis=1), tl.sum(v_acc, axis=1)
     w = -tl.exp(tl.load(decay + n, mask=here, other=0.0).to(tl.float32))
     u = tl.load(bonus + n, mask=here, other=0.0).to(tl.float32)
-    wkv = _wkv4_step(key, value, w, u, state, n, here, A)
+    num, den, top = _wkv4_state(state, n, here, A)
+    wkv = _wkv4_moved(key, value, w, u, num, den, top, state, n, here, A)
     tl.store(out + n, (r * wkv).to(out.dtype.element_ty), mask=here)
 # fmt: on

@@ -3,8 +3,9 @@
 A program takes a block of a weight's outputs and a share of its inputs. With PDL it asks for its
 part of the weight, which nobody writes, while the kernel before still works, so that memory is busy
 between two products; only then it waits for the rows. Where an output's inputs are shared by
-several programs, the last of them to end (a counter says which it is, and is left at zero) adds up
-the others' sums in their order, so the same rows give the same bits.
+several programs, the sums are added up in their order, so the same rows give the same bits: by the
+last of them to end (a counter says which it is, and is left at zero), or, of a product that writes
+to the residual, by whoever reads that next.
 
 Axes: B rows (padded to ROWS), N outputs, K inputs. Import needs Triton.
 """
@@ -167,41 +168,18 @@ def gated_rows(
 
 
 @triton.jit
-def add_product_rows(
-    z, scales, w, bias, gate, x, out, added, N, B, parts, counter,
-    K: tl.constexpr, SHARE: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+def share_rows(
+    z, w, parts, N, B,
+    K: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, PDL: tl.constexpr,
 ):
-    """`x + sigmoid(gate) * (scale * (w z) + bias)` (B, N), and what was added where wanted."""
+    """Sums `w z` over each share of the inputs: parts (S, B, N), for the next kernel to add up."""
     pid, part = tl.program_id(0), tl.program_id(1)
-    n = pid * BLOCK_N + tl.arange(0, BLOCK_N)
+    n, b = pid * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS)
     if PDL and LINES > 0:
         _ask_for(w, n, N, part * SHARE, K, LINES)
     _wait(PDL)
-    b = tl.arange(0, ROWS)
-    at = b[None, :] * N + n[:, None]
-    here = (n < N)[:, None] & (b < B)[None, :]
-    # Asked for before the sums, though only the last program of a block needs them.
-    residual = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
-    share = tl.zeros_like(residual)
-    if gate is not None:
-        share = tl.sigmoid(tl.load(gate + at, mask=here, other=0.0).to(tl.float32))
     acc = _sums(z, w, n, N, B, part * SHARE, K, SHARE, ROWS, BLOCK_N, BLOCK_K)
-    last = part == 0
-    if SPLITS > 1:
-        parts += pid * SPLITS * BLOCK_N * ROWS
-        _leave(acc, parts, part, BLOCK_N, ROWS)
-        last = _is_last(counter + pid, SPLITS)
-    if last:
-        if SPLITS > 1:
-            acc = _joined(parts, SPLITS, BLOCK_N, ROWS)
-        if scales is not None:
-            acc *= tl.load(scales + b, mask=b < B, other=0.0)[None, :]
-        if bias is not None:
-            acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        if gate is not None:
-            acc *= share
-        if added is not None:
-            tl.store(added + at, acc.to(added.dtype.element_ty), mask=here)
-        tl.store(out + at, (residual + acc).to(out.dtype.element_ty), mask=here)
+    at = (part * B + b[None, :]) * N + n[:, None]
+    tl.store(parts + at, acc, mask=(n < N)[:, None] & (b < B)[None, :])
 # fmt: on

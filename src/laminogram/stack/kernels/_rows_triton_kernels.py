@@ -1,11 +1,13 @@
 """Triton kernels for one token of several rows: what stands between the products of a decode step.
 
-The products themselves are the library's. A program takes one row. Where weights are fp16, what
-enters the product that writes to the residual is brought to a largest entry near 2^-6 by a power of
-two, kept in `scales`, and multiplied by it again when it is added (`linear_wide` does the same).
+A program takes one row, or a part of it. What a product adds to the residual comes as sums over
+shares of its inputs, which whoever reads the residual next adds up in their order: a kernel less,
+and no product waits for the last of its programs. Where weights are fp16, what enters that product
+is brought to a largest entry near 2^-6 by a power of two, kept in `scales`, and multiplied by it
+again when it is added (`linear_wide` does the same).
 
-Axes: B rows, C channels, A width of RWKV-4's time mixing, F channels of the channel mixer. Import
-needs Triton.
+Axes: B rows, C channels, A width of RWKV-4's time mixing, F channels of the channel mixer, S shares
+of a product's inputs. Import needs Triton.
 """
 
 # Triton kernels take tensors of pointers and blocks, for which Python has no types to write.
@@ -15,17 +17,37 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._row_triton_kernels import _activated, _shared, _wait, _wkv4_step
+from ._row_triton_kernels import _activated, _shared, _wait, _wkv4_moved, _wkv4_state
 
 
 # fmt: off
 @triton.jit
-def norm_rows(
-    x, gain, shift, last, m0, m1, m2, o0, o1, o2, eps, offset,
-    C: tl.constexpr, WIDE: tl.constexpr, NORM: tl.constexpr, SHIFT: tl.constexpr,
-    COUNT: tl.constexpr, PDL: tl.constexpr,
+def _update(
+    parts, scales, bias, gate, row, at, k, apart, inside, SPLITS: tl.constexpr,
 ):
-    """The normalised rows (B, C), shifted COUNT ways; `last` (B, C) moves on."""
+    """What is added to a row of the residual: the sum of SPLITS shares (S, B, C), which lie `apart`
+    entries from each other, scaled, biased and gated where that is wanted."""
+    total = tl.load(parts + at, mask=inside, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, SPLITS):  # all are asked for at once
+        total += tl.load(parts + part * apart + at, mask=inside, other=0.0).to(tl.float32)
+    if scales is not None:
+        total *= tl.load(scales + row)
+    if bias is not None:
+        total += tl.load(bias + k, mask=inside, other=0.0).to(tl.float32)
+    if gate is not None:
+        total *= tl.sigmoid(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32))
+    return total
+
+
+@triton.jit
+def norm_rows(
+    x, parts, scales, bias, gate, out, gain, shift, last, m0, m1, m2, o0, o1, o2, apart, eps,
+    offset,
+    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr,
+    SHIFT: tl.constexpr, COUNT: tl.constexpr, PDL: tl.constexpr,
+):
+    """The residual `out` (B, C) after an update of `x` where there is one (SPLITS), and its
+    normalised rows, shifted COUNT ways; `last` (B, C) moves on."""
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, WIDE)
     inside = k < C
@@ -45,6 +67,11 @@ def norm_rows(
             s2 = tl.load(m2 + k, mask=inside, other=0.0).to(tl.float32)
     _wait(PDL)
     h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if SPLITS > 0:
+        h += _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS)
+        rounded = h.to(out.dtype.element_ty)
+        tl.store(out + at, rounded, mask=inside)
+        h = rounded.to(tl.float32)
     mean = 0.0
     if NORM == 2:
         mean = tl.sum(h) / C
@@ -58,6 +85,24 @@ def norm_rows(
         tl.store(o1 + at, _shared(h, before, s1, SHIFT).to(o1.dtype.element_ty), mask=inside)
     if COUNT > 2:
         tl.store(o2 + at, _shared(h, before, s2, SHIFT).to(o2.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_rows(
+    x, parts, scales, bias, gate, out, added, apart,
+    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+):
+    """The residual (B, C) after an update of `x`, and what was added where it is wanted."""
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, WIDE)
+    inside = k < C
+    at = row * C + k
+    _wait(PDL)
+    h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    update = _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS)
+    if added is not None:
+        tl.store(added + at, update.to(added.dtype.element_ty), mask=inside)
+    tl.store(out + at, (h + update).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -93,38 +138,19 @@ def wkv4_rows(
     r, key, value, decay, bonus, state, z, scales,
     A: tl.constexpr, WIDE: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr,
 ):
-    """RWKV-4's `sigmoid(r) * wkv`: z (B, A); state (B, 3, A) moves on."""
+    """RWKV-4's `sigmoid(r) * wkv`: z (B, A); state (B, 3, A) moves on. With SCALED a program takes
+    a whole row."""
     row = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, WIDE)
+    n = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     here = n < A
     w = -tl.exp(tl.load(decay + n, mask=here, other=0.0).to(tl.float32))
     u = tl.load(bonus + n, mask=here, other=0.0).to(tl.float32)
+    state += row * 3 * A
+    num, den, top = _wkv4_state(state, n, here, A)  # a step old, as the token shift's
     _wait(PDL)
     r = tl.sigmoid(tl.load(r + row * A + n, mask=here, other=0.0).to(tl.float32))
     k = tl.load(key + row * A + n, mask=here, other=0.0).to(tl.float32)
     v = tl.load(value + row * A + n, mask=here, other=0.0).to(tl.float32)
-    wkv = _wkv4_step(k, v, w, u, state + row * 3 * A, n, here, A)
+    wkv = _wkv4_moved(k, v, w, u, num, den, top, state, n, here, A)
     _narrow(tl.where(here, r * wkv, 0.0), z, scales, row, n, here, A, SCALED)
-
-
-@triton.jit
-def add_rows(
-    y, scales, gate, x, out, added,
-    C: tl.constexpr, WIDE: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr,
-):
-    """`x + sigmoid(gate) * y * scale`, and what was added where it is wanted."""
-    row = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, WIDE)
-    inside = k < C
-    at = row * C + k
-    _wait(PDL)
-    h = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
-    if SCALED:
-        h *= tl.load(scales + row)
-    if gate is not None:
-        h *= tl.sigmoid(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32))
-    if added is not None:
-        tl.store(added + at, h.to(added.dtype.element_ty), mask=inside)
-    h += tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, h.to(out.dtype.element_ty), mask=inside)
 # fmt: on

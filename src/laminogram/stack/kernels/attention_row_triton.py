@@ -10,12 +10,15 @@ from torch import Tensor
 
 from .row_triton import _kernels, power_of_two, started
 
-BLOCK_S = 64
+BLOCK_S, STAGES = 64, 2
+"""Columns of a part at a time, and such blocks under way at once."""
+WIDE_S, WIDE_STAGES = 128, 1
+"""The same of heads in one part, of which so many run at once that none need look ahead."""
 MOST_PARTS = 16
 MOST_PROGRAMS = 512
 """More do not fit on a card at once, and what parts leave to be joined then costs more than their
 sharing of a head gains: 64 rows of 8 key heads are fastest in one part."""
-WARPS, STAGES = 4, 2
+WARPS = 4
 AHEAD = 128
 """Columns of a part's past that a program asks for while the kernel before still works."""
 _UNLIMITED = 1 << 30
@@ -88,10 +91,10 @@ def attention_row(
         HALF=0 if turn is None else cos.shape[-1] // 2,
         GROUP=padded,
         WIDE=wide,
-        BLOCK_S=BLOCK_S,
+        BLOCK_S=WIDE_S if splits == 1 else BLOCK_S,
         SPLITS=splits,
         AHEAD=AHEAD,
         **started(WARPS),
-        num_stages=STAGES,
+        num_stages=WIDE_STAGES if splits == 1 else STAGES,
     )
     return out

@@ -23,13 +23,14 @@ from .wkv4_triton import triton_missing
 
 MOST_ROWS = 128
 """More rows make the products no longer a matter of reading weights."""
-BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 4
+BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 5
 """Outputs of a program, inputs at a time, its warps, and tiles of inputs under way at once."""
 MOST_SPLITS = 8
 WIDER = 2
 """Up to so many blocks a processor are made wider, so that all run at once."""
-MOST_LINES = 4
-"""Of 64 inputs each, that a program asks for before its rows are there."""
+LINES = 256
+"""Of 64 inputs of an output each, that a program asks for before its rows are there: the first
+tiles would wait behind more of them."""
 LEAST_OUTPUTS = 16384
 """From so many on a product by itself is done here, too, such as a head's."""
 _DTYPES = (torch.float16, torch.bfloat16)
@@ -119,7 +120,7 @@ def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
         "ROWS": rows,
         "BLOCK_N": outputs,
         "BLOCK_K": block,
-        "LINES": min(MOST_LINES, power_of_two(-(-share // 64))),
+        "LINES": min(LINES // (outputs * (1 + gated)), power_of_two(-(-share // 64))),
         "num_stages": min(STAGES, 2 * _memory(x.device) // least),
     }
     return _Cut(blocks, -(-inputs // share), constants | started(WARPS))
@@ -188,35 +189,12 @@ def gated_rows(x: Tensor, gate: RowProduct, up: RowProduct) -> Tensor:
     return out
 
 
-def add_product_rows(
-    z: Tensor,
-    scales: Tensor | None,
-    product: RowProduct,
-    x: Tensor,
-    gate: Tensor | None,
-    counter: Counter,
-    *,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """`x + sigmoid(gate) * (scales * (z weight') + bias)`, `z (B, K)` and `x (B, N)`, scales (B,);
-    with `keep` what was added."""
-    outputs = len(product.weight)
+def share_rows(z: Tensor, weight: Tensor) -> Tensor:
+    """Sums of `z weight'` over shares of the inputs, z (B, K), weight (N, K): (S, B, N), fp32."""
+    outputs, rows = len(weight), z.shape[0]
     cut = _cut(z, [outputs])
-    out = torch.empty_like(x)
-    added = torch.empty_like(x) if keep else None
-    _kernels("rows_product").add_product_rows[(cut.blocks, cut.splits)](
-        z,
-        scales,
-        product.weight,
-        product.bias,
-        gate,
-        x,
-        out,
-        added,
-        outputs,
-        z.shape[0],
-        *_room(cut, z, counter),
-        SPLITS=cut.splits,
-        **cut.constants,
+    parts = z.new_empty(cut.splits, rows, outputs, dtype=torch.float32)
+    _kernels("rows_product").share_rows[(cut.blocks, cut.splits)](
+        z, weight, parts, outputs, rows, **cut.constants
     )
-    return out, added
+    return parts

@@ -1,6 +1,7 @@
-"""One token of several rows: Triton kernels for all that is not a product, and the products around.
+"""One token of several rows: Triton kernels for all that is not a product.
 
-Axes: B rows, C channels, A width of RWKV-4's time mixing, F channels of the channel mixer.
+Axes: B rows, C channels, A width of RWKV-4's time mixing, F channels of the channel mixer, S shares
+of a product's inputs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .row_naive import RowNorm, RowProduct
+from .row_naive import RowNorm
 from .row_triton import _ACTIVATIONS, _NORMS, _SHIFTS, _kernels, power_of_two, started
+from .wkv4_triton import triton_missing
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Scaled(NamedTuple):
@@ -21,6 +25,27 @@ class Scaled(NamedTuple):
 
     z: Tensor
     scales: Tensor | None
+
+
+class Update(NamedTuple):
+    """What is to be added to the residual: the sum of parts (S, B, C), times scales (B,), plus bias
+    (C,), times the sigmoid of gate (B, C)."""
+
+    parts: Tensor
+    scales: Tensor | None = None
+    bias: Tensor | None = None
+    gate: Tensor | None = None
+
+
+class Stream(NamedTuple):
+    """The residual x (B, C), to which an update may still have to be added."""
+
+    x: Tensor
+    update: Update | None = None
+
+
+WKV_PART = 512
+"""Channels of a program of RWKV-4's time mixing, where it need not know a row's largest entry."""
 
 
 def _launch(size: int) -> dict[str, Any]:
@@ -33,35 +58,85 @@ def _scales(x: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def norm_rows(
-    x: Tensor,
+    stream: Stream,
     norm: RowNorm,
     dtype: torch.dtype,
     mixes: Sequence[Tensor] = (),
     last: Tensor | None = None,
     kind: str = "lerp",
-) -> list[Tensor]:
-    """The normalised rows of `x (B, C)`, once for each of the shares `mixes` of the token shift
-    with `last` (B, C), which moves on; without a shift once."""
+) -> tuple[Tensor, list[Tensor]]:
+    """The residual (B, C) with its update, and its normalised rows, once for each of the shares
+    `mixes` of the token shift with `last` (B, C), which moves on; without a shift once."""
+    x, update = stream
     count = len(mixes) or 1
     outs = [torch.empty(x.shape, device=x.device, dtype=dtype) for _ in range(count)]
     shares = (*(mixes or (norm.weight,)), *[norm.weight] * (3 - count))
+    parts, scales, bias, gate = Update(x) if update is None else update
+    out = x if update is None else torch.empty_like(x)
     _kernels("rows").norm_rows[(x.shape[0],)](
         x,
+        parts,
+        scales,
+        bias,
+        gate,
+        out,
         norm.weight,
         norm.bias,
         x if last is None else last,
         *shares,
         *outs,
         *[outs[0]] * (3 - count),
+        parts.stride(0),
         norm.eps,
         norm.offset,
         C=x.shape[1],
+        SPLITS=0 if update is None else len(parts),
         NORM=_NORMS[norm.kind],
         SHIFT=0 if last is None else _SHIFTS[kind],
         COUNT=count,
         **_launch(x.shape[1]),
     )
-    return outs
+    return out, outs
+
+
+def is_token(x: Tensor) -> bool:
+    """Whether `x (B, 1, C)` is one token a row, of a kind that `norm_tokens` takes, and nothing is
+    differentiated or compiled: torch's own norms are made for many more rows."""
+    return (
+        x.dim() == 3
+        and x.shape[1] == 1
+        and x.dtype in _DTYPES
+        and x.is_contiguous()
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and triton_missing() is None
+    )
+
+
+def norm_tokens(x: Tensor, norm: RowNorm, dtype: torch.dtype) -> Tensor:
+    """The normalised `x (B, 1, C)`."""
+    _, (out,) = norm_rows(Stream(x[:, 0]), norm, dtype)
+    return out[:, None]
+
+
+def add_rows(stream: Stream, *, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The residual (B, C) with its update, and with `keep` what was added."""
+    x, update = stream
+    if update is None:
+        return x, None
+    out = torch.empty_like(x)
+    added = torch.empty_like(x) if keep else None
+    _kernels("rows").add_rows[(x.shape[0],)](
+        x,
+        *update,
+        out,
+        added,
+        update.parts.stride(0),
+        C=x.shape[1],
+        SPLITS=len(update.parts),
+        **_launch(x.shape[1]),
+    )
+    return out, added
 
 
 def act_rows(x: Tensor, activation: str, gate: Tensor | None, dtype: torch.dtype) -> Scaled:
@@ -86,7 +161,9 @@ def wkv4_rows(
 ) -> Scaled:
     """`sigmoid(r) * wkv` of (B, A) each; `state` (B, 3, A) moves on in place."""
     z, scales = torch.empty_like(r), _scales(r, r.dtype)
-    _kernels("rows").wkv4_rows[(r.shape[0],)](
+    width = r.shape[1]
+    part = width if scales is not None else min(width, WKV_PART)
+    _kernels("rows").wkv4_rows[(r.shape[0], -(-width // part))](
         r,
         k,
         v,
@@ -95,38 +172,8 @@ def wkv4_rows(
         state,
         z,
         scales,
-        A=r.shape[1],
+        A=width,
         SCALED=scales is not None,
-        **_launch(r.shape[1]),
+        **_launch(part),
     )
     return Scaled(z, scales)
-
-
-def add_rows(
-    entering: Scaled,
-    product: RowProduct,
-    x: Tensor,
-    gate: Tensor | None = None,
-    *,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """`x + sigmoid(gate) * (z weight')`, x (B, C), and with `keep` what was added."""
-    z, scales = entering
-    y = torch.nn.functional.linear(z, product.weight)
-    if product.bias is not None:  # beside the powers of two, so in the residual's own range
-        y = y * (1 if scales is None else scales[:, None]) + product.bias.float()
-        scales = None
-    out = torch.empty_like(x)
-    added = torch.empty_like(x) if keep else None
-    _kernels("rows").add_rows[(x.shape[0],)](
-        y,
-        scales,
-        gate,
-        x,
-        out,
-        added,
-        C=x.shape[1],
-        SCALED=scales is not None,
-        **_launch(x.shape[1]),
-    )
-    return out, added

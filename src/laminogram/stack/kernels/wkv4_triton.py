@@ -85,7 +85,10 @@ def wkv4_triton(
         )
     w, u, state = w.float(), u.float(), state.detach().float()
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u))
-    y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype, tracked)
+    if torch.compiler.is_compiling():
+        y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype, tracked)
+    else:
+        y, after = _Direct.apply(k, v, w, u, state, lengths, out_dtype, tracked)
     return y, after
 
 
@@ -152,14 +155,48 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 def _gradients(
     ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    if grad_state is not None:
-        raise RuntimeError(
-            "wkv4_triton has no gradient through the state it returns. Detach the "
-            "state, or use `wkv4`."
-        )
+    _check_state_gradient(grad_state)
     if grad_y is None:
         return (None,) * 8
     return (*_backward(*ctx.saved_tensors, grad_y), None, None, None, None)
 
 
+def _check_state_gradient(grad_state: Tensor | None) -> None:
+    if grad_state is not None:
+        raise RuntimeError(
+            "wkv4_triton has no gradient through the state it returns. Detach the "
+            "state, or use `wkv4`."
+        )
+
+
 _forward.register_autograd(_gradients, setup_context=_remember)
+
+
+class _Direct(torch.autograd.Function):
+    """The same without a compiler, to whom alone an operator is worth what calling it costs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        k: Tensor,
+        v: Tensor,
+        w: Tensor,
+        u: Tensor,
+        state: Tensor,
+        lengths: Tensor | None,
+        out_dtype: torch.dtype,
+        save: bool,
+    ) -> tuple[Tensor, Tensor]:
+        k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
+        y, after, marks = _kernels().forward(k, v, w, u, state, lengths, out_dtype, save)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(k, v, w, u, marks)
+        return y, after
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None) -> Any:
+        _check_state_gradient(grad_state)
+        if grad_y is None:
+            return (None,) * 8
+        grads = _kernels().backward(*ctx.saved_tensors, grad_y.contiguous())
+        return (*grads, None, None, None, None)

@@ -1,5 +1,5 @@
 """One layer for one token of each row on a GPU: for one row four or five fused kernels instead of
-dozens, for several the halves of `rows_decode`.
+dozens; for several see `rows_decode`.
 
 What a mixer does between two sites is one kernel here, so the sites inside are hidden; those
 around the mixers (`SHOWN`) can be read all the same. Anything else that is tapped, an edit, a
@@ -42,12 +42,7 @@ from laminogram.stack.kernels.skip_triton import add_back_skipping
 from laminogram.stack.kernels.wkv4_triton import triton_missing
 from laminogram.stack.kernels.wkv7_row_triton import LowRank, time_mix7_head, time_mix7_in
 from laminogram.stack.linear import Linear
-from laminogram.stack.mixers.rows_decode import (
-    attention_half,
-    channel_mix4_half,
-    mlp_half,
-    time_mix4_half,
-)
+from laminogram.stack.mixers.rows_decode import has_halves, one_layer
 from laminogram.stack.skipping import SQUARED
 from laminogram.stack.taps import Taps
 
@@ -64,36 +59,45 @@ Half = Callable[["Layer", Tensor, Context, StepSlot, bool], tuple[Tensor, Tensor
 
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps) -> Tensor | None:
     """`Layer.forward` of one token a row, `x (B, 1, C)`, or None where it must go the usual way."""
-    halves = _HALVES if x.shape[0] == 1 else _HALVES_OF_ROWS
-    attn, ffn = halves.get(type(layer.config.attn)), halves.get(type(layer.config.ffn))
-    if attn is None or ffn is None:
+    if not is_one_token(x, ctx) or not _can_show(taps) or not serves(layer, x, ctx, slot):
         return None
-    if not _is_one_token(x, ctx, taps) or not _serves(layer, ctx, slot):
-        return None
+    if x.shape[0] > 1:
+        return one_layer(layer, x, ctx, slot, taps)
     x = taps("resid_pre", x)
-    x, added = attn(layer, x, ctx, slot, taps.wants("attn_out"))
+    x, added = _HALVES[type(layer.config.attn)](layer, x, ctx, slot, taps.wants("attn_out"))
     if added is not None:
         taps("attn_out", added)
     x = taps("resid_mid", x)
-    x, added = ffn(layer, x, ctx, slot, taps.wants("ffn_out"))
+    x, added = _HALVES[type(layer.config.ffn)](layer, x, ctx, slot, taps.wants("ffn_out"))
     if added is not None:
         taps("ffn_out", added)
     return taps("resid_post", x)
 
 
-def _is_one_token(x: Tensor, ctx: Context, taps: Taps) -> bool:
-    """Whether `x` is one token of each row on a GPU, and nothing hidden is tapped, no edit is made,
-    nothing differentiated or compiled."""
+def is_one_token(x: Tensor, ctx: Context) -> bool:
+    """Whether `x` is one token of each row on a GPU, and nothing differentiated or compiled."""
     return (
         x.shape[1] == 1
         and (x.is_cuda or INTERPRETED)
-        and not taps.edits
-        and taps.reads <= SHOWN
         and ctx.lengths is None
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and triton_missing() is None
     )
+
+
+def _can_show(taps: Taps) -> bool:
+    """Whether nothing hidden is tapped, and no edit is made."""
+    return not taps.edits and taps.reads <= SHOWN
+
+
+def serves(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
+    """Whether a layer's kernels take one token of these rows."""
+    config = layer.config
+    known = type(config.attn) in _HALVES and type(config.ffn) in _HALVES
+    if x.shape[0] > 1:
+        known = has_halves(config)
+    return known and _is_plain_throughout(layer, ctx, slot)
 
 
 def has_row_kernels(config: LayerConfig) -> bool:
@@ -108,7 +112,7 @@ def has_row_kernels(config: LayerConfig) -> bool:
     return type(attn) in _HALVES and config.norm.kind == "layer"
 
 
-def _serves(layer: Layer, ctx: Context, slot: StepSlot) -> bool:
+def _is_plain_throughout(layer: Layer, ctx: Context, slot: StepSlot) -> bool:
     """Whether every parameter is a plain tensor of the memory's dtype, and the memory of the kind
     that the kernels write to."""
     memory = slot.attn
@@ -272,11 +276,4 @@ _HALVES: dict[type, Half] = {
     MLPConfig: _mlp,
     ChannelMix4Config: _channel_mix4,
     ChannelMix7Config: _channel_mix7,
-}
-
-_HALVES_OF_ROWS: dict[type, Half] = {
-    AttentionConfig: attention_half,
-    MLPConfig: mlp_half,
-    TimeMix4Config: time_mix4_half,
-    ChannelMix4Config: channel_mix4_half,
 }

@@ -1,40 +1,88 @@
-"""The halves of a layer for one token of several rows on a GPU: products by own kernels where these
-serve (`rows_product_triton`), else the library's, and a kernel for what stands between.
+"""Layers for one token of several rows on a GPU: products by own kernels where these serve
+(`rows_product_triton`), else the library's, and a kernel for what stands between.
+
+What a half adds to the residual is added by whoever reads that next, also from layer to layer: a
+`Stream` carries it.
 
 Axes: B rows, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from laminogram.stack.cache import StepSlot
+from laminogram.stack.config import (
+    AttentionConfig,
+    ChannelMix4Config,
+    LayerConfig,
+    MLPConfig,
+    TimeMix4Config,
+)
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.attention_row_triton import attention_row
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct
 from laminogram.stack.kernels.rows_product_triton import (
-    add_product_rows,
     gated_rows,
     product_rows,
     serves,
+    share_rows,
 )
-from laminogram.stack.kernels.rows_triton import Scaled, act_rows, add_rows, norm_rows, wkv4_rows
+from laminogram.stack.kernels.rows_triton import (
+    Scaled,
+    Stream,
+    Update,
+    act_rows,
+    add_rows,
+    norm_rows,
+    wkv4_rows,
+)
+from laminogram.stack.taps import Taps
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
 
-Both = tuple[Tensor, Tensor | None]
+Half = Callable[["Layer", Stream, Context, StepSlot], Stream]
+"""From a layer and the residual to the residual after one mixer."""
 
 
-def attention_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) -> Both:
-    """Attention for `x (B, 1, C)`: the residual after it and, if wanted, what it added."""
+def has_halves(config: LayerConfig) -> bool:
+    """Whether layers of this configuration can be decoded here."""
+    return type(config.attn) in _HALVES and type(config.ffn) in _HALVES
+
+
+def one_layer(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps) -> Tensor:
+    """A layer that `has_halves`, for `x (B, 1, C)`; taps see what is around its mixers."""
+    x = taps("resid_pre", x)
+    for config, out, after in (
+        (layer.config.attn, "attn_out", "resid_mid"),
+        (layer.config.ffn, "ffn_out", "resid_post"),
+    ):
+        stream = _HALVES[type(config)](layer, Stream(x[:, 0]), ctx, slot)
+        residual, added = add_rows(stream, keep=taps.wants(out))
+        if added is not None:
+            taps(out, added[:, None])
+        x = taps(after, residual[:, None])
+    return x
+
+
+def several_layers(layers: Iterable[tuple[Layer, StepSlot]], x: Tensor, ctx: Context) -> Tensor:
+    """Layers one after the other, `x (B, 1, C)`, nothing between them seen."""
+    stream = Stream(x[:, 0])
+    for layer, slot in layers:
+        for config in (layer.config.attn, layer.config.ffn):
+            stream = _HALVES[type(config)](layer, stream, ctx, slot)
+    return add_rows(stream)[0][:, None]
+
+
+def _attention(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) -> Stream:
     mixer: Any = layer.attn
     dtype = mixer.q.weight.dtype
-    (h,) = norm_rows(x[:, 0], RowNorm.of(layer.attn_norm), dtype)
+    x, (h,) = norm_rows(stream, RowNorm.of(layer.attn_norm), dtype)
     keys = slot.attn.k
     half = dtype is torch.float16
     q, k, v = _products(mixer, h, slot)
@@ -52,14 +100,13 @@ def attention_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: 
         torch.float32 if half else dtype,
     )
     entering = act_rows(z, "none", None, dtype) if half else Scaled(z, None)
-    return _added(entering, mixer.o, x, None, slot, keep)
+    return Stream(x, _update(entering, mixer.o))
 
 
-def mlp_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) -> Both:
-    """An MLP, gated or not."""
+def _mlp(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) -> Stream:
     mixer: Any = layer.ffn
     name, dtype = mixer.config.activation, mixer.up.weight.dtype
-    (h,) = norm_rows(x[:, 0], RowNorm.of(layer.ffn_norm), dtype)
+    x, (h,) = norm_rows(stream, RowNorm.of(layer.ffn_norm), dtype)
     if not mixer.config.gated:
         entering = _activated(mixer.up, h, name, slot)
     elif _in_range(h, dtype):
@@ -68,26 +115,24 @@ def mlp_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) 
     else:
         gate, up = _products(mixer, h, slot)
         entering = act_rows(gate, name, up, dtype)
-    return _added(entering, mixer.down, x, None, slot, keep)
+    return Stream(x, _update(entering, mixer.down))
 
 
-def time_mix4_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) -> Both:
-    """RWKV-4's time mixing."""
+def _time_mix4(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) -> Stream:
     mixer: Any = layer.attn
     mixes = (mixer.mix_r, mixer.mix_k, mixer.mix_v)
     norm, dtype = RowNorm.of(layer.attn_norm), mixer.r.weight.dtype
-    entering = norm_rows(x[:, 0], norm, dtype, mixes, slot.attn.shift)
+    x, entering = norm_rows(stream, norm, dtype, mixes, slot.attn.shift)
     r, k, v = _each(entering, (mixer.r, mixer.k, mixer.v), slot)
     z = wkv4_rows(r, k, v, mixer.decay, mixer.bonus, slot.attn.state)
-    return _added(z, mixer.o, x, None, slot, keep)
+    return Stream(x, _update(z, mixer.o))
 
 
-def channel_mix4_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, keep: bool) -> Both:
-    """RWKV-4's channel mixing."""
+def _channel_mix4(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) -> Stream:
     mixer: Any = layer.ffn
     norm, dtype = RowNorm.of(layer.ffn_norm), mixer.up.weight.dtype
     mixes = (mixer.mix_k, mixer.mix_r)
-    for_k, for_r = norm_rows(x[:, 0], norm, dtype, mixes, slot.ffn.shift)
+    x, (for_k, for_r) = norm_rows(stream, norm, dtype, mixes, slot.ffn.shift)
     if _in_range(for_k, dtype):
         products = RowProduct(mixer.up.weight, None, None, "relu2"), _plain(mixer.r)
         act, gate = product_rows((for_k, for_r), products, slot.counter)
@@ -95,7 +140,15 @@ def channel_mix4_half(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, kee
     else:
         up, gate = _each((for_k, for_r), (mixer.up, mixer.r), slot)
         entering = act_rows(up, "relu2", None, dtype)
-    return _added(entering, mixer.down, x, gate, slot, keep)
+    return Stream(x, _update(entering, mixer.down, gate))
+
+
+_HALVES: dict[type, Half] = {
+    AttentionConfig: _attention,
+    MLPConfig: _mlp,
+    TimeMix4Config: _time_mix4,
+    ChannelMix4Config: _channel_mix4,
+}
 
 
 def _plain(linear: Any) -> RowProduct:
@@ -136,14 +189,12 @@ def _products(mixer: Any, h: Tensor, slot: StepSlot) -> Sequence[Tensor]:
     return out.split(joined.widths, -1)
 
 
-def _added(
-    entering: Scaled, linear: Any, x: Tensor, gate: Tensor | None, slot: StepSlot, keep: bool
-) -> Both:
+def _update(entering: Scaled, linear: Any, gate: Tensor | None = None) -> Update:
+    """What a product adds to the residual."""
     z, scales = entering
-    if serves(z, linear.weight.dtype) and linear.weight.is_contiguous():
-        out, added = add_product_rows(
-            z, scales, _plain(linear), x[:, 0], gate, slot.counter, keep=keep
-        )
+    weight = linear.weight
+    if serves(z, weight.dtype) and weight.is_contiguous():
+        parts = share_rows(z, weight)
     else:
-        out, added = add_rows(entering, _plain(linear), x[:, 0], gate, keep=keep)
-    return out[:, None], None if added is None else added[:, None]
+        parts = torch.nn.functional.linear(z, weight)[None]
+    return Update(parts, scales, linear.bias, gate)
