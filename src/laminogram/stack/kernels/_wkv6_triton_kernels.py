@@ -238,7 +238,17 @@ def _walk(
     added = plan.squares(x)
     kept = added.new_empty(added.shape[:-1])
     _added_kernel[plan.grid](
-        x, y, w, ends, added, kept, *w.stride()[:3], *plan.sizes, **flags, **plan.flags, **plan.chunk
+        x,
+        y,
+        w,
+        ends,
+        added,
+        kept,
+        *w.stride()[:3],
+        *plan.sizes,
+        **flags,
+        **plan.flags,
+        **plan.chunk,
     )
     before: Tensor
     after: Tensor
