@@ -29,7 +29,7 @@ from torch import Tensor
 from ._chunk_triton_kernels import ChunkPlan, _dot, _load, _store, _tokens
 
 ROWS = 4  # of the state, in a program of the walk
-CHANNELS = 32  # of the keys, in a program of `_gradient_kernel`
+CHANNELS = 16  # of the keys, in a program of `_gradient_kernel`, which holds much of them
 
 
 # fmt: off
@@ -308,10 +308,11 @@ def backward(
         grad_o, r, k, u, w, ends, grad_states, gv, *w.stride()[:3], *plan.sizes,
         BACKWARD=True, **ragged, **plan.flags, **plan.chunk,
     )  # fmt: skip
-    blocks = max(1, plan.size // CHANNELS)
+    blocks = plan.size // CHANNELS
     grid: Any = (plan.chunks, plan.heads * blocks, plan.batch)
+    each = plan.chunk | {"num_warps": chunk // 16}  # more would hold the same rows twice
     _gradient_kernel[grid](
         r, k, v, u, w, ends, before, grad_o, grad_states, gr, gk, gu, gw,
-        *w.stride()[:3], *plan.sizes, BLOCKS=blocks, **ragged, **plan.flags, **plan.chunk,
+        *w.stride()[:3], *plan.sizes, BLOCKS=blocks, **ragged, **plan.flags, **each,
     )  # fmt: skip
     return gr, gw, gk, gv, gu.sum((0, 2)), grad_state
