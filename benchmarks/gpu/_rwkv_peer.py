@@ -84,6 +84,6 @@ def peer(version: int, path: Path, device: str) -> Peer:
     with contextlib.redirect_stdout(io.StringIO()):
         from rwkv.model import RWKV
 
-        name = str(path) if version == 4 else str(path.with_suffix(""))
+        name = str(path.with_suffix("")) if version == 7 else str(path)
         model = RWKV(model=name, strategy="cuda fp16" if device == "cuda" else "cpu fp32")
     return Peer(model, compiled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from benchmarks.gpu import _rwkv, _rwkv_peer
 from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
 
 PEER = _rwkv_peer.PACKAGE
+TORCH = f"{OURS}, plain torch"
 TOKENS = 2048
 
 
 def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Result:
-    big = _rwkv.RWKV4 if version == 4 else _rwkv.RWKV7
-    shape = _rwkv.TINY[version] if lab.tiny else big
+    shape = (_rwkv.TINY if lab.tiny else _rwkv.BIG)[version]
     tokens = 64 if lab.tiny else TOKENS
     if lab.device == "cuda" and _rwkv_peer.installed():
         _rwkv_peer.compiling()
@@ -34,6 +35,9 @@ def _prefill(lab: Lab, version: int, dtype: torch.dtype, of_limit: float) -> Res
     found = [ours() for _ in range(3)][-1]  # compiled, captured, replayed
     notes: dict[str, Any] = {"seconds to compile": round(time.perf_counter() - begin, 1)}
     sides: dict[str, Callable[[], Any]] = {OURS: ours}
+    if version == 6:
+        sides[TORCH] = _in_plain_torch(path, dtype, lab, ids)
+        notes["logits apart, kernels and plain torch"] = f"{_apart(found, sides[TORCH]()):.1e}"
     targets = [Target(LIMIT, 1 / of_limit)]
     if _rwkv_peer.installed():
         peer, listed = _rwkv_peer.peer(version, path, lab.device), ids[0].tolist()
@@ -61,6 +65,19 @@ def _last_logits(stack: Any, ids: Tensor) -> Callable[[], Tensor]:
     return last
 
 
+def _in_plain_torch(path: Path, dtype: torch.dtype, lab: Lab, ids: Tensor) -> Callable[[], Tensor]:
+    """The same of a second stack of the file, captured with RWKV-6's recurrence in plain torch."""
+    from laminogram.stack.kernels.wkv6 import wkv6
+
+    stack = _rwkv.opened(path, dtype, lab.device).eval()
+    torch._dynamo.reset()
+    last = _last_logits(stack.accelerate() if lab.device == "cuda" else stack, ids)
+    with _rwkv.recurrence(6, wkv6):
+        for _ in range(3):
+            last()
+    return last
+
+
 def _apart(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference of the logits, relative to their spread."""
     return float((ours.float() - theirs.float()).abs().max() / ours.float().std())
@@ -74,6 +91,11 @@ def rwkv4_bf16(lab: Lab) -> Result:
 @row("rwkv4-prefill-fp16")
 def rwkv4_fp16(lab: Lab) -> Result:
     return _prefill(lab, 4, torch.float16, 0.50)
+
+
+@row("rwkv6-prefill-bf16")
+def rwkv6_bf16(lab: Lab) -> Result:
+    return _prefill(lab, 6, torch.bfloat16, 0.40)
 
 
 @row("rwkv7-prefill-bf16")

@@ -1,8 +1,8 @@
 """A training step of small RWKVs, loss and gradients in bf16 products, beside the kernels of fla.
 
 The same step runs with either kernel, eagerly, since fla's takes no part in a compiled graph; and
-with compiled layers, as a user trains who wants speed. fla tunes its kernels of RWKV-7 over some
-hundreds of choices, for minutes: here over those with the fewest stages of a pipeline.
+with compiled layers, as a user trains who wants speed. fla tunes its kernels of RWKV-6 and 7 over
+some hundreds of choices, for minutes: here over those with the fewest stages of a pipeline.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import functools
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +21,11 @@ from benchmarks.gpu import _rwkv
 from benchmarks.lab import OURS, Lab, Result, Target, row
 
 EAGER, FLA = f"{OURS}, eager", "fla's kernel, eager"
+PLAIN = f"{OURS}, plain torch, eager"
 
 
 def _train(lab: Lab, shape: _rwkv.Shape, rows: int) -> Result:
-    from laminogram.stack import kernels
+    from laminogram.stack.kernels.wkv6 import wkv6 as wkv6_chunks
     from laminogram.train.loop import row_losses
 
     version, tokens = shape.version, 512
@@ -53,18 +53,20 @@ def _train(lab: Lab, shape: _rwkv.Shape, rows: int) -> Result:
     notes: dict[str, Any] = {"seconds to compile": round(time.perf_counter() - begin, 1)}
     sides: dict[str, Callable[[], None]] = {OURS: lambda: step(compiled), EAGER: step}
     targets = ()
+
+    def with_kernel(kernel: Callable[..., tuple[Tensor, Tensor]]) -> None:
+        with _rwkv.recurrence(version, kernel):
+            step()
+
+    if version == 6:
+        sides[PLAIN] = lambda: with_kernel(wkv6_chunks)
     if lab.device == "cuda" and importlib.util.find_spec("fla") is not None:
-        name, kernel = f"wkv{version}", _FLA[version]()
-
-        def with_fla() -> None:
-            with _replaced(kernels, name, kernel):
-                step()
-
+        kernel = _FLA[version]()
         notes["fla's choices left"] = _tune_less("fla.ops")
         begin = time.perf_counter()
-        with_fla()
+        with_kernel(kernel)
         notes["seconds of fla's tuning"] = round(time.perf_counter() - begin, 1)
-        sides[FLA] = with_fla
+        sides[FLA] = lambda: with_kernel(kernel)
         targets = (Target(FLA, 1.0),)
     times = lab.race(sides, rounds=5, repeat=3)
     if FLA in sides:
@@ -72,16 +74,6 @@ def _train(lab: Lab, shape: _rwkv.Shape, rows: int) -> Result:
         verdict = "met" if ratio <= 1.0 else "NOT met"
         notes["eager against fla's kernel"] = f"{ratio:.3f}  target 1.000  {verdict}"
     return Result(times, (rows * tokens, "tok"), targets=targets, notes=notes)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 @functools.cache
@@ -117,6 +109,18 @@ def _fla4() -> Callable[..., tuple[Tensor, Tensor]]:
     return wkv4
 
 
+def _fla6() -> Callable[..., tuple[Tensor, Tensor]]:
+    from fla.ops.rwkv6 import chunk_rwkv6
+
+    def wkv6(r: Tensor, w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor, *_: Any):
+        r, k, v, u = (x.bfloat16() for x in (r, k, v, u))
+        start = {"initial_state": state.mT.contiguous(), "output_final_state": True}
+        o, after = chunk_rwkv6(r, k, v, w.log(), u, scale=1.0, **start)
+        return o.float(), after.mT
+
+    return wkv6
+
+
 def _fla7() -> Callable[..., tuple[Tensor, Tensor]]:
     from fla.ops.rwkv7 import chunk_rwkv7
 
@@ -130,12 +134,17 @@ def _fla7() -> Callable[..., tuple[Tensor, Tensor]]:
     return wkv7
 
 
-_FLA = {4: _fla4, 7: _fla7}
+_FLA = {4: _fla4, 6: _fla6, 7: _fla7}
 
 
 @row("rwkv4-train-12x768")
 def rwkv4_middle(lab: Lab) -> Result:
     return _train(lab, _rwkv.MIDDLE[4], 8)
+
+
+@row("rwkv6-train-12x768")
+def rwkv6_middle(lab: Lab) -> Result:
+    return _train(lab, _rwkv.MIDDLE[6], 8)
 
 
 @row("rwkv7-train-12x768")

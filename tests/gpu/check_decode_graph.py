@@ -2,7 +2,7 @@
 
     python tests/gpu/check_decode_graph.py [--device cuda] [--size 512] [--layers 4]
 
-For a Llama, an RWKV-4 and an RWKV-7 with random weights, over 16 tokens: the captured step against
+For a Llama, an RWKV-4, an RWKV-6 and an RWKV-7 with random weights, over 16 tokens: the captured step against
 the same step run eagerly and against the usual path; the tensor that the probe reads; new values
 written into the edit between replays; and the same with compiled layers. Prints a line a check and
 exits with 1 if one failed. On a CPU everything runs but the capture itself.
@@ -65,6 +65,11 @@ def layer_of(kind: str, size: int, first: bool) -> c.LayerConfig:
     if kind == "rwkv4":
         attn = c.TimeMix4Config(attention_size=size)
         ffn = c.ChannelMix4Config(intermediate_size=4 * size)
+    elif kind == "rwkv6":
+        attn = c.TimeMix6Config(
+            num_attention_heads=size // 64, head_dim=64, mix_rank=32, decay_rank=64
+        )
+        ffn = c.ChannelMix6Config(intermediate_size=4 * size)
     else:
         attn = c.TimeMix7Config(
             num_attention_heads=size // 64,
@@ -203,7 +208,7 @@ def main() -> int:
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "CPU"
     print(f"{name}, torch {torch.__version__}, {given.layers} layers of {given.size}, fp32")
     checks = Checks()
-    for kind in ("llama", "rwkv4", "rwkv7"):
+    for kind in ("llama", "rwkv4", "rwkv6", "rwkv7"):
         for compiled in (False, True):
             checks.model = f"{kind}{', compiled' if compiled else ''}"
             view, plain = (view_of(kind, given.size, given.layers, given.device) for _ in range(2))

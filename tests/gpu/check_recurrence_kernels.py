@@ -9,22 +9,24 @@ if one failed.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
 import torch
-from tests.stack.kernels.kernel_cases import wkv4_case, wkv7_case, worst
+from tests.stack.kernels.kernel_cases import wkv4_case, wkv6_case, wkv7_case, worst
 from torch import Tensor
 
-from laminogram.stack.kernels import wkv4_empty_state, wkv4_triton, wkv7_triton
+from laminogram.stack.kernels import wkv4_empty_state, wkv4_triton, wkv6_triton, wkv7_triton
 from laminogram.stack.kernels.wkv4 import wkv4 as wkv4_reference
+from laminogram.stack.kernels.wkv6 import wkv6 as wkv6_reference
 from laminogram.stack.kernels.wkv7 import wkv7 as wkv7_reference
 
 CUDA = "cuda"
 HALF, SHORT, FULL = torch.float16, torch.bfloat16, torch.float32
-# Relative to the largest value. RWKV-7 multiplies in TF32 where an input has 16 bits.
+# Relative to the largest value. RWKV-6 and 7 multiply in TF32 where an input has 16 bits.
 OF_WKV4 = {FULL: 3e-5, SHORT: 4e-3, HALF: 1e-3}
-OF_WKV7 = {FULL: 4e-6, SHORT: 1e-2, HALF: 4e-3}
+OF_MATRIX_STATES = {FULL: 4e-6, SHORT: 1e-2, HALF: 4e-3}
 
 Results = dict[str, Tensor]
 _failed: list[str] = []
@@ -82,32 +84,40 @@ def check_wkv4(
     judge(name, results(wkv4_triton, None), results(wkv4_reference, torch.float64), OF_WKV4[dtype])
 
 
-def check_wkv7(
-    rows: int,
-    tokens: int,
-    heads: int,
-    size: int,
+def check_matrix_state(
+    name: str,
+    case: Sequence[Tensor],
     dtype: torch.dtype,
     real: Sequence[int] | None = None,
-    repeat: bool = False,
+    chunk: int = 32,
 ) -> None:
-    """o, the state after the last real token, and all seven gradients."""
-    case = [x.to(CUDA) for x in wkv7_case(3, rows, tokens, heads, size, repeat=repeat)]
-    inputs = [x.to(FULL if i in (1, 6) else dtype) for i, x in enumerate(case)]
+    """o, the state after the last real token, and all gradients: RWKV-6 (r w k v u S) or RWKV-7
+    (r w k v a b S)."""
+    kernel, reference, limits, names = _MATRIX_STATES[len(case)]
+    wide_ones = "wuS"  # never in 16 bits
+    case = [x.to(CUDA) for x in case]
+    inputs = [x.to(FULL if n in wide_ones else dtype) for n, x in zip(names, case, strict=True)]
     lengths = of(real)
-    kept = mask(tokens, lengths)[..., None, None]
-    by_o, by_state = torch.randn_like(case[0]), torch.randn_like(case[6])
+    kept = mask(case[0].shape[1], lengths)[..., None, None]
+    by_o, by_state = torch.randn_like(case[0]), torch.randn_like(case[-1])
 
     def results(run: Callable[..., tuple[Tensor, Tensor]], wide: torch.dtype | None) -> Results:
         leaves = [x.detach().to(wide or x.dtype).requires_grad_() for x in inputs]
         o, after = run(*leaves, lengths)
         o = torch.where(kept, o, 0)
         grads = torch.autograd.grad((o * by_o).sum() + (after * by_state).sum(), leaves)
-        return {"o": o, "after": after, **dict(zip("rwkvabS", grads, strict=True))}
+        return {"o": o, "after": after, **dict(zip(names, grads, strict=True))}
 
-    name = f"wkv7 {rows}x{tokens}x{heads}x{size} {str(dtype)[6:]} {real or ''}"
-    name += " one key" if repeat else ""
-    judge(name, results(wkv7_triton, None), results(wkv7_reference, torch.float64), OF_WKV7[dtype])
+    sizes = "x".join(map(str, case[0].shape))
+    label = f"{name} {sizes} L{chunk} {str(dtype)[6:]} {real or ''}"
+    got = results(functools.partial(kernel, chunk=chunk), None)
+    judge(label, got, results(reference, torch.float64), limits[dtype])
+
+
+_MATRIX_STATES = {
+    6: (wkv6_triton, wkv6_reference, OF_MATRIX_STATES, "rwkvuS"),
+    7: (wkv7_triton, wkv7_reference, OF_MATRIX_STATES, "rwkvabS"),
+}
 
 
 @torch.no_grad()
@@ -115,16 +125,19 @@ def check_lengths() -> None:
     """A compiled caller over three lengths, the later ones by its graph for any length."""
     torch._dynamo.reset()
     fours = torch.compile(lambda k, v, w, u, s: wkv4_triton(2 * k, v, w, u, s), fullgraph=True)
+    sixes = torch.compile(lambda r, *rest: wkv6_triton(2 * r, *rest), fullgraph=True)
     sevens = torch.compile(lambda r, *rest: wkv7_triton(2 * r, *rest), fullgraph=True)
     for tokens in (100, 333, 1000):
         four = [x.to(CUDA, FULL) for x in wkv4_case(2, 2, tokens, 96)]
+        six = [x.to(CUDA, FULL) for x in wkv6_case(2, 2, tokens, 3, 64)]
         seven = [x.to(CUDA, FULL) for x in wkv7_case(2, 2, tokens, 3, 64)]
         y, after = fours(*four)
         wanted_y, wanted_after = wkv4_triton(2 * four[0], *four[1:])
-        o, state = sevens(*seven)
-        wanted_o, wanted_state = wkv7_triton(2 * seven[0], *seven[1:])
-        got = {"y": y, "after": after, "o": o, "S": state}
-        wanted = {"y": wanted_y, "after": wanted_after, "o": wanted_o, "S": wanted_state}
+        got, wanted = {"y": y, "after": after}, {"y": wanted_y, "after": wanted_after}
+        got["o6"], got["S6"] = sixes(*six)
+        wanted["o6"], wanted["S6"] = wkv6_triton(2 * six[0], *six[1:])
+        got["o7"], got["S7"] = sevens(*seven)
+        wanted["o7"], wanted["S7"] = wkv7_triton(2 * seven[0], *seven[1:])
         judge(f"compiled, {tokens} tokens", got, wanted, 1e-6)
 
 
@@ -138,11 +151,18 @@ def main() -> int:
     check_wkv4(2, 333, 100, FULL, [333, 64])
     check_wkv4(8, 512, 768, SHORT, empty=True)
     check_wkv4(3, 65, 40, HALF, [0, 64, 65])
-    check_wkv7(1, 333, 2, 64, SHORT)
-    check_wkv7(3, 65, 1, 64, HALF, [0, 64, 17])
-    check_wkv7(3, 65, 1, 64, FULL, [0, 64, 17])
-    check_wkv7(1, 130, 2, 32, FULL, repeat=True)
-    check_wkv7(2, 50, 3, 16, FULL)
+    for dtype, mean in ((SHORT, -2.0), (HALF, 0.0), (FULL, 6.0)):
+        check_matrix_state("wkv6", wkv6_case(3, 3, 65, 1, 64, mean=mean), dtype, [0, 64, 17])
+    for chunk in (16, 32, 64):
+        check_matrix_state("wkv6", wkv6_case(3, 1, 333, 2, 64, mean=-4.0), SHORT, chunk=chunk)
+    r, w, *rest = wkv6_case(4, 2, 130, 2, 32)
+    check_matrix_state("wkv5", (r, w[0, 0], *rest), FULL)
+    check_matrix_state("wkv6", wkv6_case(3, 2, 50, 3, 16), FULL)
+    check_matrix_state("wkv7", wkv7_case(3, 1, 333, 2, 64), SHORT)
+    check_matrix_state("wkv7", wkv7_case(3, 3, 65, 1, 64), HALF, [0, 64, 17])
+    check_matrix_state("wkv7", wkv7_case(3, 3, 65, 1, 64), FULL, [0, 64, 17])
+    check_matrix_state("wkv7 one key", wkv7_case(3, 1, 130, 2, 32, repeat=True), FULL)
+    check_matrix_state("wkv7", wkv7_case(3, 2, 50, 3, 16), FULL)
     check_lengths()
     print(f"{len(_failed)} checks FAILED: {_failed}" if _failed else "all passed")
     return 1 if _failed else 0

@@ -143,11 +143,12 @@ def test_a_captured_step_is_compared_or_the_reason_told(monkeypatch: pytest.Monk
     assert row.held is None and "something waits" in row.note
 
 
-def test_kernels_that_a_gpu_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_WKV7_SIZES", (128,))
-    view = view_of("rwkv7")
+@pytest.mark.parametrize("kind", ["rwkv5", "rwkv6", "rwkv7"])
+def test_kernels_that_a_gpu_lacks_are_named(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(kernels, "_SIZES", (128,))
+    view = view_of(kind)
     there = SimpleNamespace(device=torch.device("cuda"))
     rows = list(_slow_kernels(SimpleNamespace(stack=there, plan=view.plan, config=view.config)))
     assert [row.name for row in rows] == ["fast kernels"]
-    assert "rwkv7_time runs in plain torch" in rows[0].note
+    assert f"{kind}_time runs in plain torch" in rows[0].note
     assert not list(_slow_kernels(view))

@@ -21,7 +21,13 @@ from laminogram.probe import edits
 from laminogram.probe.gram import Gram
 from laminogram.stack import kernels
 from laminogram.stack.batch import Batch
-from laminogram.stack.config import AttentionConfig, TimeMix7Config
+from laminogram.stack.config import (
+    AttentionConfig,
+    TimeMix4Config,
+    TimeMix5Config,
+    TimeMix6Config,
+    TimeMix7Config,
+)
 from laminogram.stack.layer import Layer
 from laminogram.stack.sites import MATRIX, layer_sites
 
@@ -322,8 +328,8 @@ def _slow_kernels(view: View) -> Iterator[Row]:
     reasons = set()
     for step in view.plan:
         attn = view.config.layers[step.layer].attn
-        if attn.kind in ("rwkv4_time", "rwkv7_time"):
-            size = attn.head_dim if isinstance(attn, TimeMix7Config) else None
+        if isinstance(attn, TimeMix4Config | TimeMix5Config | TimeMix6Config | TimeMix7Config):
+            size = None if isinstance(attn, TimeMix4Config) else attn.head_dim
             reasons.add((attn.kind, kernels.kernel_missing(size)))
     for kind, why in sorted((kind, why) for kind, why in reasons if why is not None):
         yield Row("fast kernels", None, None, None, f"{kind} runs in plain torch: {why}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Wkv4Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # k, v, w, u, state
+Wkv6Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # r, w, k, v, u, state
 Wkv7Case = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # r, w, k, v, a, b, state
 
 
@@ -40,6 +41,30 @@ def wkv4_case(
     if empty:
         state[:, :2], state[:, 2] = 0.0, -1e30
     return k.to(dtype), v.to(dtype), w.to(dtype), u.to(dtype), state.to(dtype)
+
+
+def wkv6_case(
+    seed: int,
+    batch: int,
+    tokens: int,
+    heads: int = 2,
+    size: int = 4,
+    *,
+    mean: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+) -> Wkv6Case:
+    """Decays of all sizes side by side, exp(-exp(raw)) with raw around `mean`."""
+    make = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make, dtype=torch.float64)
+
+    shape = (batch, tokens, heads, size)
+    w = torch.exp(-torch.exp(mean + 3 * normal(*shape)))
+    r, k, v = normal(*shape), normal(*shape), normal(*shape)
+    u, state = normal(heads, size), normal(batch, heads, size, size)
+    r, w, k, v, u, state = (x.to(dtype) for x in (r, w, k, v, u, state))
+    return r, w, k, v, u, state
 
 
 def wkv7_case(

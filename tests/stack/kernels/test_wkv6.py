@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.stack.kernels.kernel_cases import worst
+from tests.stack.kernels.kernel_cases import wkv6_case, worst
 from torch import Tensor
 
 from laminogram.stack.kernels import wkv6, wkv6_naive, wkv6_pattern
@@ -21,30 +21,6 @@ seeds = st.integers(0, 2**31 - 1)
 dtypes = st.sampled_from([torch.float64, torch.float32])
 # The decay is exp(-exp(raw)): for a mean raw of 6 it is 0 in every precision, for -20 nearly 1.
 means = st.sampled_from([-20.0, -6.0, 0.0, 3.0, 6.0])
-
-
-def case(
-    seed: int,
-    batch: int,
-    tokens: int,
-    heads: int = 2,
-    size: int = 4,
-    *,
-    mean: float = 0.0,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, ...]:
-    """r, w, k, v, u, state: decays of all sizes side by side."""
-    make = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=make, dtype=torch.float64)
-
-    shape = (batch, tokens, heads, size)
-    w = torch.exp(-torch.exp(mean + 3 * normal(*shape)))
-    made = (normal(*shape), w, normal(*shape), normal(*shape))
-    return tuple(
-        x.to(dtype) for x in (*made, normal(heads, size), normal(batch, heads, size, size))
-    )
 
 
 def golden_head(
@@ -64,7 +40,7 @@ def golden_head(
 
 
 def test_naive_is_the_formula_entry_by_entry() -> None:
-    made = case(0, 2, 5, 2, 3)
+    made = wkv6_case(0, 2, 5, 2, 3)
     o, after = wkv6_naive(*made)
     for row in range(2):
         for head in range(2):
@@ -79,7 +55,7 @@ def test_naive_is_the_formula_entry_by_entry() -> None:
 def test_chunks_equal_the_naive_loop(
     seed: int, tokens: int, batch: int, dtype: torch.dtype, mean: float
 ) -> None:
-    made = case(seed, batch, tokens, mean=mean, dtype=dtype)
+    made = wkv6_case(seed, batch, tokens, mean=mean, dtype=dtype)
     wanted, state = wkv6_naive(*(x.double() for x in made))
     o, after = wkv6(*made)
     assert o.dtype == after.dtype == dtype
@@ -89,7 +65,7 @@ def test_chunks_equal_the_naive_loop(
 
 def test_one_decay_for_a_head_is_the_same_decay_for_its_channels() -> None:
     """As versions 5.0 and 5.1 have it: w and u are broadcast."""
-    r, _, k, v, _, state = case(1, 2, 40)
+    r, _, k, v, _, state = wkv6_case(1, 2, 40)
     w, u = torch.rand(2, 1, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64)
     spread = w.expand(2, 4).expand(2, 40, 2, 4)
     wanted, end = wkv6_naive(r, spread, k, v, u.expand(2, 4), state)
@@ -104,7 +80,7 @@ def test_one_decay_for_a_head_is_the_same_decay_for_its_channels() -> None:
 @FEW
 @given(seeds, st.integers(2, 70), st.data())
 def test_a_split_sequence_carries_its_state(seed: int, tokens: int, data: st.DataObject) -> None:
-    r, w, k, v, u, state = case(seed, 2, tokens)
+    r, w, k, v, u, state = wkv6_case(seed, 2, tokens)
     cut = data.draw(st.integers(1, tokens - 1))
     whole, end = wkv6(r, w, k, v, u, state)
     first, middle = wkv6(*(x[:, :cut] for x in (r, w, k, v)), u, state)
@@ -117,7 +93,7 @@ def test_a_split_sequence_carries_its_state(seed: int, tokens: int, data: st.Dat
 @FEW
 @given(seed=seeds, lengths=st.lists(st.integers(0, 40), min_size=1, max_size=4))
 def test_a_ragged_batch_equals_its_rows(run: Run, seed: int, lengths: list[int]) -> None:
-    *inputs, u, state = case(seed, len(lengths), max(1, *lengths))
+    *inputs, u, state = wkv6_case(seed, len(lengths), max(1, *lengths))
     o, after = run(*inputs, u, state, torch.tensor(lengths))
     assert bool(o.isfinite().all())
     for row, length in enumerate(lengths):
@@ -129,14 +105,14 @@ def test_a_ragged_batch_equals_its_rows(run: Run, seed: int, lengths: list[int])
 
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_gradients_of_the_fast_path(tokens: int) -> None:
-    made = tuple(x.requires_grad_() for x in case(2, 1, tokens, 1, 2, mean=-2.0))
+    made = tuple(x.requires_grad_() for x in wkv6_case(2, 1, tokens, 1, 2, mean=-2.0))
     assert torch.autograd.gradcheck(wkv6, made)
 
 
 @pytest.mark.parametrize("mean", [-6.0, 0.0, 6.0])
 def test_gradients_equal_those_of_the_naive_loop(mean: float) -> None:
     """Also where decays are 0, which have a gradient as well."""
-    made = tuple(x.requires_grad_() for x in case(3, 2, 70, mean=mean))
+    made = tuple(x.requires_grad_() for x in wkv6_case(3, 2, 70, mean=mean))
     lengths = torch.tensor([70, 20])
     real = (torch.arange(70) < lengths[:, None])[..., None, None]
 
@@ -152,7 +128,7 @@ def test_gradients_equal_those_of_the_naive_loop(mean: float) -> None:
 @FEW
 @given(seeds, st.integers(1, 70), means)
 def test_pattern_times_values_is_the_output(seed: int, tokens: int, mean: float) -> None:
-    r, w, k, v, u, state = case(seed, 2, tokens, mean=mean)
+    r, w, k, v, u, state = wkv6_case(seed, 2, tokens, mean=mean)
     pattern = wkv6_pattern(r, w, k, u)
     assert pattern.shape == (2, 2, tokens, tokens)
     assert float(pattern.triu(1).abs().max()) == 0.0
@@ -161,7 +137,7 @@ def test_pattern_times_values_is_the_output(seed: int, tokens: int, mean: float)
 
 
 def test_nothing_is_computed_in_half_precision_under_autocast() -> None:
-    made = case(5, 1, 70, dtype=torch.float32)
+    made = wkv6_case(5, 1, 70, dtype=torch.float32)
     wanted, _ = wkv6(*made)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = wkv6(*made)
@@ -170,7 +146,7 @@ def test_nothing_is_computed_in_half_precision_under_autocast() -> None:
 
 @pytest.mark.parametrize("run", [wkv6_naive, wkv6])
 def test_no_token_changes_no_state(run: Run) -> None:
-    *inputs, u, state = case(6, 2, 3)
+    *inputs, u, state = wkv6_case(6, 2, 3)
     o, after = run(*(x[:, :0] for x in inputs), u, state)
     assert o.shape == (2, 0, 2, 4)
     assert torch.equal(after, state)

@@ -7,14 +7,21 @@ prints one line each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
-from tests.stack.kernels.kernel_cases import wkv4_case, wkv7_case, worst
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.stack.kernels.kernel_cases import wkv4_case, wkv6_case, wkv7_case, worst
+from torch import Tensor
 
 from laminogram.stack.kernels import (
     _wkv4_triton_kernels,
     wkv4_naive,
     wkv4_triton,
+    wkv6_naive,
+    wkv6_triton,
     wkv7_naive,
     wkv7_triton,
 )
@@ -46,15 +53,15 @@ def compare_wkv4(tokens: int, width: int, spread: float, dtype: torch.dtype, emp
     print(f"wkv4 T={tokens} A={width} spread={spread} {dtype} empty={empty}: equal")
 
 
-def compare_wkv7(tokens: list[int], size: int, chunk: int, repeat: bool = False) -> None:
-    """Forward, returned state and all seven gradients, a row for each of the lengths."""
-    longest = max(tokens)
-    case = wkv7_case(3, len(tokens), longest, 1, size, repeat=repeat)
+def compare_matrix_state(name: str, case: Sequence[Tensor], tokens: list[int], chunk: int) -> None:
+    """Forward, returned state and all gradients of RWKV-6 (r w k v u S) or RWKV-7 (r w k v a b S),
+    a row for each of the lengths."""
+    kernel, naive, names = _MATRIX_STATES[len(case)]
     lengths = torch.tensor(tokens)
-    real = (torch.arange(longest) < lengths[:, None])[..., None, None]
+    real = (torch.arange(max(tokens)) < lengths[:, None])[..., None, None]
     make = torch.Generator().manual_seed(0)
     by_o = torch.randn(case[0].shape, generator=make, dtype=torch.float64)
-    by_state = torch.randn(case[6].shape, generator=make, dtype=torch.float64)
+    by_state = torch.randn(case[-1].shape, generator=make, dtype=torch.float64)
 
     def both(run, dtype):
         inputs = tuple(x.detach().to(dtype).requires_grad_() for x in case)
@@ -63,12 +70,40 @@ def compare_wkv7(tokens: list[int], size: int, chunk: int, repeat: bool = False)
         loss = (o * by_o).sum() + (after * by_state).sum()
         return (o, after, *torch.autograd.grad(loss, inputs))
 
-    wanted = both(wkv7_naive, torch.float64)
-    got = both(lambda *inputs: wkv7_triton(*inputs, chunk=chunk), torch.float32)
-    names = ("o", "after", "r", "w", "k", "v", "a", "b", "state")
-    for name, one, other in zip(names, got, wanted, strict=True):
-        assert worst(one.double(), other) < TOLERANCE, (name, worst(one.double(), other))
-    print(f"wkv7 T={tokens} N={size} L={chunk} repeat={repeat}: equal")
+    wanted = both(naive, torch.float64)
+    got = both(lambda *inputs: kernel(*inputs, chunk=chunk), torch.float32)
+    for key, one, other in zip(("o", "after", *names), got, wanted, strict=True):
+        assert worst(one.double(), other) < TOLERANCE, (name, key, worst(one.double(), other))
+    print(f"{name} T={tokens} N={case[0].shape[-1]} L={chunk}: equal")
+
+
+_MATRIX_STATES = {
+    6: (wkv6_triton, wkv6_naive, "rwkvuS"),
+    7: (wkv7_triton, wkv7_naive, "rwkvabS"),
+}
+
+
+def compare_wkv6(tokens: list[int], size: int, chunk: int, mean: float) -> None:
+    case = wkv6_case(3, len(tokens), max(tokens), 1, size, mean=mean)
+    compare_matrix_state(f"wkv6 mean={mean}", case, tokens, chunk)
+
+
+def compare_wkv5(tokens: int) -> None:
+    """One decay for all tokens and the channels of a head, and one bonus for them."""
+    r, w, k, v, u, state = wkv6_case(4, 1, tokens, 2, 16)
+    compare_matrix_state("wkv5", (r, w[0, 0, :, :1], k, v, u[:, :1], state), [tokens], 16)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 34), st.sampled_from([-20.0, -2.0, 0.0, 6.0]))
+def compare_lengths(tokens: int, mean: float) -> None:
+    """Decays so near 1 that none shows, and so fast that they are 0, which have gradients too."""
+    compare_wkv6([tokens], 16, 16, mean)
+
+
+def compare_wkv7(tokens: list[int], size: int, chunk: int, repeat: bool = False) -> None:
+    case = wkv7_case(3, len(tokens), max(tokens), 1, size, repeat=repeat)
+    compare_matrix_state(f"wkv7 repeat={repeat}", case, tokens, chunk)
 
 
 def trace() -> None:
@@ -79,10 +114,13 @@ def trace() -> None:
     for save in (False, True):
         call = (k, v, w, u, state, lengths, torch.float16, save)
         torch.library.opcheck(torch.ops.laminogram.wkv4.default, call, test_utils=kinds)
-    case = tuple(x.float() for x in wkv7_case(0, 2, 20, 1, 16))
+    r, w, k, v, u, state = (x.float() for x in wkv6_case(0, 2, 20, 1, 16))
+    six = (r, w[0, 0].expand(w.shape), k, v, u, state)
+    seven = tuple(x.float() for x in wkv7_case(0, 2, 20, 1, 16))
     for save in (False, True):
-        call = (*case, None, 16, save)
-        torch.library.opcheck(torch.ops.laminogram.wkv7.default, call, test_utils=kinds)
+        for case, name in ((six, "wkv6"), (seven, "wkv7")):
+            operator = getattr(torch.ops.laminogram, name).default
+            torch.library.opcheck(operator, (*case, None, 16, save), test_utils=kinds)
     print("traced")
 
 
@@ -106,6 +144,10 @@ if __name__ == "__main__":
     _wkv4_triton_kernels.SHORTEST = 8  # chunks, as long rows have them
     compare_wkv4(22, 8, 40.0, torch.float32, False)
     compare_wkv4(21, 40, 3.0, torch.float32, True)
+    compare_wkv6([37, 20, 0], 16, 16, 0.0)
+    compare_wkv6([40], 64, 32, -6.0)
+    compare_wkv5(20)
+    compare_lengths()
     compare_wkv7([37, 20], 16, 16)
     compare_wkv7([20, 7, 0], 16, 16, repeat=True)
     compare_wkv7([40], 32, 32, repeat=True)

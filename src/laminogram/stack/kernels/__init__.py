@@ -10,7 +10,8 @@ beside them.
 | `wkv4`, a CPU without gradients | the two-level scan in buffers that fit the cache |
 | `wkv4`, anything else | the two-level scan, differentiable |
 | `wkv6`, one token | a direct step |
-| `wkv6`, a sequence | chunks of 32 tokens (64 on a GPU) as matrix products |
+| `wkv6`, a sequence on CUDA, Triton present, heads of 16, 32 or 64 | chunks of 32 in Triton |
+| `wkv6`, another sequence | chunks of 32 tokens (64 on a GPU) as matrix products |
 | `wkv7`, one token | a direct step |
 | `wkv7`, a sequence on CUDA, Triton present, heads of 16, 32 or 64 | chunks of 32 in Triton |
 | `wkv7`, another sequence | chunks of 16 tokens (64 on a GPU) as matrix products |
@@ -32,12 +33,14 @@ from .wkv4 import wkv4 as _wkv4_scan
 from .wkv4_naive import compute_dtype, wkv4_empty_state, wkv4_naive, wkv4_states
 from .wkv4_pattern import wkv4_pattern, wkv4_pattern_channels
 from .wkv4_triton import triton_missing, wkv4_triton
-from .wkv6 import wkv6, wkv6_pattern
+from .wkv6 import wkv6 as _wkv6_chunks
+from .wkv6 import wkv6_pattern
 from .wkv6_naive import wkv6_naive
+from .wkv6_triton import wkv6_triton
 from .wkv7 import wkv7 as _wkv7_chunks
 from .wkv7 import wkv7_pattern
 from .wkv7_naive import wkv7_naive, wkv7_states
-from .wkv7_triton import SIZES as _WKV7_SIZES
+from .wkv7_triton import SIZES as _SIZES
 from .wkv7_triton import wkv7_triton
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "wkv6",
     "wkv6_naive",
     "wkv6_pattern",
+    "wkv6_triton",
     "wkv7",
     "wkv7_naive",
     "wkv7_pattern",
@@ -83,6 +87,20 @@ def wkv4(
     return _wkv4_scan(k, v, w, u, state, lengths)
 
 
+def wkv6(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    u: Tensor,
+    state: Tensor,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """RWKV-5's and 6's recurrence; arguments, result and dtypes as in `wkv6_naive`."""
+    run = wkv6_triton if _fused(r, kernel_missing(r.shape[-1])) else _wkv6_chunks
+    return run(r, w, k, v, u, state, lengths)
+
+
 def wkv7(
     r: Tensor,
     w: Tensor,
@@ -101,11 +119,11 @@ def wkv7(
 def kernel_missing(head_size: int | None = None) -> str | None:
     """Why sequences on CUDA cannot take the Triton kernels, as a sentence; None when they can.
 
-    RWKV-7's are written for some head sizes; RWKV-4 has no heads.
+    Those of RWKV-5 to 7 are written for some head sizes; RWKV-4 has no heads.
     """
     why = triton_missing()
-    if why is None and head_size is not None and head_size not in _WKV7_SIZES:
-        why = f"the kernels are written for heads of {', '.join(map(str, _WKV7_SIZES))}."
+    if why is None and head_size is not None and head_size not in _SIZES:
+        why = f"the kernels are written for heads of {', '.join(map(str, _SIZES))}."
     return why
 
 

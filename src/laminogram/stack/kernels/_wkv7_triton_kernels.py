@@ -21,25 +21,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._chunk_triton_kernels import ChunkPlan, _dot, _load, _store, _tokens
+
 ROWS = 16  # of the state, in a program of the walk
 
 
 # fmt: off
-@triton.jit
-def _dot(x, y, PRECISION: tl.constexpr):
-    return tl.dot(x, y, input_precision=PRECISION)
-
-
-@triton.jit
-def _load(at, mask, other: tl.constexpr):
-    return tl.load(at, mask=mask, other=other).to(tl.float32)
-
-
-@triton.jit
-def _store(at, x, mask):
-    tl.store(at, x.to(at.dtype.element_ty), mask=mask)
-
-
 @triton.jit
 def _below(x, L: tl.constexpr, DIAGONAL: tl.constexpr):
     """The lower triangle of x (L, L)."""
@@ -64,19 +51,6 @@ def _inverse(moved, L: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constex
         between = tl.where(beside, moved, 0.0)
         found += _dot(_dot(found, between, PRECISION), found, PRECISION)
     return found
-
-
-@triton.jit
-def _tokens(tokens, length_ptr, H, HAS_LENGTHS: tl.constexpr, N: tl.constexpr, L: tl.constexpr):
-    """Where this program's chunk lies: offsets (L, N), which are there, which are real."""
-    chunk, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    t = chunk * L + tl.arange(0, L)[:, None]
-    at = ((row.to(tl.int64) * tokens + t) * H + head) * N + tl.arange(0, N)[None, :]
-    length = tokens
-    if HAS_LENGTHS:
-        length = tl.load(length_ptr + row).to(tl.int32)
-    there = (t < tokens) & (tl.arange(0, N)[None, :] >= 0)
-    return at, there, there & (t < length)
 
 
 @triton.jit
@@ -105,7 +79,7 @@ def _prepare_kernel(
 
     Backward x is the gradient of the answers: what it adds to the gradient of the state.
     """
-    at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
+    at, there, real = _tokens(tl.program_id(1), tokens, length_ptr, H, HAS_LENGTHS, N, L)
     place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
     n = tl.arange(0, N)
     square = place * N * N + n[:, None] * N + n[None, :]
@@ -165,7 +139,7 @@ def _answer_kernel(
     N: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr,
 ):
     """Adds `read S^T` to the answers that a chunk has from its own tokens."""
-    at, there, _real = _tokens(tokens, o_ptr, H, False, N, L)
+    at, there, _real = _tokens(tl.program_id(1), tokens, o_ptr, H, False, N, L)
     place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
     n = tl.arange(0, N)
     state = tl.load(before_ptr + place * N * N + n[:, None] * N + n[None, :])
@@ -187,7 +161,7 @@ def _gradient_kernel(
     `o = r S^T + (r k^T) v + (r b^T) u` and `S' = (S + u^T b + v^T k) end`; `back` is the gradient
     of what the inverse is applied to.
     """
-    at, there, real = _tokens(tokens, length_ptr, H, HAS_LENGTHS, N, L)
+    at, there, real = _tokens(tl.program_id(1), tokens, length_ptr, H, HAS_LENGTHS, N, L)
     place = (tl.program_id(2).to(tl.int64) * H + tl.program_id(1)) * chunks + tl.program_id(0)
     n = tl.arange(0, N)
     square = place * N * N + n[:, None] * N + n[None, :]
@@ -239,25 +213,7 @@ def _gradient_kernel(
 # fmt: on
 
 
-class _Plan:
-    """Sizes of one call: B rows, T tokens in chunks of L, H heads of N."""
-
-    def __init__(self, r: Tensor, chunk: int, precision: str) -> None:
-        self.batch, self.tokens, self.heads, self.size = r.shape
-        self.chunks = -(-self.tokens // chunk)
-        self.grid: Any = (self.chunks, self.heads, self.batch)
-        self.sizes = (self.tokens, self.chunks, self.heads)
-        self.flags: Any = {"N": self.size, "PRECISION": precision}
-        levels, warps = chunk.bit_length() - 1, 4 if chunk <= 32 else 8
-        self.chunk: Any = {"L": chunk, "LEVELS": levels, "num_warps": warps}
-
-    def squares(self, like: Tensor) -> Tensor:
-        """Room for a matrix of every chunk, (B, H, n, N, N) in float32."""
-        shape = (self.batch, self.heads, self.chunks, self.size, self.size)
-        return torch.empty(shape, device=like.device, dtype=torch.float32)
-
-
-def _scan(plan: _Plan, state: Tensor, carry: Tensor, added: Tensor, backward: bool) -> Any:
+def _scan(plan: ChunkPlan, state: Tensor, carry: Tensor, added: Tensor, backward: bool) -> Any:
     """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
     before, after = torch.empty_like(added), torch.empty_like(state)
     grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
@@ -281,7 +237,7 @@ def forward(
     inputs: r, w, k, v, a, b, each (B, T, H, N) and contiguous, at least one token.
     """
     r, w, k, v, a, b = inputs
-    plan = _Plan(r, chunk, precision)
+    plan = ChunkPlan(r, chunk, precision)
     o = torch.empty(r.shape, device=r.device, dtype=torch.float32)
     read, carry, added = torch.empty_like(o), plan.squares(r), plan.squares(r)
     ends = r.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
@@ -309,7 +265,7 @@ def backward(
     before: as `forward` gave it with the same chunk; grad_after (B, H, N, N) in float32.
     """
     r, w, k, v, a, b = inputs
-    plan = _Plan(r, chunk, precision)
+    plan = ChunkPlan(r, chunk, precision)
     carry, added = plan.squares(r), plan.squares(r)
     flags = plan.flags | plan.chunk | {"HAS_LENGTHS": lengths is not None}
     unused = r.new_empty(0)  # pointers are asked for that are not always followed
