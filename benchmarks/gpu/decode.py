@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import limits
-from benchmarks.gpu import _rwkv, _rwkv_peer
+from benchmarks.gpu import _fla_peer, _rwkv, _rwkv_peer
 from benchmarks.gpu._llama import apart
 from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
 from benchmarks.shapes import write
@@ -25,6 +25,7 @@ PROMPT, STEPS, CAPACITY, ROWS = 16, 32, 512, 64
 LONG = 448  # tokens before the steps where caches are to weigh
 RECORDED = "laminogram, recording"
 HF, HF_STATIC, RWKV = "transformers", "transformers, compiled static cache", "rwkv"
+FLA = "fla's model"
 FAR = 0.05  # of the largest logit: half precision through all layers
 # Random weights of an RWKV-7 amplify rounding: the `rwkv` package in fp16 was found up to 0.08 from
 # itself in fp32 (24 layers, width 256 to 1024), this package 0.03; what is wrong is off by 1.
@@ -160,6 +161,25 @@ def _rwkv_package(lab: Lab, version: int, ours: Ours) -> dict[str, Peer]:
     return {RWKV: Peer(loop, after_prompt)}
 
 
+def _fla(lab: Lab, ours: Ours) -> dict[str, Peer]:
+    """fla's RWKV-7, or nothing where it is not installed or there is no GPU for its kernels."""
+    if lab.device != "cuda" or not _fla_peer.installed():
+        return {}
+    peer = _fla_peer.Peer(_rwkv_path(lab, 7), torch.float16, lab.device)
+    first = ours.first[:, None]
+
+    def after_prompt() -> Tensor:
+        peer.begin(ours.prompt[0])
+        return peer.read(first)
+
+    def loop() -> None:
+        ids = first
+        for _ in range(ours.steps):
+            ids = peer.read(ids).argmax(-1)[:, None]
+
+    return {FLA: Peer(loop, after_prompt)}
+
+
 def _result(
     lab: Lab, ours: Ours, peers: dict[str, Peer], of_limit: float, far: float = FAR
 ) -> Result:
@@ -192,7 +212,8 @@ def rwkv4(lab: Lab) -> Result:
 @row("rwkv7-decode")
 def rwkv7(lab: Lab) -> Result:
     ours = Ours(_rwkv_view(lab, 7), lab)
-    return _result(lab, ours, _rwkv_package(lab, 7, ours), 1 / 0.60, FAR_7)
+    peers = _rwkv_package(lab, 7, ours) | _fla(lab, ours)
+    return _result(lab, ours, peers, 1 / 0.60, FAR_7)
 
 
 @row("llama-decode", needs=("transformers",))

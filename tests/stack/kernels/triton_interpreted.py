@@ -114,6 +114,11 @@ def trace() -> None:
     for save in (False, True):
         call = (k, v, w, u, state, lengths, torch.float16, save)
         torch.library.opcheck(torch.ops.laminogram.wkv4.default, call, test_utils=kinds)
+    tracked = [x.clone().requires_grad_() for x in (k, v, w, u)]
+    call = (*tracked, state, lengths, torch.float32, True)
+    one, other = torch.ops.laminogram.wkv4(*call)[0], wkv4_triton(*tracked, state, lengths)[0]
+    for a, b in zip(*(torch.autograd.grad(y.sum(), tracked) for y in (one, other)), strict=True):
+        assert torch.equal(one, other) and torch.equal(a, b)
     r, w, k, v, u, state = (x.float() for x in wkv6_case(0, 2, 20, 1, 16))
     six = (r, w[0, 0].expand(w.shape), k, v, u, state)
     seven = tuple(x.float() for x in wkv7_case(0, 2, 20, 1, 16))

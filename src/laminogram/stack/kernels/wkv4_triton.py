@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .wkv4_naive import wkv4_empty_state
 
@@ -194,6 +195,7 @@ class _Direct(torch.autograd.Function):
         return y, after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None) -> Any:
         _check_state_gradient(grad_state)
         if grad_y is None:
