@@ -2,10 +2,10 @@
 
     python tests/gpu/check_decode_graph.py [--device cuda] [--size 512] [--layers 4]
 
-For a Llama, an RWKV-4, an RWKV-6 and an RWKV-7 with random weights, over 16 tokens: the captured step against
-the same step run eagerly and against the usual path; the tensor that the probe reads; new values
-written into the edit between replays; and the same with compiled layers. Prints a line a check and
-exits with 1 if one failed. On a CPU everything runs but the capture itself.
+For a Llama, an RWKV-4, an RWKV-6 and an RWKV-7 with random weights, over 16 tokens: the captured
+step against the same step run eagerly and against the usual path; the tensor that the probe reads;
+new values written into the edit between replays; and the same with compiled layers. Prints a line
+a check and exits with 1 if one failed. On a CPU everything runs but the capture itself.
 """
 
 from __future__ import annotations
