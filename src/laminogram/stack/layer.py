@@ -16,6 +16,7 @@ from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
+from laminogram.stack.hooks import is_hooked
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
 from laminogram.stack.mixers.fused import is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
@@ -138,7 +139,8 @@ def compiled_run_layer(backend: str | Callable) -> Callable[..., Tensor]:
     def run(
         layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
     ) -> Tensor:
-        out = layer.by_row_kernels(x, ctx, slot, taps, part)
+        # Whoever waits for the layer itself would not be called by these kernels alone.
+        out = None if is_hooked(layer) else layer.by_row_kernels(x, ctx, slot, taps, part)
         return compiled(layer, x, ctx, slot, taps, part) if out is None else out
 
     return run

@@ -27,6 +27,7 @@ from laminogram.stack.config import (
     TimeMix7Config,
 )
 from laminogram.stack.context import Context
+from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.attention_row_triton import attention_row
 from laminogram.stack.kernels.matvec import lies_by_inputs
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
@@ -109,9 +110,11 @@ def has_row_kernels(config: LayerConfig) -> bool:
 
 
 def _serves(layer: Layer, ctx: Context, slot: StepSlot) -> bool:
-    """Whether every parameter is a plain tensor of the memory's dtype, and the memory of the kind
-    that the kernels write to."""
+    """Whether every parameter is a plain tensor of the memory's dtype, the memory of the kind that
+    the kernels write to, and nobody waits for a mixer to be called."""
     memory = slot.attn
+    if has_hooked_mixer(layer):
+        return False
     if isinstance(memory, StateSlot):
         dtype = memory.shift.dtype
         if isinstance(layer.config.attn, TimeMix7Config) and V_FIRST not in ctx.streams:
