@@ -3,11 +3,11 @@
 import pytest
 import torch
 from tests.stack.test_rwkv4_decode import TAPPED, OneToken, layer_of, token
-from tests.stacks import relative, view_of
+from tests.stacks import ids_of, relative, view_of
 
 from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.kernels import matvec
-from laminogram.stack.layer import Layer, compiled_run_layer
+from laminogram.stack.layer import compiled_run_layer
 from laminogram.stack.mixers import row_decode
 from laminogram.stack.taps import NO_TAPS
 
@@ -97,11 +97,15 @@ def test_row_kernels_leave_a_hooked_mixer_to_the_usual_path(kind, rows, mixer, s
 
 
 @torch.no_grad()
-def test_a_hooked_layer_is_called_where_layers_are_compiled(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr(Layer, "by_row_kernels", lambda layer, x, *_: x)
-    run, calls = compiled_run_layer("eager"), []
-    layer, slot = layer_and_slot("llama")
-    layer.register_forward_hook(lambda *_: calls.append(1))
-    run(layer, torch.ones(1, 1, 32), Context(), slot, NO_TAPS, "both")
-    assert calls == [1]
+@pytest.mark.parametrize("path", ["", "attn", "ffn"])
+def test_a_hooked_layer_is_not_run_compiled(path, monkeypatch):
+    compiled: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *_: compiled.append(1))
+    run, calls, ids = compiled_run_layer("eager"), [], ids_of(1, 3)
+    view = view_of("llama")
+    usual, view.stack.run_layer = view.logits(ids), run
+    layers = view.stack.layers
+    for layer in layers:
+        layer.get_submodule(path).register_forward_hook(lambda *_: calls.append(1))
+    assert view.logits(ids).equal(usual)
+    assert len(calls) == len(layers) and not compiled

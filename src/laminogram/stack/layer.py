@@ -16,7 +16,7 @@ from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
-from laminogram.stack.hooks import is_hooked
+from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
 from laminogram.stack.mixers.fused import is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels
@@ -139,8 +139,9 @@ def compiled_run_layer(backend: str | Callable) -> Callable[..., Tensor]:
     def run(
         layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
     ) -> Tensor:
-        # Whoever waits for the layer itself would not be called by these kernels alone.
-        out = None if is_hooked(layer) else layer.by_row_kernels(x, ctx, slot, taps, part)
+        if is_hooked(layer) or has_hooked_mixer(layer):  # what is compiled knows no later hooks
+            return run_layer(layer, x, ctx, slot, taps, part)
+        out = layer.by_row_kernels(x, ctx, slot, taps, part)
         return compiled(layer, x, ctx, slot, taps, part) if out is None else out
 
     return run
