@@ -86,6 +86,13 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture
+def theme() -> str:
+    """What the browser asks of a page's colours. Tests of what is drawn see both, by
+    `parametrize("theme", ["light", "dark"])`; where a click or a key leads is the same in both."""
+    return "light"
+
+
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
     """Made-up recordings with the habits of real ones, for reports and studies without a model."""

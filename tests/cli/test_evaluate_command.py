@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from tests.evaluate.benchmarks import sentence, write_benchmarks
 
 from laminogram.cli.main import cli
+from laminogram.evaluate import tasks
 
 FULL = "0-5"
 
@@ -45,7 +46,10 @@ def test_tasks_and_a_text_under_plans_with_their_files(tmp_path: Path) -> None:
     assert (out / "results.jsonl").read_bytes() == before
 
 
-def test_what_parallel_layers_remember_changes_what_is_written(tmp_path: Path) -> None:
+def test_what_parallel_layers_remember_changes_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_GENERATED", 48)  # enough to differ
     (tmp_path / "data").mkdir()
     data = write_benchmarks(tmp_path / "data")
     plan, written = "0, mean(1-4), 5", {}

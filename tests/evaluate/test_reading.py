@@ -12,7 +12,7 @@ from tests.stacks import CAUSAL, view_of
 from laminogram.evaluate.branching import can_branch
 from laminogram.evaluate.encode import Row
 from laminogram.evaluate.loss import loss
-from laminogram.evaluate.packing import Pack, pack
+from laminogram.evaluate.packing import Pack, Sharing, pack
 from laminogram.evaluate.reading import read, sharing
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
@@ -34,6 +34,14 @@ def documents(vocabulary: int = 50) -> list[list[Row]]:
     return [*found, [Row(tuple(draw.randrange(vocabulary) for _ in range(9)), 4)]]
 
 
+def packs_of(share: Sharing) -> list[Pack]:
+    """The documents in packs: some with what rows share, where they share, and some without."""
+    packs = pack(documents(), 60, share=share)
+    assert {bool(one.trunks) for one in packs} == ({True, False} if share == "trunks" else {False})
+    assert {bool(one.trees) for one in packs} == ({True, False} if share == "trees" else {False})
+    return packs
+
+
 def check(view: View, plans: Sequence[str], packs: Sequence[Pack]) -> None:
     views = [view.using(plan=plan) for plan in plans]
     tree = PlanTree(map(Plan.of, plans))
@@ -53,10 +61,7 @@ def check(view: View, plans: Sequence[str], packs: Sequence[Pack]) -> None:
 
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_branches_read_what_their_whole_rows_read(kind: str) -> None:
-    view = view_of(kind)
-    packs = pack(documents(), 60)
-    assert any(one.trunks for one in packs) and any(not one.trunks for one in packs)
-    check(view, PLANS, packs)
+    check(view_of(kind), PLANS, packs_of("trunks"))
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -64,9 +69,7 @@ def test_trees_of_tokens_read_what_their_whole_rows_read(kind: str) -> None:
     view = view_of(kind)
     assert (sharing(view) == "trees") == (kind in ("llama", "gpt_neox", "moe", "latent"))
     if sharing(view) == "trees":
-        packs = pack(documents(), 60, share="trees")
-        assert any(one.trees for one in packs) and any(not one.trees for one in packs)
-        check(view, PLANS, packs)
+        check(view, PLANS, packs_of("trees"))
 
 
 def test_a_tree_sees_no_further_than_the_window() -> None:
@@ -77,19 +80,20 @@ def test_a_tree_sees_no_further_than_the_window() -> None:
     stack = Stack(replace(view.config, layers=layers))
     stack.load_state_dict(view.stack.state_dict())
     narrow = replace(view, stack=stack)
-    check(narrow, PLANS[:2], pack(documents(), 60, share="trees"))
+    assert sharing(narrow) == "trees"
+    check(narrow, PLANS[:2], packs_of("trees"))
 
 
 def test_first_step_provision_goes_through_the_trunk_too() -> None:
     view = view_of("rwkv7").using(v_first="first-step")
-    check(view, ("0-2", "0, 2, 1", "2, 1, 0"), pack(documents(), 60))
+    check(view, ("0-2", "0, 2, 1", "2, 1, 0"), packs_of("trunks"))
 
 
 @pytest.mark.parametrize("edit", [edits.scale("ffn_out", 0.5, layers=1), edits.zero("logits")])
 def test_edits_act_in_every_plan_on_whole_rows(edit: edits.Edit) -> None:
     view = view_of("llama").using(edits=edit)
     assert not can_branch(view)
-    check(view, PLANS[:3], pack(documents(), 60, share="nothing"))
+    check(view, PLANS[:3], packs_of("nothing"))
 
 
 def test_greedy_is_told_token_by_token() -> None:

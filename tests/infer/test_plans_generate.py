@@ -78,10 +78,10 @@ def test_ragged_rows_go_on_under_any_plan(plan: Plan, kind: str, first: list[int
 
 @pytest.mark.parametrize("plan", GROUPS)
 @pytest.mark.parametrize("kind", CAUSAL)
-def test_every_length_of_prompt_in_fp32(kind: str, plan: str) -> None:
+def test_prompts_of_any_length_in_fp32(kind: str, plan: str) -> None:
     view, ids = view_of(kind).using(plan=plan), ids_of(1, 9)
     whole = view.logits(ids)[0]
-    for first in range(1, 9):
+    for first in (1, 2, 5, 8):
         assert relative(in_pieces(view, ids.tolist(), [first])[0], whole) < CLOSE
 
 
@@ -92,11 +92,11 @@ def test_greedy_texts_are_those_without_a_cache(kind: str, plan: str) -> None:
     width = max(map(len, RAGGED))
     left = torch.tensor([[0] * (width - len(row)) + row for row in RAGGED])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in RAGGED])
-    made = view.generate(RAGGED, max_new_tokens=10)
+    made = view.generate(RAGGED, max_new_tokens=6)
     others = (
-        view.generate(RAGGED, max_new_tokens=10, use_cache=False),
-        view.generate(view.tokens(left, mask=mask), max_new_tokens=10),
-        [view.generate(row, max_new_tokens=10) for row in RAGGED],
+        view.generate(RAGGED, max_new_tokens=6, use_cache=False),
+        view.generate(view.tokens(left, mask=mask), max_new_tokens=6),
+        [view.generate(row, max_new_tokens=6) for row in RAGGED],
     )
     compared = 0
     for row, prompt in enumerate(RAGGED):

@@ -76,10 +76,10 @@ def index(study, tmp_path_factory) -> Path:
     return write_study(study, tmp_path_factory.mktemp("viewer") / "report")
 
 
-@pytest.fixture(params=["light", "dark"])
-def opened(request, browser, index) -> Iterator[Opened]:
+@pytest.fixture
+def opened(browser, index, theme) -> Iterator[Opened]:
     context = browser.new_context(
-        color_scheme=request.param, offline=True, viewport={"width": 1400, "height": 1000}
+        color_scheme=theme, offline=True, viewport={"width": 1400, "height": 1000}
     )
     page = Opened(context, index)
     yield page
@@ -224,6 +224,7 @@ def test_every_control_has_a_name_and_every_picture_a_text(opened):
         assert opened.page.locator(selector).evaluate_all(nameless) == [], selector
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_follows_the_theme_while_open(opened):
     ground = "() => getComputedStyle(document.documentElement).backgroundColor"
     was, pixels = opened.page.evaluate(ground), opened.pixels("heat")

@@ -296,9 +296,13 @@ def _apart(view: View, plan: Plan) -> tuple[View, dict[int, list[int]]]:
 
 # Graphs
 
+# Compiling takes a second a kind: those whose layers differ most are in every run.
+OFTEN = ("llama", "latent", "rwkv4", "rwkv7")
+MARKS = {kind: pytest.mark.slow for kind in KINDS if kind not in OFTEN}
+
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS.get(kind, ())) for kind in KINDS])
 def test_compiled_layers_know_nothing_of_the_plan(kind: str) -> None:
     view, ids = view_of(kind), ids_of(2, 5)
     plans = ("0-2", "0, mean(1-2), 0", "sum(2 | 1, 0 | 1), 2x(mean(0, 2, 1, 1))")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -56,6 +57,34 @@ def remembering(what: str) -> Callable[[Function], Function]:
         help=f"{what}: exact, each its own keys and values (default), or averaged, their mean, as "
         "in the painters paper.",
     )
+
+
+def short_documents(function: Function) -> Function:
+    """Add `--text-file`, `--letters` and `--documents` to a command; `read_short` reads them."""
+    text_file = click.option(
+        "--text-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Documents: JSON lines or Parquet with a field text, or the passages of a plain text. "
+        "Default: sixteen short ones that come with the package.",
+    )
+    letters = click.option(
+        "--letters",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        help="Letters that are read of each document.",
+    )
+    documents = click.option(
+        "--documents", type=click.IntRange(min=1), help="Only the first N documents."
+    )
+    return text_file(letters(documents(function)))
+
+
+def read_short(text_file: Path | None, letters: int, documents: int | None) -> list[str]:
+    """The beginnings of documents: what the options of `short_documents` ask for."""
+    from laminogram.studies.corpus import read_documents, shortened
+
+    return [shortened(text, letters) for text in read_documents(text_file)[:documents]]
 
 
 def parse_dtype(text: str | None) -> torch.dtype | None:

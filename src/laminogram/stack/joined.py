@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from laminogram.stack.hooks import is_hooked
 from laminogram.stack.kernels.gated_triton import reads_tiles
 from laminogram.stack.linear import Linear, linear
 
@@ -91,8 +92,7 @@ class JoinedProducts:
         """Whether every module and weight is where it was, and nobody's hook in any. Asked at every
         run, so it is cheap: entries of tables, and addresses."""
         return all(
-            table.get(name) is module
-            and not (module and (module._forward_hooks or module._forward_pre_hooks))
+            table.get(name) is module and not (module and is_hooked(module))
             for table, name, module in self._modules
         ) and all(
             table.get(name) is weight and weight.data_ptr() == address

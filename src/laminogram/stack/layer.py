@@ -16,6 +16,7 @@ from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
+from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
 from laminogram.stack.mixers.fused import is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels, serves
@@ -85,8 +86,7 @@ class Layer(nn.Module):
     def takes_rows(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
         """Whether fused kernels take one token of these rows, and nobody waits for this module to
         be called."""
-        hooked = self._forward_hooks or self._forward_pre_hooks
-        return self._has_row_kernels and not hooked and serves(self, x, ctx, slot)
+        return self._has_row_kernels and not is_hooked(self) and serves(self, x, ctx, slot)
 
 
 def _in_turn(
@@ -146,6 +146,8 @@ class CompiledRunLayer:
     def __call__(
         self, layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
     ) -> Tensor:
+        if is_hooked(layer) or has_hooked_mixer(layer):  # what is compiled knows no later hooks
+            return run_layer(layer, x, ctx, slot, taps, part)
         out = layer.by_row_kernels(x, ctx, slot, taps, part)
         return self._compiled(layer, x, ctx, slot, taps, part) if out is None else out
 

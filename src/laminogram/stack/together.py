@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from laminogram.plans import Group, Plan
 from laminogram.stack.cache import AttentionBlock, AttentionSlot, BlockSlot, StepSlot
 from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig, StackConfig
+from laminogram.stack.hooks import is_hooked
 from laminogram.stack.layer import Layer
 from laminogram.stack.linear import Linear, linear, linear_wide
 from laminogram.stack.mixers.attention import Attention
@@ -143,11 +144,7 @@ _PLAIN = (Layer, Attention, MLP, Linear, Norm)
 
 def _is_plain(layer: Layer) -> bool:
     """Whether a layer is made of the modules it was built of, and no hook waits in it."""
-    return all(type(module) in _PLAIN and not _is_hooked(module) for module in layer.modules())
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return all(type(module) in _PLAIN and not is_hooked(module) for module in layer.modules())
 
 
 def _kept_at(layer: Layer) -> tuple[torch.device, torch.dtype]:
@@ -227,10 +224,10 @@ class _Parts:
         """Whether the layer is that one still, with these settings and nobody's hook in it."""
         return (
             layer is self._layer
-            and not _is_hooked(layer)
+            and not is_hooked(layer)
             and _settings(layer) == settings
             and all(
-                table.get(name) is module and not (module and _is_hooked(module))
+                table.get(name) is module and not (module and is_hooked(module))
                 for table, name, module in self._modules
             )
             and all(

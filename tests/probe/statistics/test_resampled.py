@@ -230,6 +230,15 @@ def test_a_threshold_is_reached_not_passed():
     assert tenth.result()["above"][ALL].tolist() == [1, 1, 1, 1]
 
 
+def test_every_finite_value_and_no_other_reaches_zero():
+    x = torch.tensor([[0.0, -2.0], [float("inf"), 4.0], [3.0, float("nan")]])[None]
+    found = Exceedances(0.0, replicates=0)
+    found.update(x, torch.tensor([[True, True, False]]), torch.tensor([0]))
+    result = found.result()
+    assert result["above"][ALL].tolist() == [1, 2] and result["nonfinite"].tolist() == [1, 0]
+    assert result["tokens"][ALL] == 2
+
+
 def test_values_that_are_not_finite_take_no_part():
     x = torch.tensor([[1.0, 2.0], [float("inf"), 4.0], [3.0, float("nan")]])[None]
     channels, scales = Channels(replicates=2), Scales(replicates=2)

@@ -55,7 +55,7 @@ def decoded(view: View, rows: int, sites: tuple[str, ...]) -> tuple[Tensor, Stat
 @torch.no_grad()
 def compare_layers(kind: str, rows: int, dtype: torch.dtype, *, skip: bool = False) -> None:
     """Whole layers: logits, every site that is shown, every memory."""
-    view = view_of(kind)
+    view = view_of(kind, layers=2)  # RWKV-7's second reads what its first provides
     view.stack.to(dtype).requires_grad_(False)
     if skip:
         view.stack.skip_zero_rows()

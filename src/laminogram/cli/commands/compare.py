@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, read_short, short_documents
 
 if TYPE_CHECKING:
     from laminogram.studies.compare import Comparison, Condition
@@ -39,20 +39,7 @@ A CONDITION is MODEL, then any of
     name="compare", short_help="Models, precisions, plans, edits side by side.", epilog=EXAMPLES
 )
 @click.argument("conditions", nargs=-1, required=True, metavar="CONDITION CONDITION...")
-@click.option(
-    "--text-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Documents: JSON lines or Parquet with a field text, or the passages of a plain text. "
-    "Default: sixteen short ones that come with the package.",
-)
-@click.option(
-    "--letters",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Letters that are read of each document.",
-)
-@click.option("--documents", type=click.IntRange(min=1), help="Only the first N documents.")
+@short_documents
 @click.option(
     "--sites",
     default="attn_out,ffn_out,resid_post",
@@ -138,20 +125,15 @@ def _compared(
     how: dict[str, Any],
 ) -> Comparison:
     from laminogram.studies.compare import compare
-    from laminogram.studies.corpus import read_documents, shortened
 
     text_file, letters, count = reading
-
-    def texts(path: Path | None) -> list[str]:
-        return [shortened(text, letters) for text in read_documents(path)[:count]]
-
     opened = {one.model: load_view(one.model, *placed) for one in conditions}  # each once
     return compare(
         [one.of(opened[one.model]) for one in conditions],
-        texts(text_file),
+        read_short(text_file, letters, count),
         labels=[str(one) for one in conditions],
         inputs={
-            number: texts(Path(one.text_file))
+            number: read_short(Path(one.text_file), letters, count)
             for number, one in enumerate(conditions)
             if one.text_file is not None
         },

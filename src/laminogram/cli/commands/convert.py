@@ -139,40 +139,18 @@ def command(
     if source is None or (dst is None and not dry_run):
         raise click.UsageError("SOURCE and DST are needed (or --pairs)")
     from laminogram.checkpoint.apply import refuse_existing
-    from laminogram.convert.prepare import prepare
 
     if dst is not None:
         refuse_existing(dst)
+    asked = {"layout": layout, "dtype": parse_dtype(dtype), "vocab_size": vocab_size}
+    target = None if dry_run else dst
     if to == "megatron":
         _refuse("families", {"rescaled": rescaled, "shard-size": shard_size})
-        choices = _choices({"layout": layout, "vocab_size": vocab_size, **cut})
-        choices["dtype"] = parse_dtype(dtype)
-        _to_megatron(source, None if dry_run else dst, verify, choices)
-        return
-    _refuse("--to megatron", cut)
-    prepared = prepare(
-        source,
-        to,
-        layout=layout,
-        lossy=lossy,
-        dtype=parse_dtype(dtype),
-        vocab_size=vocab_size,
-        **({} if rescaled is None else {"rescaled": rescaled}),
-    )
-    if prepared.form.standalone:
-        _refuse("results in several files, not for one .pth file", {"shard-size": shard_size})
-    _print_route(prepared)
-    if dry_run:
-        _print_tensors(prepared)
-    elif dst is not None:
-        from laminogram.convert.write import write
-
-        shard_bytes = int((shard_size or _SHARD_SIZE) * 1e9)
-        with _bar(prepared.nbytes) as progress:
-            done = write(
-                prepared, dst, verify=verify, progress=progress, max_shard_bytes=shard_bytes
-            )
-        _print_result(prepared, done)
+        _to_megatron(source, target, verify, asked | cut)
+    else:
+        _refuse("--to megatron", cut)
+        asked |= {"lossy": lossy, "rescaled": rescaled}
+        _to_family(source, target, verify, to, shard_size, asked)
 
 
 def _refuse(what_for: str, options: dict[str, Any]) -> None:
@@ -182,23 +160,42 @@ def _refuse(what_for: str, options: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is for {what_for}")
 
 
-def _choices(cut: dict[str, Any]) -> dict[str, Any]:
-    """The options of a Megatron target that were given."""
-    choices = {name: value for name, value in cut.items() if value is not None}
-    if "stages" in choices:
-        counts = choices["stages"].split(",")
-        if not all(count.strip().isdigit() for count in counts):
-            raise click.BadParameter("expected whole numbers with commas", param_hint="--stages")
-        choices["stages"] = [int(count) for count in counts]
-    return choices
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _to_megatron(
-    source: str, dst: Path | None, verify: bool | None, choices: dict[str, Any]
+def _to_family(
+    source: str,
+    dst: Path | None,
+    verify: bool | None,
+    to: str | None,
+    shard_size: float | None,
+    asked: dict[str, Any],
 ) -> None:
+    """Write, or without `dst` print what would be written."""
+    from laminogram.convert.prepare import prepare
+    from laminogram.convert.write import write
+
+    prepared = prepare(source, to, **_given(asked))
+    if prepared.form.standalone:
+        _refuse("results in several files, not for one .pth file", {"shard-size": shard_size})
+    _print_route(prepared)
+    if dst is None:
+        _print_tensors(prepared)
+        return
+    shard_bytes = int((shard_size or _SHARD_SIZE) * 1e9)
+    with _bar(prepared.nbytes) as progress:
+        done = write(prepared, dst, verify=verify, progress=progress, max_shard_bytes=shard_bytes)
+    _print_result(prepared, done)
+
+
+def _to_megatron(source: str, dst: Path | None, verify: bool | None, asked: dict[str, Any]) -> None:
     """Write, or without `dst` print what would be written."""
     from laminogram.convert.megatron import prepare_megatron, write_prepared
 
+    choices = _given(asked)
+    if "stages" in choices:
+        choices["stages"] = _whole_numbers(choices["stages"], "--stages")
     conversion = prepare_megatron(source, **choices)
     _print_cut(conversion)
     if dst is None:
@@ -208,6 +205,13 @@ def _to_megatron(
         written, proof = write_prepared(conversion, dst, verify=verify, progress=progress)
     _print_proof(proof)
     click.echo(f"wrote {written}, opened by Megatron-LM")
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    counts = text.split(",")
+    if not all(count.strip().isdigit() for count in counts):
+        raise click.BadParameter("expected whole numbers with commas", param_hint=option)
+    return [int(count) for count in counts]
 
 
 def _print_cut(conversion: ToMegatron) -> None:

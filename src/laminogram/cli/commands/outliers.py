@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, read_short, short_documents
 
 EXAMPLES = """\b
 Examples:
@@ -46,20 +46,7 @@ Examples:
     show_default=True,
     help="Random controls of each operation.",
 )
-@click.option(
-    "--text-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Documents: JSON lines or Parquet with a field text, or the passages of a plain text. "
-    "Default: sixteen short ones that come with the package.",
-)
-@click.option(
-    "--letters",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Letters that are read of each document.",
-)
-@click.option("--documents", type=click.IntRange(min=1), help="Only the first N documents.")
+@short_documents
 @click.option(
     "--bos/--no-bos",
     default=None,
@@ -98,7 +85,6 @@ def command(
     is said before it starts. With --text-only, parts are kept only where --out is given.
     """
     from laminogram.report.folder import refuse_existing
-    from laminogram.studies.corpus import read_documents, shortened
     from laminogram.studies.outlier_report import Settings, outlier_report
 
     chosen: dict[str, Any] = {"precisions": _names(precisions), "edits": _names(edits)}
@@ -108,7 +94,7 @@ def command(
     folder = out or (None if text_only else Path("laminogram-outliers"))
     if folder is not None:
         refuse_existing(folder / "report", force=True)  # said before the models run, not after
-    texts = [shortened(text, letters) for text in read_documents(text_file)[:documents]]
+    texts = read_short(text_file, letters, documents)
     result = outlier_report(
         [load_view(model, dtype, device) for model in dict.fromkeys(models)],
         texts,

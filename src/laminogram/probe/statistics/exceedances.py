@@ -43,7 +43,7 @@ class Exceedances(Resampled):
         groups, channels = len(ids), rows.values.shape[1]
         counts = torch.zeros(groups + 1, channels, dtype=torch.int32, device=ids.device)
         for part in rows.slices():
-            counts.index_add_(0, index[part], self._reached(rows.clean[part]).int())
+            counts.index_add_(0, index[part], self._reached(rows, part).int())
         weights = self.weights(rows)
         tokens = self.tokens(rows)
         found = counts[:-1].to(torch.float64)
@@ -55,9 +55,13 @@ class Exceedances(Resampled):
             "nonfinite": rows.channel_counts[1],
         }
 
-    def _reached(self, values: Tensor) -> Tensor:
+    def _reached(self, rows: Rows, part: slice) -> Tensor:
+        values = rows.clean[part]
         low = round_down(self.threshold, values.dtype)
-        return values.abs() >= low if low == self.threshold else values.abs() > low
+        reached = values.abs() >= low if low == self.threshold else values.abs() > low
+        if self.threshold == 0 and rows.valid is not None:
+            reached &= rows.valid[part]  # the 0 in place of what does not count would reach it
+        return reached
 
     def combine(self, a: State, b: State) -> State:
         """Counts add."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from laminogram.stack.cache import AttentionSlot, StepSlot
 from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig
 from laminogram.stack.context import Context
+from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.crew import crew
 from laminogram.stack.kernels.matvec import kind_of
 from laminogram.stack.linear import Linear
@@ -72,7 +73,7 @@ def has_fused_step(config: LayerConfig) -> bool:
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
     """`Layer.forward` of one token of one row, `x (1, 1, C)`, by the decoder that the slot keeps or
     a new one where that no longer serves; None where the kernel does not take the layer."""
-    if ctx.start is None or _is_hooked(layer):
+    if ctx.start is None or has_hooked_mixer(layer):
         return None
     decoder = slot.decoder
     if not isinstance(decoder, AttentionDecoder) or not decoder.serves(layer, slot, x.dtype):
@@ -81,14 +82,6 @@ def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | N
             return None
         slot.decoder = decoder
     return decoder(x, ctx)
-
-
-def _is_hooked(layer: Layer) -> bool:
-    """Whether somebody waits for a mixer to be called."""
-    attn: Any = layer._modules["attn"]
-    ffn: Any = layer._modules["ffn"]
-    hooks = attn._forward_hooks, attn._forward_pre_hooks, ffn._forward_hooks, ffn._forward_pre_hooks
-    return any(hooks)
 
 
 def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionDecoder | None:

@@ -27,6 +27,7 @@ from laminogram.stack.config import (
     TimeMix7Config,
 )
 from laminogram.stack.context import Context
+from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.attention_row_triton import attention_row
 from laminogram.stack.kernels.matvec import lies_by_inputs
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct, RowShift
@@ -92,12 +93,13 @@ def _can_show(taps: Taps) -> bool:
 
 
 def serves(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
-    """Whether a layer's kernels take one token of these rows."""
+    """Whether a layer's kernels take one token of these rows, and nobody waits for a mixer to be
+    called."""
     config = layer.config
     known = type(config.attn) in _HALVES and type(config.ffn) in _HALVES
     if x.shape[0] > 1:
         known = has_halves(config)
-    return known and _is_plain_throughout(layer, ctx, slot)
+    return known and not has_hooked_mixer(layer) and _is_plain_throughout(layer, ctx, slot)
 
 
 def has_row_kernels(config: LayerConfig) -> bool:

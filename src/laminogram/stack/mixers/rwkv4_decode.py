@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.cache import StateSlot, StepSlot
 from laminogram.stack.context import Context
+from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.wkv4_decode import Wkv4Decoder
 from laminogram.stack.mixers.rwkv4_fused import FusedDecoder, fused_decoder
 
@@ -86,7 +87,7 @@ def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder |
 
 def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
     """`Layer.forward` of one token of one row, `x (1, 1, C)`, or None where no decoder serves."""
-    decoder = layer_decoder(layer, slot)
+    decoder = None if has_hooked_mixer(layer) else layer_decoder(layer, slot)
     return None if decoder is None else decoder(x)
 
 
