@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laminogram.probe.statistics import passes
-from laminogram.probe.statistics.base import Rows, create
+from laminogram.probe.statistics.base import create
+from laminogram.probe.statistics.rows import Rows
 
 pytest.importorskip("numba")
 
@@ -25,14 +26,15 @@ def values(rows, channels, seed=0):
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=st.integers(1, 40), channels=st.integers(1, 40), threads=st.integers(1, 3))
-def test_each_pass_equals_torch(rows, channels, threads):
+@given(rows=st.integers(1, 80), channels=st.integers(1, 40), threads=st.integers(1, 3))
+def test_a_pass_equals_torch(rows, channels, threads):
+    bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
     x = values(rows, channels, rows)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = passes.summary(x)
-        counts, zeros = passes.cells(x, 15, 1 << 16)
+        found = passes.summary(x, passes.Wanted((0.5, 3.0, 99.0), bounds))
+        row, channel = passes.reaching(x, found.largest, 5)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found.low, x.amin(0)) and torch.equal(found.high, x.amax(0))
@@ -40,9 +42,13 @@ def test_each_pass_equals_torch(rows, channels, threads):
     away = x.double() - found.center
     expected = torch.stack([(away**p).sum(0) for p in (1, 2, 3, 4)])
     assert torch.allclose(found.sums, expected, rtol=1e-12, atol=1e-10)
+    for threshold, above in found.above.items():
+        assert torch.equal(above, (x.abs() > threshold).sum(0))
     cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
-    assert torch.equal(counts, torch.bincount(cells.flatten(), minlength=1 << 16))
-    assert int(zeros) == int((x == 0).sum())
+    assert torch.equal(found.bins, torch.histc(cells.float(), 64, 0, 1 << 16).long())
+    assert found.zeros == int((x == 0).sum())
+    floor = x.abs().amax(1).sort(descending=True).values[4] if rows > 5 else 0.0
+    assert torch.equal(torch.tensor(np.stack([row, channel], 1)), (x.abs() >= floor).nonzero())
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laminogram.probe.statistics.base import Rows, State, Statistic
+from laminogram.probe.statistics.base import State, Statistic
+from laminogram.probe.statistics.rows import Rows
 
 
 class Moments(Statistic):
@@ -37,15 +38,16 @@ class Moments(Statistic):
         number = counted.clamp(min=1).to(torch.float64)
         center, sums = _power_sums(rows, number)
         rest = sums[0] / number  # what the center missed of the mean
+        gap = sums[0] * rest  # the count times the square of that
         s2, s3, s4 = sums[1], sums[2], sums[3]
         return {
             "count": counted,
             "nonfinite": nonfinite,
             "mean": center,
             "rest": rest,
-            "s2": (s2 - number * rest**2).clamp(min=0),
-            "s3": s3 - 3 * rest * s2 + 2 * number * rest**3,
-            "s4": (s4 - 4 * rest * s3 + 6 * rest**2 * s2 - 3 * number * rest**4).clamp(min=0),
+            "s2": (s2 - gap).clamp(min=0),
+            "s3": s3 - rest * (3 * s2 - 2 * gap),
+            "s4": (s4 - rest * (4 * s3 - rest * (6 * s2 - 3 * gap))).clamp(min=0),
             "min": low.to(torch.float64),
             "max": high.to(torch.float64),
         }
