@@ -138,22 +138,25 @@ def _fill_bins(tables, bounds, bins):
 
 
 @njit(
-    "int64(float32[:, ::1], uint32[:, ::1], float64[::1], float32[:, ::1], float64[:, ::1], "
+    "void(float32[:, ::1], uint32[:, ::1], float64[::1], float32[:, ::1], float64[:, ::1], "
     "uint32[::1], float32[::1], int32[:, ::1], int32[::1], int32[:, ::1], int64[::1])",
     **_HOW,
 )
 def summarise(
     values, patterns, center, extremes, sums, largest, thresholds, above, bounds, tables, bins
 ):
-    """Read values (N, C) once; `patterns` are their bits. How many are zero, where bins are asked.
+    """Read values (N, C) once; `patterns` are their bits.
 
-    Written are, of every channel, the smallest and largest value, `extremes` (2, C), which start
-    from numbers that are in it, and the sums (4, C) of the first four powers of the distance from
-    `center` (C,); of every row the pattern of the largest |x| (N,); how often |x| exceeds the
-    thresholds (K,), `above` (K, C); and, where there are any, how many values lie in bins (J,) that
-    begin and end at the leading bits `bounds` (J + 1,); `tables` (TABLES, CELLS) is room to count.
+    Written are, of every channel, the smallest and largest value, `extremes` (2, C), and the sums
+    (4, C) of the first four powers of the distance from `center` (C,); of every row the pattern of
+    the largest |x| (N,); how often |x| exceeds the thresholds (K,), `above` (K, C); and `bins`
+    (1 + J,), where they are wanted: how many values are zero, and how many others lie between the
+    leading bits `bounds` (J + 1,). `tables` (TABLES, CELLS) is room to count them.
     """
     rows, channels = values.shape
+    extremes[0], extremes[1] = values[0], values[0]
+    sums[:] = 0
+    above[:] = 0
     if len(bins):
         _clear(tables)
     zeros, tiny = 0, np.int32(0)
@@ -172,21 +175,68 @@ def summarise(
             if reached != tiny:
                 zeros, tiny = zeros + _count_zeros(flat), reached
     if len(bins):
-        _fill_bins(tables, bounds, bins)
-    return zeros
+        _fill_bins(tables, bounds, bins[1:])
+        bins[0], bins[1] = zeros, bins[1] - zeros
 
 
-@njit("float64[::1](float32[:, :])", **_HOW)
-def near_mean(sample):
-    """The mean (C,) of a sample of rows. With a 32nd of all it lies within the root of 32 standard
-    deviations of their mean, so that the fourth power loses three of fp64's sixteen digits at the
-    worst."""
-    rows, channels = sample.shape
-    mean = np.zeros(channels)
-    for i in range(rows):
-        for j in range(channels):
-            mean[j] += np.float64(sample[i, j])
-    return mean / rows
+@njit("void(float32[:, ::1], int64, float64[::1])", **_HOW)
+def near_mean(values, step, center):
+    """The mean (C,) of every row in `step`. With a 32nd of all it lies within the root of 32
+    standard deviations of the mean of all, so that the fourth power loses three of fp64's sixteen
+    digits at the worst."""
+    center[:] = 0
+    number = 0
+    for i in range(0, len(values), step):
+        row = values[i]
+        for j in range(len(center)):
+            center[j] += np.float64(row[j])
+        number += 1
+    for j in range(len(center)):
+        center[j] /= number
+
+
+@njit(
+    "boolean(int64, float64[:, ::1], float32[:, :, ::1], float64[:, :, ::1], int32[:, :, ::1], "
+    "int64[:, ::1])",
+    **_HOW,
+)
+def join(number, channels, extremes, sums, above, bins):
+    """Join what the threads found of `number` rows in all: counts into those of the first thread,
+    the rest into `channels` (7, C), of which the first line is the center. Whether the sums are
+    finite."""
+    for part in range(1, len(sums)):
+        for k in range(above.shape[1]):
+            for j in range(above.shape[2]):
+                above[0, k, j] += above[part, k, j]
+        for j in range(bins.shape[1]):
+            bins[0, j] += bins[part, j]
+    test = 0.0
+    for j in range(channels.shape[1]):
+        s1 = s2 = s3 = s4 = 0.0
+        low, high = extremes[0, 0, j], extremes[0, 1, j]
+        for part in range(len(sums)):
+            s1 += sums[part, 0, j]
+            s2 += sums[part, 1, j]
+            s3 += sums[part, 2, j]
+            s4 += sums[part, 3, j]
+            low, high = min(low, extremes[part, 0, j]), max(high, extremes[part, 1, j])
+        rest = s1 / number
+        gap = s1 * rest
+        channels[1, j] = rest
+        channels[2, j] = max(s2 - gap, 0.0)
+        channels[3, j] = s3 - rest * (3 * s2 - 2 * gap)
+        channels[4, j] = max(s4 - rest * (4 * s3 - rest * (6 * s2 - 3 * gap)), 0.0)
+        channels[5, j], channels[6, j] = low, high
+        test += s1
+    return np.isfinite(test)
+
+
+@njit(**_HOW)
+def _count_from(row, floor):
+    number = np.int32(0)
+    for j in range(len(row)):
+        number = np.int32(number + np.int32(abs(row[j]) >= floor))
+    return number
 
 
 @njit("UniTuple(int64[::1], 2)(float32[:, ::1], float32[::1], float32)", **_HOW)
@@ -196,14 +246,13 @@ def reaching(values, largest, floor):
     number = 0
     for i in range(len(values)):
         if largest[i] >= floor:
-            for j in range(values.shape[1]):
-                number += abs(values[i, j]) >= floor
-    rows, channels = np.empty(number, np.int64), np.empty(number, np.int64)
+            number += _count_from(values[i], floor)
+    rows, channels = np.empty(number + 1, np.int64), np.empty(number + 1, np.int64)
     place = 0
     for i in range(len(values)):
         if largest[i] >= floor:
-            for j in range(values.shape[1]):
-                if abs(values[i, j]) >= floor:
-                    rows[place], channels[place] = i, j
-                    place += 1
-    return rows, channels
+            row = values[i]
+            for j in range(len(row)):  # written whether it counts or not: faster than to ask
+                rows[place], channels[place] = i, j
+                place += abs(row[j]) >= floor
+    return rows[:number], channels[:number]

@@ -81,10 +81,9 @@ class LogHistogram(Statistic):
     def reduce(self, rows: Rows) -> State:
         """Counts by leading bits, gathered into bins: one int64 tensor (bins + 4,)."""
         if rows.compiled and rows.summary.bounds is _pattern_bounds():
-            zeros, spans = torch.tensor(rows.summary.zeros), rows.summary.bins
-        else:
-            counts, zeros = _count_cells(rows)
-            spans = _spans(counts)
+            return {"counts": rows.summary.bins}
+        counts, zeros = _count_cells(rows)
+        spans = _spans(counts)
         spans[0] -= zeros
         return {"counts": torch.cat([zeros.reshape(1), spans])}
 

@@ -33,8 +33,10 @@ class Moments(Statistic):
 
     def reduce(self, rows: Rows) -> State:
         """Corrected two passes over the rows: a state of (C,) tensors."""
-        low, high = rows.channel_range
         counted, nonfinite = rows.channel_counts
+        if rows.compiled:
+            return {"count": counted, "nonfinite": nonfinite} | rows.summary.moments
+        low, high = rows.channel_range
         number = counted.clamp(min=1).to(torch.float64)
         center, sums = _power_sums(rows, number)
         rest = sums[0] / number  # what the center missed of the mean
@@ -100,8 +102,6 @@ class Moments(Statistic):
 def _power_sums(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
     """A center (C,) near the means, and the sums (4, C) of the first four powers of the distance
     from it."""
-    if rows.compiled:
-        return rows.summary.center, rows.summary.sums
     values, center = centred(rows, number)
     sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
     ones = torch.ones(len(values), dtype=torch.float64, device=center.device)

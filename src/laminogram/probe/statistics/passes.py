@@ -27,6 +27,8 @@ from laminogram.stack.kernels.crew import numba_missing
 _LEAST = 1 << 16
 """Values below which torch is as fast."""
 _NO_BOUNDS = np.zeros(1, np.int32)
+_MOMENTS = ("mean", "rest", "s2", "s3", "s4", "min", "max")
+"""The lines that `join` writes."""
 
 
 def compiled(values: Tensor) -> bool:
@@ -62,55 +64,51 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one pass found.
+    """What one pass found; only `finite` means anything where that is false.
 
-    Of every channel (C,): the smallest and largest value, fp32, and the sums (4, C) of the first
-    four powers of the distance from `center`, fp64; of every row (N,) the largest |x|. Where it was
-    wanted: of every threshold the number (C,) of |x| above it, int64; how many values lie in each
-    bin (J,), int64, and how many are zero.
+    moments: the entries of a state of `Moments` but for the counts; largest (N,): |x| of each row.
+    Where it was wanted: of every threshold the number (C,) of |x| above it, int64; and `bins`
+    (1 + J,), int64: how many values are zero, and how many others lie in each bin of `bounds`.
     """
 
-    low: Tensor
-    high: Tensor
-    center: Tensor
-    sums: Tensor
+    finite: bool
+    moments: dict[str, Tensor]
     largest: Tensor
     above: dict[float, Tensor]
     bounds: np.ndarray | None
     bins: Tensor
-    zeros: int
 
 
 def summary(values: Tensor, wanted: Wanted) -> Summary:
-    """One pass over values (N, C). Where one is not finite, neither is the first sum of its
-    channel."""
+    """One pass over values (N, C)."""
     loops, x = _loops(), values.numpy()
-    patterns, channels = x.view(np.uint32), x.shape[1]
+    patterns, number, channels = x.view(np.uint32), *x.shape
     bounds = _NO_BOUNDS if wanted.bounds is None else wanted.bounds
+    binned = wanted.bounds is not None
     thresholds = np.array(wanted.thresholds, np.float32)
-    parts = _parts(len(x))
-    center = loops.near_mean(x[:: max(1, min(32, len(x) // 16))])
-    extremes = x[[part.start for part in parts], None].repeat(2, axis=1)
-    sums = np.zeros((len(parts), 4, channels))
-    largest = np.empty(len(x), np.uint32)
-    above = np.zeros((len(parts), len(thresholds), channels), np.int32)
-    tables = np.empty((len(parts), loops.TABLES, loops.CELLS if len(bounds) > 1 else 0), np.int32)
-    bins = np.empty((len(parts), len(bounds) - 1), np.int64)
+    parts = _parts(number)
+    moments = np.empty((len(_MOMENTS), channels))
+    loops.near_mean(x, max(1, min(32, number // 16)), moments[0])
+    extremes = np.empty((len(parts), 2, channels), np.float32)
+    sums = np.empty((len(parts), 4, channels))
+    largest = np.empty(number, np.uint32)
+    above = np.empty((len(parts), len(thresholds), channels), np.int32)
+    tables = np.empty((len(parts), loops.TABLES, loops.CELLS * binned), np.int32)
+    bins = np.empty((len(parts), len(bounds) * binned), np.int64)
     work: list[tuple[Any, ...]] = []
     for i, rows in enumerate(parts):
-        always = (x[rows], patterns[rows], center, extremes[i], sums[i], largest[rows])
+        always = (x[rows], patterns[rows], moments[0], extremes[i], sums[i], largest[rows])
         work.append((*always, thresholds, above[i], bounds, tables[i], bins[i]))
-    zeros = sum(_each(loops.summarise, work))
+    _each(loops.summarise, work)
+    finite = loops.join(number, moments, extremes, sums, above, bins)
+    counts = torch.from_numpy(above[0]).long()
     return Summary(
-        torch.from_numpy(extremes[:, 0].min(0)),
-        torch.from_numpy(extremes[:, 1].max(0)),
-        torch.from_numpy(center),
-        torch.from_numpy(sums.sum(0)),
+        finite,
+        dict(zip(_MOMENTS, torch.from_numpy(moments).unbind(), strict=True)),
         torch.from_numpy(largest.view(np.float32)),
-        dict(zip(wanted.thresholds, torch.from_numpy(above.sum(0, np.int64)), strict=True)),
+        dict(zip(wanted.thresholds, counts, strict=True)),
         wanted.bounds,
-        torch.from_numpy(bins.sum(0)),
-        zeros,
+        torch.from_numpy(bins[0]),
     )
 
 
@@ -141,8 +139,10 @@ def _parts(length: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(ends) if stop > start]
 
 
-def _each(loop: Callable[..., Any], work: list[tuple[Any, ...]]) -> list[Any]:
-    """What a compiled loop gives for each set of arguments, one a thread. They are made before the
+def _each(loop: Callable[..., Any], work: list[tuple[Any, ...]]) -> None:
+    """Run a compiled loop with each set of arguments, one a thread. They are made before the
     first thread starts: whatever a thread does in Python, the others wait for."""
     others = [_threads(len(work) - 1).submit(loop, *one) for one in work[1:]]
-    return [loop(*work[0]), *(other.result() for other in others)]
+    loop(*work[0])
+    for other in others:
+        other.result()

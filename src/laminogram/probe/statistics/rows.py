@@ -81,7 +81,7 @@ class Rows:
     @cached_property
     def valid(self) -> Tensor | None:
         """(N, C) bool, true where a value counts; None where all do."""
-        if self._passed is not None and bool(self._passed.sums[0].sum().isfinite()):
+        if self._passed is not None and self._passed.finite:
             return None
         # A sum is a cheap test: any infinity or NaN stays visible in it. (A finite sum that
         # overflows only costs the exact test.) On a GPU the answer would have to be waited for.
@@ -136,7 +136,7 @@ class Rows:
     def channel_range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every channel, (C,) each; +inf and -inf where none."""
         if self.compiled:
-            return self.summary.low, self.summary.high
+            return self.summary.moments["min"], self.summary.moments["max"]
         if self.valid is None:
             return self.values.amin(0), self.values.amax(0)
         hidden = ~self.valid

@@ -51,7 +51,8 @@ class TopK(Statistic):
             raise ConfigError("the statistic 'topk' needs the document of every row")
         if rows.compiled:
             found = self._first_of(rows.values, rows.row_absmax, documents, positions)
-            return self._fill(found) | {"nonfinite": torch.tensor(0)}
+            found = found if len(found["size"]) == self.k else self._fill(found)
+            return found | {"nonfinite": torch.tensor(0)}
         order = torch.argsort(positions, stable=True)
         order = order[torch.argsort(documents[order], stable=True)]
         largest = rows.row_absmax[order]
@@ -84,9 +85,9 @@ class TopK(Statistic):
         value = values.numpy()[row, channel].astype(np.float64)
         columns = (channel, positions.numpy()[row], documents.numpy()[row])
         best = np.lexsort((*columns, -np.abs(value)))[: self.k]
-        arrays = {"size": np.abs(value), "value": value, "document": columns[2]}
-        arrays |= {"position": columns[1], "channel": channel}
-        return {key: torch.from_numpy(array[best]) for key, array in arrays.items()}
+        arrays = [array[best] for array in (np.abs(value), value, *reversed(columns))]
+        keys = ("size", "value", "document", "position", "channel")
+        return dict(zip(keys, map(torch.from_numpy, arrays), strict=True))
 
     def _fill(self, found: State) -> State:
         """Bring to k places; what is not taken looks the same everywhere."""
