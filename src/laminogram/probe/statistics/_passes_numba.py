@@ -6,7 +6,8 @@ Axes: N rows, C channels, K thresholds, J bins.
 """
 
 # Compiled functions take arrays and addresses, for which Python has no types to write.
-# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False
+# An intrinsic is called without the typing context that it is written with.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-TOGETHER = 8
-"""Rows at a time: sums are read and written once for all of them."""
+from laminogram.stack.kernels._dots_numba import LANES
+
+from ._tile_numba import add_tile
+
 BLOCK = 32
 """Rows that stay in the second cache while everything that is asked is read off them."""
 TABLES, CELLS = 2, 1 << 16
@@ -36,42 +39,31 @@ _SHIFT = np.uint32(15)
 _ONE = np.int32(1)
 
 
-def _channels(together):
-    """A function that adds `together` rows to the channels' sums and extremes."""
-
-    @njit(**_HOW)
-    def add(values, center, extremes, sums):
-        low, high = extremes[0], extremes[1]
-        first, second, third, fourth = sums[0], sums[1], sums[2], sums[3]
-        for j in range(len(center)):
-            one, two, three, four = first[j], second[j], third[j], fourth[j]
-            for i in range(together):  # unrolled; then the loop over channels is vectorised
-                a = np.float64(values[i, j]) - center[j]
-                aa = a * a
-                one += a
-                two += aa
-                three += aa * a
-                four += aa * aa
-            first[j], second[j], third[j], fourth[j] = one, two, three, four
-        for j in range(len(center)):
-            least, most = low[j], high[j]
-            for i in range(together):
-                least, most = min(least, values[i, j]), max(most, values[i, j])
-            low[j], high[j] = least, most
-
-    return add
-
-
-_add_rows, _add_row = _channels(TOGETHER), _channels(1)
-
-
 @njit(**_HOW)
-def _add(values, center, extremes, sums):
-    whole = len(values) // TOGETHER * TOGETHER
-    for i in range(0, whole, TOGETHER):
-        _add_rows(values[i : i + TOGETHER], center, extremes, sums)
-    for i in range(whole, len(values)):
-        _add_row(values[i : i + 1], center, extremes, sums)
+def _add_channels(values, center, extremes, sums):
+    """Add rows to the channels' sums and extremes."""
+    rows, channels = values.shape
+    whole = channels // LANES * LANES
+    for j in range(0, whole, LANES):
+        add_tile(
+            values.ctypes.data + 4 * j,
+            values.strides[0],
+            rows,
+            center.ctypes.data + 8 * j,
+            extremes.ctypes.data + 4 * j,
+            sums.ctypes.data + 8 * j,
+            channels,
+        )
+    for j in range(whole, channels):
+        for i in range(rows):
+            a = np.float64(values[i, j]) - center[j]
+            aa = a * a
+            sums[0, j] += a
+            sums[1, j] += aa
+            sums[2, j] += aa * a
+            sums[3, j] += aa * aa
+            extremes[0, j] = min(extremes[0, j], values[i, j])
+            extremes[1, j] = max(extremes[1, j], values[i, j])
 
 
 @njit(**_HOW)
@@ -89,11 +81,12 @@ def _note_largest(patterns, largest):
 
 
 @njit(**_HOW)
-def _count_above(values, threshold, above):
+def _count_above(values, largest, threshold, above):
     for i in range(len(values)):
-        row = values[i]
-        for j in range(len(row)):
-            above[j] += np.int32(abs(row[j]) > threshold)
+        if largest[i] > threshold:
+            row = values[i]
+            for j in range(len(row)):
+                above[j] += np.int32(abs(row[j]) > threshold)
 
 
 @njit(**_HOW)
@@ -157,23 +150,25 @@ def summarise(
     extremes[0], extremes[1] = values[0], values[0]
     sums[:] = 0
     above[:] = 0
+    sizes = largest.view(np.float32)
     if len(bins):
         _clear(tables)
     zeros, tiny = 0, np.int32(0)
     for start in range(0, rows, BLOCK):
         stop = min(start + BLOCK, rows)
-        block = values[start:stop]
-        _add(block, center, extremes, sums)
+        # What reads along rows comes first: then the block is in the cache.
         most = _note_largest(patterns[start:stop], largest[start:stop])
-        for k in range(len(thresholds)):
-            if most > thresholds[k]:
-                _count_above(block, thresholds[k], above[k])
         if len(bins):
             flat = patterns[start:stop].reshape((stop - start) * channels)
             _count_cells(flat, tables)
             reached = np.int32(tables[0, 0] + tables[1, 0])
             if reached != tiny:
                 zeros, tiny = zeros + _count_zeros(flat), reached
+        block = values[start:stop]
+        _add_channels(block, center, extremes, sums)
+        for k in range(len(thresholds)):
+            if most > thresholds[k]:
+                _count_above(block, sizes[start:stop], thresholds[k], above[k])
     if len(bins):
         _fill_bins(tables, bounds, bins[1:])
         bins[0], bins[1] = zeros, bins[1] - zeros
