@@ -131,6 +131,7 @@ class _Sink:
         self._program: Program | None = None
         self._documents: list[int] = []
         self._selections: dict[Any, Selection] = {}
+        # One that does something of its own with what it observes is given everything.
         self._observed = type(measurement).observe is not Measurement.observe
 
     @property

@@ -1,6 +1,6 @@
 """The loops of `passes`: each over some rows of a batch, without the interpreter's lock.
 
-Values are finite. What the loop adds to is its caller's: one set for each thread.
+Values are finite. What a loop writes to is its caller's: one set for each thread.
 
 Axes: N rows, C channels, K thresholds, J bins.
 """
