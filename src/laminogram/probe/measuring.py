@@ -15,6 +15,7 @@ from laminogram.probe.manifest import manifest
 from laminogram.probe.program import Program
 from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
 from laminogram.probe.statistics import Measurement
+from laminogram.probe.statistics.rows import Selection
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
 from laminogram.stack.forward import Logits
@@ -129,7 +130,9 @@ class _Sink:
         self.measurement, self.gatherer = measurement, gatherer
         self._program: Program | None = None
         self._documents: list[int] = []
-        self._on_device = torch.empty(0, dtype=torch.long)
+        self._selections: dict[Any, Selection] = {}
+        # One that does something of its own with what it observes is given everything.
+        self._observed = type(measurement).observe is not Measurement.observe
 
     @property
     def capturable(self) -> bool:
@@ -140,7 +143,7 @@ class _Sink:
         """The batch that comes, and the numbers of its documents."""
         program.prompt_lengths = None
         self._program, self._documents = program, documents
-        self._on_device = torch.empty(0, dtype=torch.long)
+        self._selections.clear()
         if self.gatherer is not None:
             self.gatherer.begin(batch.lengths, documents)
 
@@ -153,18 +156,21 @@ class _Sink:
             return
         run = self._program.run if self._program is not None else None
         assert run is not None
-        if not len(self._on_device):
-            self._on_device = torch.tensor(self._documents, device=x.device)
         if site == "pattern":  # (B, H, T, S): its rows are the queries
             x = x.transpose(1, 2)
-        where = (run.mask, self._on_device, run.positions)
-        if had:
-            self.measurement.observe_by(left, site, step, x, *where)
-        else:
-            self.measurement.observe(site, step, x, *where)
+        if self._observed:
+            documents = torch.tensor(self._documents, device=x.device)
+            self.measurement.observe(site, step, x, run.mask, documents, run.positions)
+            return
+        like = (x.shape[:2], x.device)
+        if like not in self._selections:
+            where = (run.mask, torch.tensor(self._documents, device=x.device), run.positions)
+            self._selections[like] = Selection.of(x, *where)
+        self.measurement.observe_selected(left, site, step, x, self._selections[like])
 
     def end(self) -> None:
         """The batch is over."""
+        self._selections.clear()
         if self.gatherer is not None:
             self.gatherer.end()
 

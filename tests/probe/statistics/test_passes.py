@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laminogram.probe.statistics import passes
-from laminogram.probe.statistics.base import Rows, create
+from laminogram.probe.statistics.base import create
+from laminogram.probe.statistics.rows import Rows
 
 pytest.importorskip("numba")
 
@@ -25,24 +26,34 @@ def values(rows, channels, seed=0):
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=st.integers(1, 40), channels=st.integers(1, 40), threads=st.integers(1, 3))
-def test_each_pass_equals_torch(rows, channels, threads):
+@given(rows=st.integers(1, 80), channels=st.integers(1, 40), threads=st.integers(1, 3))
+def test_a_pass_equals_torch(rows, channels, threads):
+    bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
     x = values(rows, channels, rows)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = passes.summary(x)
-        counts, zeros = passes.cells(x, 15, 1 << 16)
+        found = passes.summary(x, passes.Wanted((0.5, 3.0, 99.0), bounds))
+        row, channel = passes.reaching(x, found.largest, 5)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found.low, x.amin(0)) and torch.equal(found.high, x.amax(0))
+    assert torch.equal(found.moments["min"], x.amin(0).double())
+    assert torch.equal(found.moments["max"], x.amax(0).double())
     assert torch.equal(found.largest, x.abs().amax(1))
-    away = x.double() - found.center
-    expected = torch.stack([(away**p).sum(0) for p in (1, 2, 3, 4)])
-    assert torch.allclose(found.sums, expected, rtol=1e-12, atol=1e-10)
+    state = found.moments
+    away = x.double() - (state["mean"] + state["rest"])
+    for power in (1, 2, 3, 4):
+        expected = (away**power).sum(0)
+        about = state[f"s{power}"] if power > 1 else torch.zeros_like(expected)
+        assert torch.allclose(about, expected, rtol=1e-12, atol=1e-10), power
+    for threshold, above in found.above.items():
+        assert torch.equal(above, (x.abs() > threshold).sum(0))
     cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
-    assert torch.equal(counts, torch.bincount(cells.flatten(), minlength=1 << 16))
-    assert int(zeros) == int((x == 0).sum())
+    counts, zeros = torch.bincount(cells.flatten() >> 10, minlength=64), (x == 0).sum()
+    assert found.finite and int(found.bins[0]) == int(zeros)
+    assert torch.equal(found.bins[1:], torch.cat([counts[:1] - zeros, counts[1:]]))
+    floor = x.abs().amax(1).sort(descending=True).values[4] if rows > 5 else 0.0
+    assert torch.equal(torch.tensor(np.stack([row, channel], 1)), (x.abs() >= floor).nonzero())
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

@@ -6,7 +6,8 @@ joins two reductions; so batches, processes and machines can be joined in any or
 
 from __future__ import annotations
 
-from laminogram.probe.statistics.base import Rows, Statistic, available, create, find
+from laminogram.probe.statistics.base import Statistic, available, create, find
 from laminogram.probe.statistics.measurement import Measurement
+from laminogram.probe.statistics.rows import Rows
 
 __all__ = ["Measurement", "Rows", "Statistic", "available", "create", "find"]

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, Statistic
+from laminogram.probe.statistics.base import Statistic
+from laminogram.probe.statistics.rows import Rows
 
 ALL, HALVES, REPLICATES = 0, slice(1, 3), slice(3, None)
 """Where the first axis of resampled numbers holds what: all documents, two halves of them (whose

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
 from laminogram.probe.statistics.bootstrap import Resampled
+from laminogram.probe.statistics.rows import Rows
 
 
 class Cosines(Resampled):

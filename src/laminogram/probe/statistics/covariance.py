@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
 from laminogram.probe.statistics.bootstrap import Resampled
+from laminogram.probe.statistics.rows import Rows
 
 _SEED = 20250321  # of the projection: one for all, or sketches could not be merged
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
 from laminogram.probe.statistics.histogram import count_signed, middles
+from laminogram.probe.statistics.rows import Rows
 from laminogram.probe.statistics.table import Listed
 
 _NAN = float("nan")

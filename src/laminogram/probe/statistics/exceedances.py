@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
 from laminogram.probe.statistics.bootstrap import Resampled
+from laminogram.probe.statistics.rows import Rows
 from laminogram.probe.statistics.thresholds import round_down
 
 

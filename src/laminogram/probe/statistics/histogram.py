@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics import passes
-from laminogram.probe.statistics.base import Rows, State, Statistic
+from laminogram.probe.statistics.base import State, Statistic
+from laminogram.probe.statistics.passes import Wanted
+from laminogram.probe.statistics.rows import Rows
 
 BINS_PER_OCTAVE = 16
 LOWEST, HIGHEST = -40, 40
@@ -54,6 +55,12 @@ def _bounds(device: torch.device) -> Tensor:
     return torch.tensor([0, *_edge_cells(), _CELLS], device=device)
 
 
+@cache
+def _pattern_bounds() -> np.ndarray:
+    """The same for a compiled pass, with the end of the last bin, that of what is not finite."""
+    return np.asarray([0, *_edge_cells(), _CELLS, _ALL_CELLS], dtype=np.int32)
+
+
 class LogHistogram(Statistic):
     """Counts of |x| over all tokens and channels of a site.
 
@@ -67,8 +74,14 @@ class LogHistogram(Statistic):
 
     name = "histogram"
 
+    def wanted(self) -> Wanted:
+        """Counts in the bins."""
+        return Wanted(bounds=_pattern_bounds())
+
     def reduce(self, rows: Rows) -> State:
         """Counts by leading bits, gathered into bins: one int64 tensor (bins + 4,)."""
+        if rows.compiled and rows.summary.bounds is _pattern_bounds():
+            return {"counts": rows.summary.bins}
         counts, zeros = _count_cells(rows)
         spans = _spans(counts)
         spans[0] -= zeros
@@ -122,8 +135,6 @@ def _count_cells(rows: Rows) -> tuple[Tensor, Tensor]:
     The last cell takes the rows that do not count.
     """
     values = rows.values
-    if rows.compiled:
-        return passes.cells(values, _SHIFT, _ALL_CELLS)
     # Zeros are told from tiny values in the site's own dtype.
     nonzero = values if rows.keep is None else (values != 0) | ~rows.keep[:, None]
     zeros = values.numel() - nonzero.count_nonzero()

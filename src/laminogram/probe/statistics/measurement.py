@@ -12,7 +12,9 @@ from torch import Tensor
 
 from laminogram.errors import ConfigError
 from laminogram.probe.gram import MissingError, runs
-from laminogram.probe.statistics.base import Rows, Statistic, create, find
+from laminogram.probe.statistics.base import Statistic, create, find
+from laminogram.probe.statistics.passes import Wanted
+from laminogram.probe.statistics.rows import Selection
 from laminogram.probe.store import read_tensors, write_tensors
 
 Key = tuple[str, str, int]
@@ -54,22 +56,22 @@ class Measurement(Mapping[Key, Statistic]):
         positions: Tensor | None = None,
     ) -> None:
         """Take one batch of one site at one step into every statistic; see `Rows.of`."""
-        self.observe_by(self.templates(site), site, step, x, mask, documents, positions)
+        selection = Selection.of(x, mask, documents, positions)
+        self.observe_selected(self.templates(site), site, step, x, selection)
 
-    def observe_by(
+    def observe_selected(
         self,
         templates: Iterable[Statistic],
         site: str,
         step: int,
         x: Tensor,
-        mask: Tensor | None = None,
-        documents: Tensor | None = None,
-        positions: Tensor | None = None,
+        selection: Selection,
     ) -> None:
-        """The same into the statistics that these templates begin."""
-        rows = Rows.of(x, mask, documents, positions)
-        for template in templates:
-            self.statistic(template, site, step).observe(rows)
+        """Take the selected tokens of x into the statistics that these templates begin."""
+        chosen = [self.statistic(template, site, step) for template in templates]
+        rows = selection.rows(x, Wanted.union(one.wanted() for one in chosen))
+        for statistic in chosen:
+            statistic.observe(rows)
 
     def statistic(self, template: Statistic, site: str, step: int) -> Statistic:
         """The statistic at an address, begun by a template where it is new."""

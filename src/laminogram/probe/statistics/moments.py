@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laminogram.probe.statistics.base import Rows, State, Statistic
+from laminogram.probe.statistics.base import State, Statistic
+from laminogram.probe.statistics.rows import Rows
 
 
 class Moments(Statistic):
@@ -32,20 +33,23 @@ class Moments(Statistic):
 
     def reduce(self, rows: Rows) -> State:
         """Corrected two passes over the rows: a state of (C,) tensors."""
-        low, high = rows.channel_range
         counted, nonfinite = rows.channel_counts
+        if rows.compiled:
+            return {"count": counted, "nonfinite": nonfinite} | rows.summary.moments
+        low, high = rows.channel_range
         number = counted.clamp(min=1).to(torch.float64)
         center, sums = _power_sums(rows, number)
         rest = sums[0] / number  # what the center missed of the mean
+        gap = sums[0] * rest  # the count times the square of that
         s2, s3, s4 = sums[1], sums[2], sums[3]
         return {
             "count": counted,
             "nonfinite": nonfinite,
             "mean": center,
             "rest": rest,
-            "s2": (s2 - number * rest**2).clamp(min=0),
-            "s3": s3 - 3 * rest * s2 + 2 * number * rest**3,
-            "s4": (s4 - 4 * rest * s3 + 6 * rest**2 * s2 - 3 * number * rest**4).clamp(min=0),
+            "s2": (s2 - gap).clamp(min=0),
+            "s3": s3 - rest * (3 * s2 - 2 * gap),
+            "s4": (s4 - rest * (4 * s3 - rest * (6 * s2 - 3 * gap))).clamp(min=0),
             "min": low.to(torch.float64),
             "max": high.to(torch.float64),
         }
@@ -98,8 +102,6 @@ class Moments(Statistic):
 def _power_sums(rows: Rows, number: Tensor) -> tuple[Tensor, Tensor]:
     """A center (C,) near the means, and the sums (4, C) of the first four powers of the distance
     from it."""
-    if rows.compiled:
-        return rows.summary.center, rows.summary.sums
     values, center = centred(rows, number)
     sums = torch.zeros(4, len(center), dtype=torch.float64, device=center.device)
     ones = torch.ones(len(values), dtype=torch.float64, device=center.device)

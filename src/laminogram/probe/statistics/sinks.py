@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
+from laminogram.probe.statistics.rows import Rows
 from laminogram.probe.statistics.table import Listed
 
 

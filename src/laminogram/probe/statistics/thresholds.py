@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State, Statistic, count_true
+from laminogram.probe.statistics.base import State, Statistic
+from laminogram.probe.statistics.passes import Wanted
+from laminogram.probe.statistics.rows import Rows, count_true
 
 
 class Thresholds(Statistic):
@@ -37,15 +39,22 @@ class Thresholds(Statistic):
         """The thresholds."""
         return {"thresholds": list(self.thresholds)}
 
+    def wanted(self) -> Wanted:
+        """Counts above the thresholds."""
+        return Wanted(tuple(round_down(t, torch.float32) for t in self.thresholds))
+
     def reduce(self, rows: Rows) -> State:
         """Counts (K, C), (C,), (C,)."""
-        channels, device = rows.values.shape[1], rows.values.device
-        largest = torch.maximum(rows.channel_range[1], rows.channel_range[0].neg())
-        above = torch.zeros(len(self.thresholds), channels, dtype=torch.int64, device=device)
-        for index, threshold in enumerate(self.thresholds):
-            _count(rows, round_down(threshold, rows.values.dtype), largest, above[index])
         count, nonfinite = rows.channel_counts
-        return {"above": above, "count": count, "nonfinite": nonfinite}
+        state = {"count": count, "nonfinite": nonfinite}
+        lows = [round_down(threshold, rows.values.dtype) for threshold in self.thresholds]
+        if rows.compiled and set(lows) <= rows.summary.above.keys():
+            return {"above": torch.stack([rows.summary.above[low] for low in lows])} | state
+        largest = torch.maximum(rows.channel_range[1], rows.channel_range[0].neg())
+        above = torch.zeros(len(lows), *count.shape, dtype=torch.int64, device=count.device)
+        for index, low in enumerate(lows):
+            _count(rows, low, largest, above[index])
+        return {"above": above} | state
 
     def combine(self, a: State, b: State) -> State:
         """Counts add."""

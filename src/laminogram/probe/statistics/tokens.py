@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State
+from laminogram.probe.statistics.base import State
+from laminogram.probe.statistics.rows import Rows
 from laminogram.probe.statistics.table import Listed
 
 

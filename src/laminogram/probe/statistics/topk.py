@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.statistics.base import Rows, State, Statistic
+from laminogram.probe.statistics import passes
+from laminogram.probe.statistics.base import State, Statistic
+from laminogram.probe.statistics.rows import Rows
 
 _EMPTY = -1.0  # the size of a place that is not taken; no |x| is negative
 
@@ -49,7 +51,8 @@ class TopK(Statistic):
             raise ConfigError("the statistic 'topk' needs the document of every row")
         if rows.compiled:
             found = self._first_of(rows.values, rows.row_absmax, documents, positions)
-            return self._fill(found) | {"nonfinite": torch.tensor(0)}
+            found = found if len(found["size"]) == self.k else self._fill(found)
+            return found | {"nonfinite": torch.tensor(0)}
         order = torch.argsort(positions, stable=True)
         order = order[torch.argsort(documents[order], stable=True)]
         largest = rows.row_absmax[order]
@@ -78,19 +81,13 @@ class TopK(Statistic):
         self, values: Tensor, largest: Tensor, documents: Tensor, positions: Tensor
     ) -> State:
         """The same in few operations on a CPU, every value finite; `largest` (N,) of each row."""
-        sizes = largest.numpy()
-        few = len(sizes) <= self.k
-        floor = 0.0 if few else np.partition(sizes, len(sizes) - self.k)[-self.k]
-        chosen = np.flatnonzero(sizes >= floor)
-        kept = values.numpy()[chosen]
-        row, channel = np.nonzero(np.abs(kept) >= floor)
-        value = kept[row, channel].astype(np.float64)
-        where = chosen[row]
-        columns = (channel, positions.numpy()[where], documents.numpy()[where])
+        row, channel = passes.reaching(values, largest, self.k)
+        value = values.numpy()[row, channel].astype(np.float64)
+        columns = (channel, positions.numpy()[row], documents.numpy()[row])
         best = np.lexsort((*columns, -np.abs(value)))[: self.k]
-        arrays = {"size": np.abs(value), "value": value, "document": columns[2]}
-        arrays |= {"position": columns[1], "channel": channel}
-        return {key: torch.from_numpy(array[best]) for key, array in arrays.items()}
+        arrays = [array[best] for array in (np.abs(value), value, *reversed(columns))]
+        keys = ("size", "value", "document", "position", "channel")
+        return dict(zip(keys, map(torch.from_numpy, arrays), strict=True))
 
     def _fill(self, found: State) -> State:
         """Bring to k places; what is not taken looks the same everywhere."""
