@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.stacks import config_of
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from laminogram.probe import edits
 from laminogram.stack.batch import Batch
@@ -241,15 +242,25 @@ def test_a_write_that_autograd_does_not_see_is_seen_by_a_new_cache(kind):
     assert all(decoding.equal())
 
 
-def test_nothing_else_comes_to_lie_where_a_watched_weight_lay():
+def test_nothing_can_come_to_lie_where_a_watched_weight_lies():
+    """A stamp knows an address; two weights at one, one after the other, would look alike."""
     decoding = Decoding(stack_of("llama"))
     decoding.equal()
     weights = weights_changed(decoding)
-    lay = [weight.data_ptr() for weight in weights]
+    memory = [StorageWeakRef(weight.untyped_storage()) for weight in weights]
     for weight in weights:
         weight.data = weight * 2
-    held = [torch.empty_like(weight) for weight in weights for _ in range(8)]
-    assert not {x.data_ptr() for x in held} & set(lay)
+    assert not any(one.expired() for one in memory)
+    decoding.equal(1)
+    assert all(one.expired() for one in memory)
+
+
+def test_a_copy_has_the_shape_that_the_weight_has_now():
+    weight = nn.Parameter(torch.ones(64, 32), requires_grad=False)
+    shortened.shortened(weight)
+    for shape in ((32, 64), (128, 64), (32, 32)):
+        weight.data = torch.ones(shape)
+        assert shortened.shortened(weight).shape == shape
 
 
 def test_edited_and_quantised_weights_are_their_own():
