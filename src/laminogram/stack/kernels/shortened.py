@@ -30,7 +30,7 @@ AFTER = 4
 """Tokens for which a weight is read as it is before a copy is asked for. Comparing costs as much as
 three tokens save with it and making one as much as four or five, so a text that ends at once has
 lost little, and any other not much more than knowing its length would have saved."""
-_LOOKS = 4096
+_LOOKS = 256
 """Numbers looked at before all are. Of full fp32 one in 65,536 passes: such weights end here."""
 _copies = WeakTensorKeyDictionary()
 """By parameter, dying with it: a copy in the order in which its numbers lie in memory."""
