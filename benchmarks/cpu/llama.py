@@ -34,8 +34,7 @@ def decode(lab: Lab) -> Result:
 
 @row("llama-decode-fp32-stored-bf16", needs=(PEER,))
 def decode_stored_bf16(lab: Lab) -> Result:
-    """Most published checkpoints. Every run is a new cache, which compares its copies first: more
-    tokens than above, as in a text."""
+    """As RWKV-4's row of that name."""
     sides = _models.sides(lab, MODEL, torch.float32, OURS, PEER, stored=torch.bfloat16)
     ours, peer = sides[OURS], sides[PEER]
     prompt = _models.ids(lab, MODEL, 1, 1)
