@@ -14,12 +14,15 @@ from benchmarks.shapes import SHAPES, write
 from benchmarks.sides import SIDES
 
 
-def sides(lab: Lab, model: str, dtype: torch.dtype, *names: str) -> dict[str, Any]:
-    """Packages by name with the same checkpoint open; the tiny shape where that is asked for."""
-    name = tiny(lab, model)
-    folder = lab.scratch / f"{name}-{str(dtype).removeprefix('torch.')}"
+def sides(
+    lab: Lab, model: str, dtype: torch.dtype, *names: str, stored: torch.dtype | None = None
+) -> dict[str, Any]:
+    """Packages by name with the same checkpoint open, `stored` in that dtype or in another; the
+    tiny shape where that is asked for."""
+    name, stored = tiny(lab, model), stored or dtype
+    folder = lab.scratch / f"{name}-{str(stored).removeprefix('torch.')}"
     if not folder.exists():
-        write(name, dtype, lab.scratch)
+        write(name, stored, lab.scratch)
     return {side: SIDES[side](folder, dtype, "cpu") for side in names}
 
 

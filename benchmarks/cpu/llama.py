@@ -10,7 +10,7 @@ from benchmarks.cpu import _models
 from benchmarks.lab import OURS, Lab, Result, Target, row
 
 MODEL, PEER = "llama-125m", "transformers"
-NEW_TOKENS = 16
+NEW_TOKENS, LONG = 16, 64
 
 
 @row("llama-decode-fp32", needs=(PEER,))
@@ -30,6 +30,22 @@ def decode(lab: Lab) -> Result:
     return Result(
         times, (NEW_TOKENS, "tok"), limit, "its weights read once a token", targets, notes=notes
     )
+
+
+@row("llama-decode-fp32-stored-bf16", needs=(PEER,))
+def decode_stored_bf16(lab: Lab) -> Result:
+    """As RWKV-4's row of that name."""
+    sides = _models.sides(lab, MODEL, torch.float32, OURS, PEER, stored=torch.bfloat16)
+    ours, peer = sides[OURS], sides[PEER]
+    prompt = _models.ids(lab, MODEL, 1, 1)
+    works = {
+        OURS: lambda: ours.decode(prompt, LONG),
+        "generate": lambda: peer.generate(prompt, LONG),
+    }
+    times = lab.race(works, rounds=11)
+    limit = LONG * _models.decode_limit(ours.stack) / 2
+    what = "its weights read once a token, 16 bits of each"
+    return Result(times, (LONG, "tok"), limit, what, (Target("generate", 1 / 2.5),))
 
 
 @row("llama-forward-fp32", needs=(PEER,))

@@ -8,7 +8,7 @@ from benchmarks.cpu import _models
 from benchmarks.lab import LIMIT, OURS, Lab, Result, Target, row
 
 MODEL, PEER = "rwkv4-169m", "rwkv"
-NEW_TOKENS, PROMPT = 16, 512
+NEW_TOKENS, LONG, PROMPT = 16, 64, 512
 DECODE_SPREAD, PREFILL_SPREAD = 0.20, 0.15
 """From the smallest ratio to the largest, rounded up, in four runs of 2026-11-22 on the machine of
 the table: decode fp32 0.781, 0.779, 0.750, 0.865, bf16 0.506, 0.457, 0.448, 0.496; prefill fp32
@@ -51,6 +51,21 @@ def decode_fp32(lab: Lab) -> Result:
 @row("rwkv4-decode-bf16", needs=(PEER,))
 def decode_bf16(lab: Lab) -> Result:
     return _decode(lab, torch.bfloat16, Target(PEER, 1 / 2))
+
+
+@row("rwkv4-decode-fp32-stored-bf16", needs=(PEER,))
+def decode_stored_bf16(lab: Lab) -> Result:
+    """Most published checkpoints. Every run is a new cache, which compares its copies first: more
+    tokens than above, as in a text."""
+    sides = _models.sides(lab, MODEL, torch.float32, OURS, PEER, stored=torch.bfloat16)
+    prompt = _models.ids(lab, MODEL, 1, 1)
+    times = lab.race(
+        {name: lambda side=side: side.decode(prompt, LONG) for name, side in sides.items()},
+        rounds=11,
+    )
+    limit = LONG * _models.decode_limit(sides[OURS].stack) / 2
+    what = "its weights read once a token, 16 bits of each"
+    return Result(times, (LONG, "tok"), limit, what, (Target(PEER, 1 / 2),))
 
 
 @row("rwkv4-prefill-fp32", needs=(PEER,))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import CacheError
+from laminogram.stack.kernels.shortened import Reader
 
 Change = Callable[[Tensor], Tensor]
 Memo = dict[int, Any]
@@ -221,11 +222,15 @@ Slot = AttentionSlot | LatentSlot | StateSlot
 
 @dataclass
 class StepSlot:
-    """The memory of one step: of its token mixer and of its channel mixer."""
+    """The memory of one step: of its token mixer and of its channel mixer.
+
+    `short`: whether a decoder may read copies of weights (`kernels/shortened.py`).
+    """
 
     attn: Any = None
     ffn: Any = None
     decoder: Any = None  # working memory of a layer's shortest path; never saved
+    short: bool = True
 
     def parts(self) -> Iterator[tuple[str, Slot]]:
         for name in ("attn", "ffn"):
@@ -243,7 +248,8 @@ class StepSlot:
 
     def mapped(self, change: Change, memo: Memo) -> StepSlot:
         """The same memory with every tensor changed."""
-        return StepSlot(**{name: part.mapped(change, memo) for name, part in self.parts()})
+        parts: dict[str, Any] = {name: part.mapped(change, memo) for name, part in self.parts()}
+        return StepSlot(**parts, short=self.short)
 
 
 @dataclass
@@ -253,6 +259,7 @@ class Cache:
     `slots` has one for each step of the plan; the steps of a group may share theirs.
     `conditions` names what it was filled under; `regime` the rope regime of each row; `prompts`
     how many tokens the first forward brought. A run that broke off half-way leaves it `broken`.
+    `reader` reads the head's weight for one token; None where it is read as it is.
     """
 
     slots: list[StepSlot]
@@ -263,6 +270,7 @@ class Cache:
     planned: int = 0
     prompts: list[int] = field(default_factory=list)
     broken: bool = False
+    reader: Reader | None = None
 
     @property
     def batch(self) -> int:
@@ -333,6 +341,7 @@ class Cache:
             {name: change(x) for name, x in self.streams.items()},
             self.planned,
             [self.prompts[row] for row in rows] if self.prompts else [],
+            reader=None if self.reader is None else Reader(),
         )
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:

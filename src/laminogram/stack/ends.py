@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from laminogram.errors import TokenError
 from laminogram.stack.config import ScoreConfig, StackConfig
+from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.norms import Norm, activation
 
@@ -76,14 +77,15 @@ class Head(nn.Module):
         self.register_parameter("bias", bias)
         self.config = head
 
-    def forward(self, x: Tensor, tied: Tensor) -> Tensor:
-        """`tied` (V, C) is the token table, used where the head has no weight of its own."""
+    def forward(self, x: Tensor, tied: Tensor, reader: Reader | None = None) -> Tensor:
+        """`tied` (V, C) is the token table, used where the head has no weight of its own; `reader`
+        that of a run's cache."""
         if self.config.transform is not None:
             x = self.activation(self.transform(x))
         if self.config.norm is not None:
             x = self.norm(x)
         weight = tied if self.weight is None else self.weight
-        out = linear(x, weight, None if self.config.normalised else self.bias)
+        out = linear(x, weight, None if self.config.normalised else self.bias, reader)
         return self._by_length(out, weight) if self.config.normalised else out
 
     def _by_length(self, out: Tensor, weight: Tensor) -> Tensor:

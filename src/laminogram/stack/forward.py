@@ -21,6 +21,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import AveragedSlot, Cache, StepSlot
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
+from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.layer import Layer, passes_rows
 from laminogram.stack.mixers import row_decode, rows_decode
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
@@ -176,7 +177,8 @@ class Walk:
         stack, ends = self.stack, _taps(self.observer, STACK_STEP)
         x = flow.x.to(stack.head_device)
         x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
-        scores = _scores(stack, x, flow.ctx, logits, ends)
+        reader = None if self.cache is None else self.cache.reader
+        scores = _scores(stack, x, flow.ctx, logits, ends, reader)
         _hand_over(self.observer, STACK_STEP, ends)
         return x if scores is None else scores
 
@@ -259,14 +261,16 @@ def _joined(group: Group, total: Tensor, x: Tensor) -> Tensor:
     return (x + total).to(x.dtype)
 
 
-def _scores(stack: Stack, x: Tensor, ctx: Context, logits: Logits, ends: Taps) -> Tensor | None:
+def _scores(
+    stack: Stack, x: Tensor, ctx: Context, logits: Logits, ends: Taps, reader: Reader | None
+) -> Tensor | None:
     """What is wanted of the logits; a tap there sees every column, whatever is wanted."""
     tapped = ends.wants("logits")
     if not stack.config.head.present or (logits == "none" and not tapped):
         return ctx.to(x.device).last(x)[:, None] if logits == "last" else None
     if logits == "last" and not tapped:
         x = ctx.to(x.device).last(x)[:, None]
-    scores = ends("logits", stack.head(x, stack.tied_table))
+    scores = ends("logits", stack.head(x, stack.tied_table, reader))
     if logits == "none":
         return None
     return ctx.to(x.device).last(scores)[:, None] if logits == "last" and tapped else scores

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.kernels.matvec import fits, is_row, matvec
 from laminogram.stack.kernels.rows_product_triton import are_few_rows, product_of_few_rows
+from laminogram.stack.kernels.shortened import Reader
 
 
 @runtime_checkable
@@ -43,13 +44,18 @@ Weight = Tensor | PackedWeight
 _HEADROOM = 6
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """`x (..., in)` times `weight (out, in)` transposed, plus `bias (out,)`: `(..., out)`."""
+def linear(
+    x: Tensor, weight: Weight, bias: Tensor | None = None, reader: Reader | None = None
+) -> Tensor:
+    """`x (..., in)` times `weight (out, in)` transposed, plus `bias (out,)`: `(..., out)`.
+
+    reader: of a run, where one row may be multiplied with a copy of the weight.
+    """
     if not isinstance(weight, Tensor):
         out = weight.product(x)
         return out if bias is None else out + bias
     if is_row(x) and x.dtype is weight.dtype and fits(weight):
-        out = matvec(x, weight)
+        out = matvec(x, weight if reader is None else reader(weight))
         return out if bias is None else out + bias
     if x.is_cuda and are_few_rows(x, weight):
         return product_of_few_rows(x, weight, bias)

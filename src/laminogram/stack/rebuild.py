@@ -28,6 +28,7 @@ def rebuild(stack: Stack, config: StackConfig, replaced: Mapping[str, Tensor]) -
         if kept is None:
             raise KeyError(path)
         setattr(other.get_submodule(owner), name, kept)
+    other.short = stack.short
     if stack.quantised is not None:
         other.quantised = described(other, stack.quantised.scheme)
     return other

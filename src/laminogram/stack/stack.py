@@ -17,6 +17,7 @@ from laminogram.stack.context import Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head, ScoreHead
 from laminogram.stack.forward import run
 from laminogram.stack.forward_graph import FastForward
+from laminogram.stack.kernels.shortened import Reader, forget
 from laminogram.stack.layer import CompiledRunLayer, Layer, run_layer
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.rwkv7 import V_FIRST
@@ -34,11 +35,13 @@ class Stack(nn.Module):
     `stack(tokens (B, T)) -> logits (B, T, V)` runs the full plan; `forward.run` runs any plan with
     caches and taps. Built on the meta device it takes no memory until a checkpoint fills it.
     `quantised` says what of it is packed (`stack.quantise`), None for nothing; `fast` what
-    makes its forwards fast (`accelerate`).
+    makes its forwards fast (`accelerate`); `short` whether one token on a CPU may read fp32 weights
+    that are numbers of 16 bits from copies in bf16 (`read_short`).
     """
 
     quantised: Quantised | None = None
     fast: FastForward | None = None
+    short: bool = True
 
     def __init__(
         self,
@@ -142,6 +145,17 @@ class Stack(nn.Module):
         lay(self, by_inputs=skip)
         return self
 
+    def read_short(self, allowed: bool = True) -> Stack:
+        """Whether caches made from now on may read fp32 weights that are numbers of 16 bits from
+        copies in bf16, for the same results in half of the time; False also lets go of the copies.
+        They are made while a token runs on a CPU with numba, half as large as the weights, where a
+        quarter of memory stays free. A cache does not see `weight.data[...] = 0` after that."""
+        self.short = allowed
+        if not allowed:
+            for weight in self.parameters():
+                forget(weight)
+        return self
+
     def new_cache(
         self,
         batch: int,
@@ -161,7 +175,9 @@ class Stack(nn.Module):
             share_averages(slots, plan)
         else:
             self.together.join_slots(slots, plan)
-        cache = Cache(slots, [0] * batch, conditions)
+        for slot in slots:
+            slot.short = self.short
+        cache = Cache(slots, [0] * batch, conditions, reader=Reader() if self.short else None)
         cache.reserve(capacity)
         if self.provider is not None:
             size = self.config.hidden_size

@@ -26,7 +26,7 @@ from laminogram.stack.kernels.crew import crew
 from laminogram.stack.kernels.matvec import kind_of
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.attention import Attention
-from laminogram.stack.mixers.fused import STREAMS, Stored, Watch, addresses, stored, vector
+from laminogram.stack.mixers.fused import STREAMS, Watch, Weights, stored, vector
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.norms import Norm
 
@@ -100,22 +100,24 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionD
         products.insert(4, ffn.gate)
     if any(type(product) is not Linear for product in products):
         return None
-    weights = stored(products)
-    return None if weights is None else AttentionDecoder(layer, slot, products, weights)
+    found = stored(products)
+    if found is None:
+        return None
+    return AttentionDecoder(layer, slot, products, Weights(products, found, slot.short))
 
 
 class AttentionDecoder:
     """`Layer.forward` of one token; its key and value join the slot."""
 
     def __init__(
-        self, layer: Layer, slot: StepSlot, products: Sequence[Linear], weights: list[Stored]
+        self, layer: Layer, slot: StepSlot, products: Sequence[Linear], weights: Weights
     ) -> None:
         attn: Any = layer.attn
         ffn: Any = layer.ffn
         kernel, memory = _kernel(), slot.attn
         norms = layer.attn_norm, layer.ffn_norm
         self._watch = Watch(layer, (memory.k, memory.v))
-        self._weights = weights  # the kernel has only addresses
+        self._weights = weights
         self._dtype, self._step = memory.k.dtype, kernel.layer_step
         self._rope, self._window = attn.rope_index, attn.config.window
         biases = [_bias(product) for product in products]
@@ -125,7 +127,7 @@ class AttentionDecoder:
         size, capacity = attn.config.head_dim, memory.k.shape[2]
         widest = max(layer.attn_norm.size, heads * size, *(len(bias) for bias in joined))
         self._constant = (
-            addresses(weights),
+            weights.table,
             np.stack([*rows, biases[3], biases[-1]]),
             joined,
             (
@@ -154,6 +156,7 @@ class AttentionDecoder:
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """`x (1, 1, C) -> (1, 1, C)`."""
         x, out = x.contiguous(), torch.empty_like(x)
+        self._weights.count()
         end = ctx.columns
         first = 0 if self._window is None else max(0, end - self._window)
         if self._rope < 0:

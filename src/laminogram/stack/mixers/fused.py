@@ -1,8 +1,9 @@
 """What decoders share that run one layer for one token of one row in one call of a compiled kernel
 (`kernels/_rwkv4_numba.py`, `kernels/_attention_numba.py`), for weights in fp32, bf16 or int8.
 
-Weights and memories are read where they lie. Vectors are copied in fp32: a write to them past
-autograd's eyes (`.data`, a numpy view) is seen by a new cache only.
+Weights and memories are read where they lie, but for fp32 weights that are numbers of 16 bits, of
+which a copy is read after some tokens (`kernels/shortened.py`). Vectors are copied in fp32. A write
+to what is copied past autograd's eyes (`.data`, a numpy view) is seen by a new cache only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.matvec import fits, kind_of
+from laminogram.stack.kernels.shortened import AFTER, shortened
 from laminogram.stack.kernels.wkv4_decode import stamp
 from laminogram.stack.taps import Taps
 
@@ -63,10 +65,35 @@ def _stored(weight: Any) -> Stored | None:
     return found
 
 
-def addresses(weights: Sequence[Stored]) -> np.ndarray:
-    """(weights, 5) as kernels take them: kind, addresses of numbers and steps, shape. Whoever keeps
-    them keeps the weights, too."""
-    return np.array([_row(*one) for one in weights], np.int64)
+class Weights:
+    """The weights of a decoder's products as its kernel takes them. `table` (weights, 5): kind,
+    addresses of numbers and steps, shape. With `short` fp32 ones give way to their copies in bf16
+    once `AFTER` tokens were counted.
+
+    found: what `stored` says of the products, kept for as long as the kernel has the addresses. It
+    is kept beside a copy, too: else other weights could come to lie at an address that is watched.
+    """
+
+    def __init__(self, products: Sequence[nn.Module], found: list[Stored], short: bool) -> None:
+        self._products, self._found, self._short = products, found, short
+        self._copies: list[Tensor | None] = []
+        self._tokens = 0
+        self.table = np.array([_row(*one) for one in found], np.int64)
+
+    def count(self) -> None:
+        """A token comes."""
+        self._tokens += 1
+        if self._short and self._tokens == AFTER + 1:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        weights: list[Any] = [product.weight for product in self._products]
+        self._copies = [
+            shortened(weight) if isinstance(weight, Tensor) else None for weight in weights
+        ]
+        for i, copy in enumerate(self._copies):
+            if copy is not None:
+                self.table[i] = _row(copy, None)
 
 
 def _row(numbers: Tensor, scale: Tensor | None) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.kernels.crew import crew
 from laminogram.stack.kernels.matvec import fits_by_inputs, kind_of
-from laminogram.stack.mixers.fused import STREAMS, Stored, Watch, addresses, stored, vector
+from laminogram.stack.mixers.fused import STREAMS, Watch, Weights, stored, vector
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
@@ -38,30 +38,32 @@ def fused_decoder(layer: Layer, slot: StepSlot) -> FusedDecoder | None:
         return None
     attn: Any = layer.attn
     ffn: Any = layer.ffn
-    weights = stored((attn.r, attn.k, attn.v, attn.o, ffn.up, ffn.r))
+    products = attn.r, attn.k, attn.v, attn.o, ffn.up, ffn.r
+    found = stored(products)
     down = stored((ffn.down,), fits_by_inputs) or stored((ffn.down,))
-    if weights is None or down is None:
+    if found is None or down is None:
         return None
-    return FusedDecoder(layer, slot, weights + down)
+    return FusedDecoder(layer, slot, Weights((*products, ffn.down), found + down, slot.short))
 
 
 class FusedDecoder:
     """`Layer.forward` of one token; the slot's shifts and state move on."""
 
-    def __init__(self, layer: Layer, slot: StepSlot, weights: list[Stored]) -> None:
+    def __init__(self, layer: Layer, slot: StepSlot, weights: Weights) -> None:
         attn: Any = layer.attn
-        ffn, norms = layer.ffn, (layer.attn_norm, layer.ffn_norm)
+        ffn: Any = layer.ffn
+        norms = layer.attn_norm, layer.ffn_norm
         self._watch = Watch(layer, _memories(slot))
-        self._weights = weights  # the kernel has only addresses
+        self._weights = weights
         vectors: list[Any] = [x for norm in norms for x in (norm.weight, norm.bias)]
         vectors += [attn.mix_r, attn.mix_k, attn.mix_v, ffn.mix_k, ffn.mix_r]
         past = np.stack([-np.exp(vector(attn.decay)), vector(attn.bonus)])
         shifts = np.array([slot.attn.shift.data_ptr(), slot.ffn.shift.data_ptr()], np.int64)
-        size, inner = layer.attn_norm.size, weights[4][0].shape[0]
+        size, inner = layer.attn_norm.size, ffn.up.weight.shape[0]
         kernel = _kernel()
         self._step, self._kind = kernel.layer_step, kind_of(slot.attn.shift)
         self._constant = (
-            addresses(weights),
+            weights.table,
             np.stack([vector(x) for x in vectors]),
             past,
             np.array([norm.eps for norm in norms], np.float32),
@@ -78,6 +80,7 @@ class FusedDecoder:
     def __call__(self, x: Tensor) -> Tensor:
         """`x (1, 1, C) -> (1, 1, C)`."""
         x, out = x.contiguous(), torch.empty_like(x)
+        self._weights.count()
         with crew().at_work() as job:
             self._step(job, self._kind, x.data_ptr(), *self._constant, out.data_ptr())
         return out
