@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tests.checkpoint.test_loading import SOURCE, save
 from tests.families.sources import random_stack
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from laminogram.checkpoint.fingerprint import fingerprint, hash_tensors
@@ -145,3 +145,15 @@ def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     assert hash_tensors(tensors) != hash_tensors({"a": torch.ones(2), "c": torch.zeros(3)})
     assert hash_tensors({"a": torch.zeros(4)}) != hash_tensors({"a": torch.zeros(2, 2)})
     assert hash_tensors({"a": torch.zeros(4)}) != hash_tensors({"a": torch.zeros(4).half()})
+
+
+def test_a_fingerprint_sees_a_step_of_a_fused_optimiser() -> None:
+    """Such a step counts no write, so what was kept would be of the weights before it."""
+    parameter = nn.Parameter(torch.ones(40, 30))
+    module = nn.ParameterList([parameter])
+    before, version = fingerprint(module), parameter._version
+    optimiser = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    assert parameter._version == version
+    assert fingerprint(module) == hash_tensors(dict(module.named_parameters())) != before

@@ -7,8 +7,8 @@ from tests.stacks import ids_of, relative, view_of
 
 from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.kernels import matvec
-from laminogram.stack.layer import compiled_run_layer
-from laminogram.stack.mixers import row_decode
+from laminogram.stack.layer import CompiledRunLayer
+from laminogram.stack.mixers import row_decode, rows_decode
 from laminogram.stack.taps import NO_TAPS
 
 HOOKS = ("register_forward_hook", "register_forward_pre_hook")
@@ -66,11 +66,15 @@ def served(monkeypatch):
         ran.append("half")
         return x, None
 
+    def half_of_rows(layer, stream, *rest):
+        ran.append("half")
+        return stream
+
     monkeypatch.setattr(row_decode, "INTERPRETED", True)
     monkeypatch.setattr(row_decode, "triton_missing", lambda: None)
-    for halves in (row_decode._HALVES, row_decode._HALVES_OF_ROWS):
+    for halves, found in ((row_decode._HALVES, half), (rows_decode._HALVES, half_of_rows)):
         for kind in list(halves):
-            monkeypatch.setitem(halves, kind, half)
+            monkeypatch.setitem(halves, kind, found)
     return ran
 
 
@@ -101,7 +105,7 @@ def test_row_kernels_leave_a_hooked_mixer_to_the_usual_path(kind, rows, mixer, s
 def test_a_hooked_layer_is_not_run_compiled(path, monkeypatch):
     compiled: list[int] = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *_: compiled.append(1))
-    run, calls, ids = compiled_run_layer("eager"), [], ids_of(1, 3)
+    run, calls, ids = CompiledRunLayer("eager"), [], ids_of(1, 3)
     view = view_of("llama")
     usual, view.stack.run_layer = view.logits(ids), run
     layers = view.stack.layers

@@ -10,7 +10,7 @@ from laminogram.errors import ConfigError
 from laminogram.stack.stack import Stack
 from laminogram.train import OptimiserConfig, build_optimiser, initialise
 from laminogram.train.loop import row_losses
-from laminogram.train.optimiser import decays
+from laminogram.train.optimiser import decays, take_step
 
 LLAMA = {
     "model_type": "llama",
@@ -101,6 +101,16 @@ def test_rwkv7_starts_from_ramps_inside_heads_and_closed_products():
     assert first.out_norm.weight[0].item() == pytest.approx((1 / 3) ** 0.7)
     decay = [decays(name, parameter) for name, parameter in stack.named_parameters()]
     assert sum(decay) == 3 * 6 + 1  # r, k, v, o, up, down of each layer, and the head
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_is_counted_as_a_write(fused):
+    """torch's fused kernels write past what decoders and fingerprints look at."""
+    parameter = torch.nn.Parameter(torch.ones(4))
+    parameter.grad = torch.ones(4)
+    version = parameter._version
+    take_step(torch.optim.AdamW([parameter], lr=0.1, fused=fused))
+    assert parameter._version > version and (parameter < 1).all()
 
 
 def test_rwkv7_learns_to_repeat():

@@ -20,6 +20,7 @@ from laminogram.generic.layer import Found, WrappedLayer
 from laminogram.generic.spine import Log, Spine
 from laminogram.stack.config import StackConfig, WrappedLayerConfig
 from laminogram.stack.context import Rotary, mask_keys
+from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.layer import run_layer
 from laminogram.stack.stack import Stack
 from laminogram.stack.together import Together
@@ -126,8 +127,11 @@ class _Around(nn.Module):
         self._compute = compute
         _register(self, modules)
 
-    def forward(self, x: Tensor, tied: Tensor | None = None) -> Tensor:
-        """`tied` is what a head of the house may multiply with; this one knows its own."""
+    def forward(
+        self, x: Tensor, tied: Tensor | None = None, reader: Reader | None = None
+    ) -> Tensor:
+        """`tied` and `reader` are what a head of the house may multiply with and how; this one
+        knows its own."""
         return self._compute(x)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from laminogram.errors import ConfigError, LaminogramError
 from laminogram.plans import Plan
 from laminogram.train.checkpoints import load_checkpoint, save_checkpoint
-from laminogram.train.optimiser import OptimiserConfig, build_optimiser, set_rate
+from laminogram.train.optimiser import OptimiserConfig, build_optimiser, set_rate, take_step
 from laminogram.train.schedule import Schedule
 
 PACE_WARMUP = 5  # steps that compile and fill caches before the clock starts
@@ -156,7 +156,7 @@ class Trainer:
         loss, losses = self._losses(ids)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
+        take_step(self.optimiser)
         self.optimiser.zero_grad(set_to_none=True)
         self.tokens += ids.shape[0] * (ids.shape[1] - 1)
         return losses, norm

@@ -66,6 +66,15 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Ad
     )
 
 
+def take_step(optimiser: torch.optim.Optimizer) -> None:
+    """One step; what is kept of the parameters elsewhere learns of it, which torch's fused kernels
+    do not see to."""
+    optimiser.step()
+    if optimiser.defaults.get("fused"):
+        for group in optimiser.param_groups:
+            torch.autograd.graph.increment_version(group["params"])
+
+
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Set every group's learning rate to `lr` times the group's own rate."""
     for group in optimiser.param_groups:
