@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ def interleave(
     for _ in range(warmup):
         for work in sides.values():
             work()
+    gc.collect()  # what lives by now is no later collection's business, on whichever side it falls
+    gc.freeze()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for number in range(rounds):
