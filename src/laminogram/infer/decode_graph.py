@@ -23,6 +23,7 @@ from laminogram.stack import context, forward
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import grows
 from laminogram.stack.context import Rotary
+from laminogram.stack.devices import capture_stream, on
 from laminogram.stack.forward import Logits
 from laminogram.stack.joined import joining
 from laminogram.stack.sites import STACK_STEP
@@ -93,7 +94,8 @@ class DecodeGraph:
         }
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda" if capture is None else capture:
-            self._capture_joined()
+            with on(device):
+                self._capture_joined()
         self._moves = view.stack.together.moves if self._graph is not None else None
 
     @property
@@ -219,7 +221,7 @@ class DecodeGraph:
         self.positions.zero_()
         self._begin(nothing)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=capture_stream(self.view.device)):
             self._run()
         self._graph = graph
         self.reset()

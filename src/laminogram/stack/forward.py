@@ -21,6 +21,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import AveragedSlot, Cache, StepSlot
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
+from laminogram.stack.devices import go_on, on
 from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.layer import Layer, passes_rows
 from laminogram.stack.mixers import row_decode, rows_decode
@@ -52,7 +53,8 @@ def run(
     """
     batch = batch.to(stack.device)
     if stack.fast is not None:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+        tracked = torch.is_grad_enabled() and cache is None
+        with on(stack.device), torch.set_grad_enabled(tracked):
             replayed = stack.fast.run(stack, batch, plan, observer, logits, v_first, cache)
         if replayed is not None:
             if cache is not None:
@@ -100,8 +102,9 @@ def through(
 ) -> Tensor:
     """`run` under a context that exists: tensors in, tensors out, so that it can be captured."""
     walk = Walk(stack, cache, observer)
-    flow = walk.enter(batch, ctx, v_first)
-    return walk.leave(walk.over(plan.items, flow), logits)
+    with on(stack.device):
+        flow = walk.enter(batch, ctx, v_first)
+        return walk.leave(walk.over(plan.items, flow), logits)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Walk:
         while left:
             layers = self._layers_at_once(left, x, ctx, number)
             if layers:
+                go_on(x.device)
                 x = rows_decode.several_layers(layers, x, ctx)
                 number += len(layers)
                 del left[: len(layers)]
@@ -176,6 +180,7 @@ class Walk:
         """From the flow after the last step to logits, or to what enters the head."""
         stack, ends = self.stack, _taps(self.observer, STACK_STEP)
         x = flow.x.to(stack.head_device)
+        go_on(x.device)
         x = ends("final", stack.final_norm(x) if stack.config.final_norm else x)
         reader = None if self.cache is None else self.cache.reader
         scores = _scores(stack, x, flow.ctx, logits, ends, reader)
@@ -187,6 +192,7 @@ class Walk:
         layer = stack.layer(step.layer)
         if x.device != layer.device:
             x, ctx = x.to(layer.device), ctx.to(layer.device)
+        go_on(x.device)
         slot = None if cache is None else cache.slots[number]
         if observer is None:
             return stack.run_layer(layer, x, ctx, slot, NO_TAPS, step.part), ctx
@@ -236,6 +242,7 @@ class Walk:
         if layer is None:
             return None
         device = self.stack.layer(layers[0]).device
+        go_on(device)
         rows = flow.x.to(device).repeat(len(layers), 1, 1)
         ctx = flow.ctx.to(device).repeated(len(layers))
         out = self.stack.run_layer(layer, rows, ctx, slot, NO_TAPS, "both")

@@ -22,6 +22,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, grows
 from laminogram.stack.conditions import Provision
 from laminogram.stack.context import Context
+from laminogram.stack.devices import capture_stream
 from laminogram.stack.joined import JoinedProducts
 from laminogram.stack.taps import Observer, Run
 
@@ -183,7 +184,7 @@ def _anchored(pool: Any, device: torch.device) -> torch.cuda.CUDAGraph:
     """A graph that does next to nothing. While it lives its pool does, too: one whose last graph
     has gone takes no other as long as anything still lies in it, such as what an observer kept."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool, stream=capture_stream(device)):
         torch.empty(1, device=device).zero_()
     return graph
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from laminogram.plans import Item, Step
 from laminogram.stack.cache import AttentionSlot, StepSlot
 from laminogram.stack.context import Context, MaskKey
+from laminogram.stack.devices import on
 from laminogram.stack.forward import Flow
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.taps import NO_TAPS
@@ -58,10 +59,11 @@ def step(stack: Stack, item: Step, flow: Flow, columns: Tensor) -> Flow:
     x, ctx = flow.x.to(layer.device), flow.ctx.to(layer.device)
     attn = layer.attn
     assert isinstance(attn, Attention)
-    k, v = attn.keys_and_values(layer.attn_norm(x), ctx)
-    slot = StepSlot(_Given(k.transpose(1, 2), v.transpose(1, 2)))
-    asked = picked(Flow(x, ctx, flow.step), columns)
-    x = stack.run_layer(layer, asked.x, asked.ctx, slot, NO_TAPS, item.part)
+    with on(layer.device):
+        k, v = attn.keys_and_values(layer.attn_norm(x), ctx)
+        slot = StepSlot(_Given(k.transpose(1, 2), v.transpose(1, 2)))
+        asked = picked(Flow(x, ctx, flow.step), columns)
+        x = stack.run_layer(layer, asked.x, asked.ctx, slot, NO_TAPS, item.part)
     return replace(asked, x=x, step=flow.step + 1)
 
 

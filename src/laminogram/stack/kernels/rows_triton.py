@@ -100,8 +100,8 @@ def norm_rows(
 
 
 def is_token(x: Tensor) -> bool:
-    """Whether `x (B, 1, C)` is one token a row, of a kind that `norm_tokens` takes, and nothing is
-    differentiated or compiled: torch's own norms are made for many more rows."""
+    """Whether `x (B, 1, C)` on a GPU is one token a row, of a kind that `norm_tokens` takes, and
+    nothing is differentiated or compiled: torch's own norms are made for many more rows."""
     return (
         x.dim() == 3
         and x.shape[1] == 1
@@ -110,6 +110,7 @@ def is_token(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and triton_missing() is None
+        and x.get_device() == torch.cuda.current_device()  # where Triton launches
     )
 
 
