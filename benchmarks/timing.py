@@ -57,6 +57,13 @@ def interleave(
             work()
     gc.collect()  # what lives by now is no later collection's business, on whichever side it falls
     gc.freeze()
+    try:
+        return _rounds(sides, rounds, repeat)
+    finally:
+        gc.unfreeze()
+
+
+def _rounds(sides: Mapping[str, Work], rounds: int, repeat: int) -> Times:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
     for number in range(rounds):

@@ -147,6 +147,13 @@ def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     assert hash_tensors({"a": torch.zeros(4)}) != hash_tensors({"a": torch.zeros(4).half()})
 
 
+def test_a_fingerprint_sees_most_of_a_matrix_written_to_uncounted() -> None:
+    module = nn.Linear(64, 64)
+    before = fingerprint(module)
+    module.weight.data[:, 1:] *= 2
+    assert fingerprint(module) != before
+
+
 def test_a_fingerprint_sees_a_step_of_a_fused_optimiser() -> None:
     """Such a step counts no write, so what was kept would be of the weights before it."""
     parameter = nn.Parameter(torch.ones(40, 30))

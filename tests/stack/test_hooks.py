@@ -5,6 +5,7 @@ import torch
 from tests.stack.test_rwkv4_decode import TAPPED, OneToken, layer_of, token
 from tests.stacks import ids_of, relative, view_of
 
+from laminogram.infer import captured
 from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.kernels import matvec
 from laminogram.stack.layer import CompiledRunLayer
@@ -113,3 +114,12 @@ def test_a_hooked_layer_is_not_run_compiled(path, monkeypatch):
         layer.get_submodule(path).register_forward_hook(lambda *_: calls.append(1))
     assert view.logits(ids).equal(usual)
     assert len(calls) == len(layers) and not compiled
+
+
+def test_no_step_is_captured_where_there_are_hooks(monkeypatch):
+    monkeypatch.setattr(captured, "DEVICES", ("cpu",))
+    view = view_of("llama")
+    assert captured.refusal(view) is None
+    handle = view.stack.layer(0).ffn.register_forward_hook(lambda *_: None)
+    assert "hooks" in captured.refusal(view)
+    handle.remove()

@@ -19,6 +19,7 @@ from laminogram.infer.feeding import CachedFeeder
 from laminogram.infer.past import Past
 from laminogram.probe.subject import Subject
 from laminogram.stack.cache import Cache, grows
+from laminogram.stack.hooks import is_hooked
 
 _LOG = logging.getLogger(__name__)
 _LEAST_CAPACITY = 256
@@ -79,6 +80,8 @@ def refusal(view: Subject, *, watched: bool = False) -> str | None:
         return "probes and edits see every step of a generation"
     if view.kv != "exact":
         return f"kv={view.kv!r}"
+    if any(is_hooked(module) for module in view.stack.modules()):
+        return "hooks on modules see every step of a generation"
     return None
 
 

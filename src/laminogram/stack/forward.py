@@ -171,7 +171,7 @@ class Walk:
             layer, slot = self.stack.layer(item.layer), self.cache.slots[at]
             if layer.device != x.device or _taps(self.observer, at).names:
                 break
-            if not layer.takes_rows(x, ctx, slot):
+            if not isinstance(layer, Layer) or not layer.takes_rows(x, ctx, slot):
                 break
             found.append((layer, slot))
         return found

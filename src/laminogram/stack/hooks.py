@@ -1,5 +1,6 @@
 """Other people's hooks. What computes a module's answer without calling the module asks here first,
-and steps aside for the usual path, which calls them.
+and steps aside for the usual path, which calls them. A step that was captured before
+(`DecodeGraph`) is replayed as it was: `generate` captures none where there are hooks.
 
 Products and norms are plain functions (`Linear`, `Norm`), so a fused layer hides the calls of its
 two mixers only.

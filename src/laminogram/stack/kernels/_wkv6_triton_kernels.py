@@ -120,9 +120,9 @@ def _scan_kernel(
 
     `before` keeps what each chunk starts from, on its way.
     """
-    place = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, N)
-    rows = (tl.program_id(0) * ROWS_V + tl.arange(0, ROWS_V))[:, None] * N + n[None, :]
+    rows = (tl.program_id(1) * ROWS_V + tl.arange(0, ROWS_V))[:, None] * N + n[None, :]
     state = tl.load(state_ptr + place * N * N + rows)
     for step in tl.range(0, chunks, num_stages=AHEAD):
         chunk = place * chunks + (chunks - 1 - step if BACKWARD else step)
@@ -220,7 +220,7 @@ def _gradient_kernel(
 def _scan(plan: ChunkPlan, state: Tensor, kept: Tensor, added: Tensor, backward: bool) -> Any:
     """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
     before, after = torch.empty_like(added), torch.empty_like(state)
-    grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
+    grid: Any = (plan.batch * plan.heads, plan.size // ROWS)
     _scan_kernel[grid](
         state, kept, added, before, after, plan.chunks,
         BACKWARD=backward, N=plan.size, ROWS_V=ROWS, AHEAD=4, num_warps=1,

@@ -115,8 +115,8 @@ def _scan_kernel(
 
     `before` keeps what each chunk starts from, on its way.
     """
-    place = tl.program_id(1).to(tl.int64)
-    v = tl.program_id(0) * ROWS_V + tl.arange(0, ROWS_V)
+    place = tl.program_id(0).to(tl.int64)
+    v = tl.program_id(1) * ROWS_V + tl.arange(0, ROWS_V)
     n = tl.arange(0, N)
     rows = v[:, None] * N + n[None, :]
     square = n[:, None] * N + n[None, :]
@@ -216,7 +216,7 @@ def _gradient_kernel(
 def _scan(plan: ChunkPlan, state: Tensor, carry: Tensor, added: Tensor, backward: bool) -> Any:
     """The states that the chunks start from on the walk, and the last one (B, H, N, N)."""
     before, after = torch.empty_like(added), torch.empty_like(state)
-    grid: Any = (plan.size // ROWS, plan.batch * plan.heads)
+    grid: Any = (plan.batch * plan.heads, plan.size // ROWS)
     _scan_kernel[grid](
         state, carry, added, before, after, plan.chunks,
         BACKWARD=backward, ROWS_V=ROWS, **plan.flags, num_warps=4, num_stages=3,

@@ -78,6 +78,7 @@ def are_few_rows(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and x.is_contiguous()
         and weight.is_contiguous()
+        and (not x.is_cuda or x.get_device() == torch.cuda.current_device())  # Triton's
         and serves(x.view(-1, x.shape[-1]), weight.dtype)
     )
 

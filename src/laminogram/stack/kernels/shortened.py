@@ -93,6 +93,9 @@ class Reader:
         self._copy: Tensor | None = None
         self._tokens = 0
 
+    def __reduce__(self) -> tuple[type[Reader], tuple[()]]:
+        return Reader, ()  # a copy of a cache looks for itself
+
     def __call__(self, weight: Tensor) -> Tensor:
         """What to multiply with in place of `weight`, which `matvec` takes."""
         now = stamp(weight)

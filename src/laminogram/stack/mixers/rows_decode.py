@@ -62,7 +62,8 @@ def one_layer(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps)
         (layer.config.attn, "attn_out", "resid_mid"),
         (layer.config.ffn, "ffn_out", "resid_post"),
     ):
-        stream = _HALVES[type(config)](layer, Stream(x[:, 0]), ctx, slot)
+        # An edit's own function may have left another order in memory.
+        stream = _HALVES[type(config)](layer, Stream(x[:, 0].contiguous()), ctx, slot)
         residual, added = add_rows(stream, keep=taps.wants(out))
         if added is not None:
             taps(out, added[:, None])
@@ -72,7 +73,7 @@ def one_layer(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot, taps: Taps)
 
 def several_layers(layers: Iterable[tuple[Layer, StepSlot]], x: Tensor, ctx: Context) -> Tensor:
     """Layers one after the other, `x (B, 1, C)`, nothing between them seen."""
-    stream = Stream(x[:, 0])
+    stream = Stream(x[:, 0].contiguous())
     for layer, slot in layers:
         for config in (layer.config.attn, layer.config.ffn):
             stream = _HALVES[type(config)](layer, stream, ctx, slot)
