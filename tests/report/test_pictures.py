@@ -365,6 +365,7 @@ def test_values_that_are_no_numbers_are_drawn(browser, tmp_path):
         page.section("lens").locator(f"input[value={mode}]").check()
     for canvas in page.page.locator("canvas[tabindex]").all():
         canvas.hover()
+    assert page.page.locator("#problem").text_content() == ""
     page.close()
 
 

@@ -29,6 +29,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from .chunk_operator import SIZES as _SIZES
 from .wkv4 import wkv4 as _wkv4_scan
 from .wkv4_naive import compute_dtype, wkv4_empty_state, wkv4_naive, wkv4_states
 from .wkv4_pattern import wkv4_pattern, wkv4_pattern_channels
@@ -40,7 +41,6 @@ from .wkv6_triton import wkv6_triton
 from .wkv7 import wkv7 as _wkv7_chunks
 from .wkv7 import wkv7_pattern
 from .wkv7_naive import wkv7_naive, wkv7_states
-from .wkv7_triton import SIZES as _SIZES
 from .wkv7_triton import wkv7_triton
 
 __all__ = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -96,8 +97,7 @@ def wkv4_triton(
 # Operators rather than an autograd.Function: the compiler takes them into its graph for any length.
 
 
-@torch.library.custom_op("laminogram::wkv4", mutates_args=())
-def _forward(
+def _run(
     k: Tensor,
     v: Tensor,
     w: Tensor,
@@ -113,6 +113,9 @@ def _forward(
         k, v, w, u, state, lengths, out_dtype, save
     )
     return results
+
+
+_forward = torch.library.custom_op("laminogram::wkv4", _run, mutates_args=())
 
 
 @_forward.register_fake
@@ -131,14 +134,16 @@ def _(
     return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
 
 
-@torch.library.custom_op("laminogram::wkv4_backward", mutates_args=())
-def _backward(
+def _run_back(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of k, v, w and u; the marks are replayed."""
     k, v, w, u, grad_y = (x.contiguous() for x in (k, v, w, u, grad_y))
     grads: tuple[Tensor, Tensor, Tensor, Tensor] = _kernels().backward(k, v, w, u, marks, grad_y)
     return grads
+
+
+_backward = torch.library.custom_op("laminogram::wkv4_backward", _run_back, mutates_args=())
 
 
 @_backward.register_fake
@@ -154,20 +159,20 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _gradients(
-    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Tensor | None
+    ctx: Any,
+    grad_y: Tensor | None,
+    grad_state: Tensor | None,
+    _: Tensor | None,
+    back: Callable[..., tuple[Tensor, ...]] = _backward,
 ) -> tuple[Tensor | None, ...]:
-    _check_state_gradient(grad_state)
-    if grad_y is None:
-        return (None,) * 8
-    return (*_backward(*ctx.saved_tensors, grad_y), None, None, None, None)
-
-
-def _check_state_gradient(grad_state: Tensor | None) -> None:
     if grad_state is not None:
         raise RuntimeError(
             "wkv4_triton has no gradient through the state it returns. Detach the "
             "state, or use `wkv4`."
         )
+    if grad_y is None:
+        return (None,) * 8
+    return (*back(*ctx.saved_tensors, grad_y), None, None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_remember)
@@ -177,28 +182,12 @@ class _Direct(torch.autograd.Function):
     """The same without a compiler, to whom alone an operator is worth what calling it costs."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        k: Tensor,
-        v: Tensor,
-        w: Tensor,
-        u: Tensor,
-        state: Tensor,
-        lengths: Tensor | None,
-        out_dtype: torch.dtype,
-        save: bool,
-    ) -> tuple[Tensor, Tensor]:
-        k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
-        y, after, marks = _kernels().forward(k, v, w, u, state, lengths, out_dtype, save)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(k, v, w, u, marks)
-        return y, after
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _run(*inputs)
+        _remember(ctx, inputs, output)
+        return output[:2]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None) -> Any:
-        _check_state_gradient(grad_state)
-        if grad_y is None:
-            return (None,) * 8
-        grads = _kernels().backward(*ctx.saved_tensors, grad_y.contiguous())
-        return (*grads, None, None, None, None)
+        return _gradients(ctx, grad_y, grad_state, None, _run_back)

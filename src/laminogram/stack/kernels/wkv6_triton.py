@@ -15,8 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .chunk_operator import (
+    SIZES,
+    precision,
+    register_gradients,
+    results_like,
+    room_for_states,
+)
 from .wkv4_triton import triton_missing
-from .wkv7_triton import SIZES, _precision, _room_for_states
 
 CHUNK = 32  # tokens
 
@@ -102,13 +108,12 @@ def _forward(
     """o, the state after it, and with `save` the states before each chunk (else none of them)."""
     if r.numel() == 0:
         o = r.new_empty(r.shape, dtype=torch.float32)
-        return o, state.clone(), _room_for_states(state, 0)
+        return o, state.clone(), room_for_states(state, 0)
     inputs = _laid(r, w, k, v, u)
-    precision = _precision((r, k, v))
     o, after, before = _kernels().forward(
-        inputs, state.contiguous(), lengths, chunk=chunk, precision=precision
+        inputs, state.contiguous(), lengths, chunk=chunk, precision=precision((r, k, v))
     )
-    return o, after, before if save else _room_for_states(state, 0)
+    return o, after, before if save else room_for_states(state, 0)
 
 
 @_forward.register_fake
@@ -123,9 +128,7 @@ def _(
     chunk: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chunks = -(-r.shape[1] // chunk) if save else 0
-    o = r.new_empty(r.shape, dtype=torch.float32)
-    return o, state.new_empty(state.shape), _room_for_states(state, chunks)
+    return results_like(r, state, chunk, save)
 
 
 @torch.library.custom_op("laminogram::wkv6_backward", mutates_args=())
@@ -152,7 +155,7 @@ def _backward(
         grad_o.contiguous(),
         grad_after.contiguous(),
         chunk=chunk,
-        precision=_precision((r, k, v)),
+        precision=precision((r, k, v)),
     )
     return grads
 
@@ -174,22 +177,4 @@ def _(
     return r, w, k, v, u, grad_after.new_empty(grad_after.shape)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:5], output[2], output[1], inputs[6])
-    ctx.chunk = inputs[7]
-
-
-def _gradients(
-    ctx: Any, grad_o: Tensor | None, grad_after: Tensor | None, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *inputs, before, after, lengths = ctx.saved_tensors
-    if grad_o is None:
-        grad_o = torch.zeros_like(inputs[0], dtype=torch.float32)
-    if grad_after is None:
-        grad_after = torch.zeros_like(after)
-    grads = _backward(*inputs, before, lengths, grad_o, grad_after, ctx.chunk)
-    return (*grads, None, None, None)
-
-
-_forward.register_autograd(_gradients, setup_context=_remember)
+register_gradients(_forward, _backward, 5)

@@ -15,10 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .chunk_operator import (
+    SIZES,
+    precision,
+    register_gradients,
+    results_like,
+    room_for_states,
+)
 from .wkv4_triton import triton_missing
-
-SIZES = (16, 32, 64)
-"""Head sizes that the kernels are written for."""
 
 CHUNK = 32  # tokens: the fastest on an H200, forward and backward
 
@@ -76,11 +80,6 @@ def wkv7_triton(
     return o, after
 
 
-def _precision(inputs: tuple[Tensor, ...]) -> str:
-    """TF32 keeps more digits than 16-bit inputs have; float32 ones are split in three."""
-    return "tf32x3" if all(x.dtype == torch.float32 for x in inputs) else "tf32"
-
-
 # Operators rather than an autograd.Function: the compiler takes them into its graph for any length.
 
 
@@ -100,16 +99,11 @@ def _forward(
     """o, the state after it, and with `save` the states before each chunk (else none of them)."""
     inputs = tuple(x.contiguous() for x in (r, w, k, v, a, b))
     if r.numel() == 0:
-        return torch.empty_like(r, dtype=torch.float32), state.clone(), _room_for_states(state, 0)
+        return torch.empty_like(r, dtype=torch.float32), state.clone(), room_for_states(state, 0)
     o, after, before = _kernels().forward(
-        inputs, state.contiguous(), lengths, chunk=chunk, precision=_precision(inputs)
+        inputs, state.contiguous(), lengths, chunk=chunk, precision=precision(inputs)
     )
-    return o, after, before if save else _room_for_states(state, 0)
-
-
-def _room_for_states(state: Tensor, chunks: int) -> Tensor:
-    batch, heads, size, _ = state.shape
-    return state.new_empty(batch, heads, chunks, size, size)
+    return o, after, before if save else room_for_states(state, 0)
 
 
 @_forward.register_fake
@@ -125,9 +119,7 @@ def _(
     chunk: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    chunks = -(-r.shape[1] // chunk) if save else 0
-    o = r.new_empty(r.shape, dtype=torch.float32)
-    return o, state.new_empty(state.shape), _room_for_states(state, chunks)
+    return results_like(r, state, chunk, save)
 
 
 @torch.library.custom_op("laminogram::wkv7_backward", mutates_args=())
@@ -156,7 +148,7 @@ def _backward(
         grad_o.contiguous(),
         grad_after.contiguous(),
         chunk=chunk,
-        precision=_precision(inputs),
+        precision=precision(inputs),
     )
     return grads
 
@@ -179,22 +171,4 @@ def _(
     return r, w, k, v, a, b, grad_after.new_empty(grad_after.shape)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:6], output[2], output[1], inputs[7])
-    ctx.chunk = inputs[8]
-
-
-def _gradients(
-    ctx: Any, grad_o: Tensor | None, grad_after: Tensor | None, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *inputs, before, after, lengths = ctx.saved_tensors
-    if grad_o is None:
-        grad_o = torch.zeros_like(inputs[0], dtype=torch.float32)
-    if grad_after is None:
-        grad_after = torch.zeros_like(after)
-    grads = _backward(*inputs, before, lengths, grad_o, grad_after, ctx.chunk)
-    return (*grads, None, None, None)
-
-
-_forward.register_autograd(_gradients, setup_context=_remember)
+register_gradients(_forward, _backward, 6)
