@@ -99,6 +99,21 @@ def compare_unread(view: View, rows: int, wanted: Tensor, memory: dict[str, Tens
 
 
 @torch.no_grad()
+def compare_rows_of_one_length(kind: str) -> None:
+    """Steps of a usual cache, whose rows share one position."""
+    view = view_of(kind, layers=2)
+    view.stack.requires_grad_(False)
+    ids = ids_of(3, 7)
+    wanted = view.logits(ids)
+    LAUNCHED.clear()
+    cache = view.new_cache(3)
+    found = [view.run(view.tokens(part), cache=cache) for part in ids.split((5, 1, 1), 1)]
+    assert relative(torch.cat(found, 1), wanted) < TOLERANCE[torch.float32]
+    assert "rows" in LAUNCHED
+    print(f"{kind}, rows of one length: equal")
+
+
+@torch.no_grad()
 def compare_products() -> None:
     """Products, gates and sums beside their references, sizes that fit no tile."""
     make = torch.Generator().manual_seed(0)
@@ -231,6 +246,8 @@ if __name__ == "__main__":
         ("rwkv7", 1, torch.float32),
     ):
         compare_layers(kind, rows, dtype)
+    for kind in ("llama", "rwkv4"):
+        compare_rows_of_one_length(kind)
     # The interpreter multiplies no bfloat16, so its kernels are fed these models' small fp16.
     rows_decode._in_range = rows_product_triton.serves
     for kind in ("llama", "rwkv4"):

@@ -69,7 +69,7 @@ def _ask_for_past(keys, values, begin, end, column, AHEAD: tl.constexpr):
 @triton.jit
 def attention_row(
     q, k, v, cos, sin, positions, keys, values, out, tops, masses, acc, counter,
-    q_row, kv_row, turn_row, key_batch, key_head, key_column, scale, window,
+    position_row, q_row, kv_row, turn_row, key_batch, key_head, key_column, scale, window,
     K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
     GROUP: tl.constexpr, WIDE: tl.constexpr, BLOCK_S: tl.constexpr, SPLITS: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
@@ -78,7 +78,7 @@ def attention_row(
     row, head, part = tl.program_id(0) // K, tl.program_id(0) % K, tl.program_id(1)
     g, d, s = tl.arange(0, GROUP), tl.arange(0, WIDE), tl.arange(0, BLOCK_S)
     # Positions and the past were written a step ago: nothing to wait for.
-    place = tl.load(positions + row).to(tl.int32)
+    place = tl.load(positions + row * position_row).to(tl.int32)
     begin = tl.maximum(place + 1 - window, 0)
     share = tl.cdiv(tl.cdiv(place + 1 - begin, SPLITS), BLOCK_S) * BLOCK_S
     begin = begin + part * share

@@ -51,7 +51,7 @@ def attention_row(
         q, k, v: (B, H * D) and twice (B, K * D), before the rotary turn; rows of k and v are
             equally far apart.
         turn: cos and sin (1|B, 1, 1, R) as `rope.spread` lays them out; None turns nothing.
-        positions: (B, 1), each row's place of the new token, on the device.
+        positions: (B, 1), each row's place of the new token, on the device; rows may share one.
         keys, values: the cache (B, K, S, D) with equal strides, the last of them 1.
         scale: of the scores. window: how many tokens are seen, the new one included; None all.
         counter: (B * K,) int32 zeros, left as zeros.
@@ -79,6 +79,7 @@ def attention_row(
         mass,
         answers,
         counter,
+        positions.stride(0),
         q.stride(0),
         k.stride(0),
         cos.stride(0) if turn is not None and cos.shape[0] > 1 else 0,
