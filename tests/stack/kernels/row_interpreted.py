@@ -172,10 +172,17 @@ def compare_products_of_rows() -> None:
         gate, up = products[0]._replace(activation="silu"), RowProduct(weights[1][:outputs])
         wanted = act["silu"](sums[0] + gate.bias) * (x[0].float() @ up.weight.float().T)
         assert relative(rows_product_triton.gated_rows(x[0], gate, up).float(), wanted) < 3e-3
-        residual, scales, shut = draw(rows, outputs), draw(rows).exp2(), draw(rows, outputs).half()
-        parts = rows_product_triton.share_rows(x[0], weights[0])
-        stream = Stream(residual, Update(parts, scales, draw(outputs), shut))
-        wanted = (sums[0] * scales[:, None] + stream.update.bias) * shut.float().sigmoid()
+        residual, scales = draw(rows, outputs), draw(rows).exp2()
+        other = (draw(outputs, inputs // 2 // 8 * 8) / inputs**0.5).half()
+        entering = [x[0], x[1], draw(rows, other.shape[1]).half()]
+        shared = weights[0], weights[1][outputs:].contiguous(), other
+        parts, *more = rows_product_triton.share_rows(entering, shared)
+        for found, a, w in zip((parts, *more), entering, shared, strict=True):
+            assert relative(found.sum(0), a.float() @ w.float().T) < 1e-5
+        parts, gate = rows_product_triton.share_rows(entering[::2], shared[::2])
+        stream = Stream(residual, Update(parts, scales, draw(outputs), gate))
+        wanted = sums[0] * scales[:, None] + stream.update.bias
+        wanted = wanted * (entering[2].float() @ other.float().T).sigmoid()
         out, added = rows_triton.add_rows(stream, keep=True)
         assert relative(added, wanted) < 1e-5 and relative(out, residual + wanted) < 1e-5
         norm = RowNorm("layer", draw(outputs), draw(outputs), 1e-5)

@@ -168,18 +168,60 @@ def gated_rows(
 
 
 @triton.jit
+def _of(which, one, two, three):
+    """The value of the first, second or third product."""
+    return tl.where(which == 0, one, tl.where(which == 1, two, three))
+
+
+@triton.jit
+def _between(one, other):
+    """Entries from one tensor to another, which both begin at a multiple of 16 bytes."""
+    apart = other.to(tl.int64, bitcast=True) - one.to(tl.int64, bitcast=True)
+    return apart // 16 * (128 // one.dtype.element_ty.primitive_bitwidth)
+
+
+@triton.jit
 def share_rows(
-    z, w, parts, N, B,
-    K: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr, PDL: tl.constexpr,
+    x0, x1, x2, w0, w1, w2, parts, N, B,
+    K0: tl.constexpr, K1: tl.constexpr, K2: tl.constexpr, SHARE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, LINES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Sums `w z` over each share of the inputs: parts (S, B, N), for the next kernel to add up."""
+    """Sums of up to three products of N outputs each, of rows of their own. Their inputs, tile
+    after tile and product after product, are shared equally among the programs of a block: a
+    program's sums of product i are left at parts[program + i] of parts (S, B, N)."""
     pid, part = tl.program_id(0), tl.program_id(1)
-    n, b = pid * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS)
+    n, b, k = pid * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, ROWS), tl.arange(0, BLOCK_K)
+    # The tiles at which the second and third product begin, and all end.
+    E0: tl.constexpr = (K0 + BLOCK_K - 1) // BLOCK_K
+    E1: tl.constexpr = E0 + (K1 + BLOCK_K - 1) // BLOCK_K
+    E2: tl.constexpr = E1 + (K2 + BLOCK_K - 1) // BLOCK_K
+    x1, x2, w1, w2 = _between(x0, x1), _between(x0, x2), _between(w0, w1), _between(w0, w2)
+    begin = part * SHARE
+    end = tl.minimum(begin + SHARE, E2)
+    outputs, rows = (n < N)[:, None], (b < B)[None, :]
     if PDL and LINES > 0:
-        _ask_for(w, n, N, part * SHARE, K, LINES)
+        which = tl.where(begin >= E0, 1, 0) + tl.where(begin >= E1, 1, 0)
+        inputs = _of(which, K0 // 8, K1 // 8, K2 // 8) * 8
+        start = (begin - _of(which, 0, E0, E1)) * BLOCK_K
+        _ask_for(w0 + _of(which, 0, w1, w2), n, N, start, inputs, LINES)
     _wait(PDL)
-    acc = _sums(z, w, n, N, B, part * SHARE, K, SHARE, ROWS, BLOCK_N, BLOCK_K)
-    at = (part * B + b[None, :]) * N + n[:, None]
-    tl.store(parts + at, acc, mask=(n < N)[:, None] & (b < B)[None, :])
+    acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
+    for tile in range(begin, end):
+        which = tl.where(tile >= E0, 1, 0) + tl.where(tile >= E1, 1, 0)
+        inputs = _of(which, K0 // 8, K1 // 8, K2 // 8) * 8
+        column = (tile - _of(which, 0, E0, E1)) * BLOCK_K + k
+        here, there = outputs, rows
+        if K0 % BLOCK_K + K1 % BLOCK_K + K2 % BLOCK_K != 0:
+            here = here & (column < inputs)[None, :]
+            there = there & (column < inputs)[:, None]
+        w = w0 + _of(which, 0, w1, w2) + (n[:, None] * inputs + column[None, :])
+        x = x0 + _of(which, 0, x1, x2) + (b[None, :] * inputs + column[:, None])
+        weights = tl.load(w, mask=here, other=0.0, eviction_policy="evict_first")
+        entering = tl.load(x, mask=there, other=0.0, eviction_policy="evict_last")
+        acc = tl.dot(weights, entering, acc)
+        if (tile == E0 - 1) | (tile == E1 - 1) | (tile == end - 1):
+            at = ((part + which) * B + b[None, :]) * N + n[:, None]
+            tl.store(parts + at, acc, mask=outputs & rows)
+            acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
 # fmt: on

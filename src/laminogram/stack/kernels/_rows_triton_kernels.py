@@ -22,20 +22,28 @@ from ._row_triton_kernels import _activated, _shared, _wait, _wkv4_moved, _wkv4_
 
 # fmt: off
 @triton.jit
-def _update(
-    parts, scales, bias, gate, row, at, k, apart, inside, SPLITS: tl.constexpr,
-):
-    """What is added to a row of the residual: the sum of SPLITS shares (S, B, C), which lie `apart`
-    entries from each other, scaled, biased and gated where that is wanted."""
+def _sum(parts, at, apart, inside, SPLITS: tl.constexpr):
+    """The sum of SPLITS shares, which lie `apart` entries from each other."""
     total = tl.load(parts + at, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(1, SPLITS):  # all are asked for at once
         total += tl.load(parts + part * apart + at, mask=inside, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def _update(
+    parts, scales, bias, gate, row, at, k, apart, inside, SPLITS: tl.constexpr,
+    GATES: tl.constexpr,
+):
+    """What is added to a row of the residual: the sum of SPLITS shares (S, B, C), scaled, biased
+    and gated by that of GATES others where that is wanted."""
+    total = _sum(parts, at, apart, inside, SPLITS)
     if scales is not None:
         total *= tl.load(scales + row)
     if bias is not None:
         total += tl.load(bias + k, mask=inside, other=0.0).to(tl.float32)
     if gate is not None:
-        total *= tl.sigmoid(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32))
+        total *= tl.sigmoid(_sum(gate, at, apart, inside, GATES))
     return total
 
 
@@ -43,8 +51,8 @@ def _update(
 def norm_rows(
     x, parts, scales, bias, gate, out, gain, shift, last, m0, m1, m2, o0, o1, o2, apart, eps,
     offset,
-    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, NORM: tl.constexpr,
-    SHIFT: tl.constexpr, COUNT: tl.constexpr, PDL: tl.constexpr,
+    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, GATES: tl.constexpr,
+    NORM: tl.constexpr, SHIFT: tl.constexpr, COUNT: tl.constexpr, PDL: tl.constexpr,
 ):
     """The residual `out` (B, C) after an update of `x` where there is one (SPLITS), and its
     normalised rows, shifted COUNT ways; `last` (B, C) moves on."""
@@ -68,7 +76,7 @@ def norm_rows(
     _wait(PDL)
     h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     if SPLITS > 0:
-        h += _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS)
+        h += _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS, GATES)
         rounded = h.to(out.dtype.element_ty)
         tl.store(out + at, rounded, mask=inside)
         h = rounded.to(tl.float32)
@@ -90,7 +98,8 @@ def norm_rows(
 @triton.jit
 def add_rows(
     x, parts, scales, bias, gate, out, added, apart,
-    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    C: tl.constexpr, WIDE: tl.constexpr, SPLITS: tl.constexpr, GATES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The residual (B, C) after an update of `x`, and what was added where it is wanted."""
     row = tl.program_id(0).to(tl.int64)
@@ -99,7 +108,7 @@ def add_rows(
     at = row * C + k
     _wait(PDL)
     h = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    update = _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS)
+    update = _update(parts, scales, bias, gate, row, at, k, apart, inside, SPLITS, GATES)
     if added is not None:
         tl.store(added + at, update.to(added.dtype.element_ty), mask=inside)
     tl.store(out + at, (h + update).to(out.dtype.element_ty), mask=inside)
@@ -135,11 +144,12 @@ def act_rows(
 
 @triton.jit
 def wkv4_rows(
-    r, key, value, decay, bonus, state, z, scales,
-    A: tl.constexpr, WIDE: tl.constexpr, SCALED: tl.constexpr, PDL: tl.constexpr,
+    r, key, value, decay, bonus, state, z, scales, apart,
+    A: tl.constexpr, WIDE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    SCALED: tl.constexpr, PDL: tl.constexpr,
 ):
-    """RWKV-4's `sigmoid(r) * wkv`: z (B, A); state (B, 3, A) moves on. With SCALED a program takes
-    a whole row."""
+    """RWKV-4's `sigmoid(r) * wkv` of r, key and value in R, K and V shares (S, B, A): z (B, A);
+    state (B, 3, A) moves on. With SCALED a program takes a whole row."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
     here = n < A
@@ -148,9 +158,9 @@ def wkv4_rows(
     state += row * 3 * A
     num, den, top = _wkv4_state(state, n, here, A)  # a step old, as the token shift's
     _wait(PDL)
-    r = tl.sigmoid(tl.load(r + row * A + n, mask=here, other=0.0).to(tl.float32))
-    k = tl.load(key + row * A + n, mask=here, other=0.0).to(tl.float32)
-    v = tl.load(value + row * A + n, mask=here, other=0.0).to(tl.float32)
+    r = tl.sigmoid(_sum(r, row * A + n, apart, here, R))
+    k = _sum(key, row * A + n, apart, here, K)
+    v = _sum(value, row * A + n, apart, here, V)
     wkv = _wkv4_moved(k, v, w, u, num, den, top, state, n, here, A)
     _narrow(tl.where(here, r * wkv, 0.0), z, scales, row, n, here, A, SCALED)
 # fmt: on

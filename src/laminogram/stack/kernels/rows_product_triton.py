@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -103,28 +104,44 @@ class _Cut(NamedTuple):
     constants: dict[str, Any]
 
 
-def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
-    """For rows x (B, K) and weights of so many outputs: programs that all run at once, as many as
-    there are processors or somewhat fewer. `gated`: two weights a program, all of their inputs."""
-    inputs, rows, processors = x.shape[1], max(16, power_of_two(x.shape[0])), _processors(x.device)
+def _tiles(
+    x: Tensor, sizes: Sequence[int], inputs: int, *, gated: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """For rows x and weights of so many outputs and up to so many inputs: how many blocks of
+    outputs there are, and the constants that say how they are cut. `gated`: two weights a program.
+    """
+    rows, processors = max(16, power_of_two(x.shape[0])), _processors(x.device)
     outputs, blocks = BLOCK_N, _blocks(sizes, BLOCK_N)
     if not gated and processors < blocks <= WIDER * processors:  # else a few run after the others
         outputs, blocks = 2 * BLOCK_N, _blocks(sizes, 2 * BLOCK_N)
     block = min(BLOCK_K, max(16, power_of_two(inputs)))
     while (least := 2 * 2 * (outputs * (1 + gated) + rows) * block) > _memory(x.device):
         block //= 2
-    most = 1 if gated else max(1, min(processors // blocks, inputs // (2 * block), MOST_SPLITS))
-    share = -(-inputs // ((1 << (most.bit_length() - 1)) * block)) * block
     constants = {
-        "K": inputs,
-        "SHARE": share,
         "ROWS": rows,
         "BLOCK_N": outputs,
         "BLOCK_K": block,
-        "LINES": min(LINES // (outputs * (1 + gated)), power_of_two(-(-share // 64))),
         "num_stages": min(STAGES, 2 * _memory(x.device) // least),
     }
-    return _Cut(blocks, -(-inputs // share), constants | started(WARPS))
+    return blocks, constants | started(WARPS)
+
+
+def _lines(inputs: int, outputs: int) -> int:
+    """Lines of 64 inputs of so many outputs that a program of `inputs` asks for ahead."""
+    return min(LINES // outputs, power_of_two(-(-inputs // 64)))
+
+
+def _cut(x: Tensor, sizes: Sequence[int], *, gated: bool = False) -> _Cut:
+    """For rows x (B, K) and weights of so many outputs: programs that all run at once, as many as
+    there are processors or somewhat fewer. `gated`: two weights a program, all of their inputs."""
+    inputs = x.shape[1]
+    blocks, tiles = _tiles(x, sizes, inputs, gated=gated)
+    block, fit = tiles["BLOCK_K"], _processors(x.device) // blocks
+    most = 1 if gated else max(1, min(fit, inputs // (2 * block), MOST_SPLITS))
+    share = -(-inputs // ((1 << (most.bit_length() - 1)) * block)) * block
+    lines = _lines(share, tiles["BLOCK_N"] * (1 + gated))
+    constants = {"K": inputs, "SHARE": share, "LINES": lines}
+    return _Cut(blocks, -(-inputs // share), constants | tiles)
 
 
 def _blocks(sizes: Sequence[int], outputs: int) -> int:
@@ -190,12 +207,45 @@ def gated_rows(x: Tensor, gate: RowProduct, up: RowProduct) -> Tensor:
     return out
 
 
-def share_rows(z: Tensor, weight: Tensor) -> Tensor:
-    """Sums of `z weight'` over shares of the inputs, z (B, K), weight (N, K): (S, B, N), fp32."""
-    outputs, rows = len(weight), z.shape[0]
-    cut = _cut(z, [outputs])
-    parts = z.new_empty(cut.splits, rows, outputs, dtype=torch.float32)
-    _kernels("rows_product").share_rows[(cut.blocks, cut.splits)](
-        z, weight, parts, outputs, rows, **cut.constants
+def can_share(weights: Sequence[Tensor]) -> bool:
+    """Whether `share_rows` takes weights that `serves`, together."""
+    return all(
+        len(one) == len(weights[0])
+        and one.is_contiguous()
+        and one.shape[1] % 8 == 0
+        and one.data_ptr() % 16 == 0
+        and one.numel() < 1 << 31
+        for one in weights
     )
-    return parts
+
+
+def share_rows(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Up to three products of N outputs each, `x (B, K) weight'`, each of rows and inputs of its
+    own: sums over shares of the inputs, (S, B, N) each, fp32, which lie equally far apart."""
+    x, outputs, fill = inputs[0], len(weights[0]), 3 - len(weights)
+    sizes = [one.shape[1] for one in weights]
+    blocks, constants = _tiles(x, [outputs], max(sizes))
+    block = constants["BLOCK_K"]
+    counts = [-(-size // block) for size in sizes]
+    fit = _processors(x.device) // blocks
+    share = -(-sum(counts) // max(1, min(fit, sum(counts) // 2, MOST_SPLITS)))
+    programs = -(-sum(counts) // share)
+    sums = x.new_empty(programs + len(weights) - 1, x.shape[0], outputs, dtype=torch.float32)
+    _kernels("rows_product").share_rows[(blocks, programs)](
+        *inputs,
+        *[x] * fill,
+        *weights,
+        *[weights[0]] * fill,
+        sums,
+        outputs,
+        x.shape[0],
+        **{f"K{i}": size for i, size in enumerate(sizes + [0] * fill)},
+        SHARE=share,
+        LINES=_lines(share * block, constants["BLOCK_N"]),
+        **constants,
+    )
+    ends = list(accumulate(counts))
+    return [
+        sums[(end - count) // share + i : (end - 1) // share + i + 1]
+        for i, (count, end) in enumerate(zip(counts, ends, strict=True))
+    ]

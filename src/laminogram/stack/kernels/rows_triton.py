@@ -29,7 +29,7 @@ class Scaled(NamedTuple):
 
 class Update(NamedTuple):
     """What is to be added to the residual: the sum of parts (S, B, C), times scales (B,), plus bias
-    (C,), times the sigmoid of gate (B, C)."""
+    (C,), times the sigmoid of the sum of gate (S, B, C), whose parts are as far from each other."""
 
     parts: Tensor
     scales: Tensor | None = None
@@ -91,6 +91,7 @@ def norm_rows(
         norm.offset,
         C=x.shape[1],
         SPLITS=0 if update is None else len(parts),
+        GATES=0 if gate is None else len(gate),
         NORM=_NORMS[norm.kind],
         SHIFT=0 if last is None else _SHIFTS[kind],
         COUNT=count,
@@ -135,6 +136,7 @@ def add_rows(stream: Stream, *, keep: bool = False) -> tuple[Tensor, Tensor | No
         update.parts.stride(0),
         C=x.shape[1],
         SPLITS=len(update.parts),
+        GATES=0 if update.gate is None else len(update.gate),
         **_launch(x.shape[1]),
     )
     return out, added
@@ -158,13 +160,15 @@ def act_rows(x: Tensor, activation: str, gate: Tensor | None, dtype: torch.dtype
 
 
 def wkv4_rows(
-    r: Tensor, k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, state: Tensor
+    r: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, decay: Tensor, bonus: Tensor, state: Tensor
 ) -> Scaled:
-    """`sigmoid(r) * wkv` of (B, A) each; `state` (B, 3, A) moves on in place."""
-    z, scales = torch.empty_like(r), _scales(r, r.dtype)
-    width = r.shape[1]
+    """`sigmoid(r) * wkv` of the sums of (S, B, A) each, whose parts are equally far from each
+    other; `state` (B, 3, A) moves on in place."""
+    _, rows, width = r.shape
+    z = torch.empty(rows, width, device=r.device, dtype=dtype)
+    scales = _scales(z, dtype)
     part = width if scales is not None else min(width, WKV_PART)
-    _kernels("rows").wkv4_rows[(r.shape[0], -(-width // part))](
+    _kernels("rows").wkv4_rows[(rows, -(-width // part))](
         r,
         k,
         v,
@@ -173,7 +177,11 @@ def wkv4_rows(
         state,
         z,
         scales,
+        r.stride(0),
         A=width,
+        R=len(r),
+        K=len(k),
+        V=len(v),
         SCALED=scales is not None,
         **_launch(part),
     )

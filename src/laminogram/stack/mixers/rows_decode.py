@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from laminogram.stack.cache import StepSlot
@@ -27,6 +28,7 @@ from laminogram.stack.context import Context
 from laminogram.stack.kernels.attention_row_triton import attention_row
 from laminogram.stack.kernels.row_naive import RowNorm, RowProduct
 from laminogram.stack.kernels.rows_product_triton import (
+    can_share,
     gated_rows,
     product_rows,
     serves,
@@ -124,8 +126,8 @@ def _time_mix4(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) -> St
     mixes = (mixer.mix_r, mixer.mix_k, mixer.mix_v)
     norm, dtype = RowNorm.of(layer.attn_norm), mixer.r.weight.dtype
     x, entering = norm_rows(stream, norm, dtype, mixes, slot.attn.shift)
-    r, k, v = _each(entering, (mixer.r, mixer.k, mixer.v), slot)
-    z = wkv4_rows(r, k, v, mixer.decay, mixer.bonus, slot.attn.state)
+    r, k, v = _shared(entering, (mixer.r, mixer.k, mixer.v))
+    z = wkv4_rows(r, k, v, dtype, mixer.decay, mixer.bonus, slot.attn.state)
     return Stream(x, _update(z, mixer.o))
 
 
@@ -134,14 +136,11 @@ def _channel_mix4(layer: Layer, stream: Stream, ctx: Context, slot: StepSlot) ->
     norm, dtype = RowNorm.of(layer.ffn_norm), mixer.up.weight.dtype
     mixes = (mixer.mix_k, mixer.mix_r)
     x, (for_k, for_r) = norm_rows(stream, norm, dtype, mixes, slot.ffn.shift)
-    if _in_range(for_k, dtype):
-        products = RowProduct(mixer.up.weight, None, None, "relu2"), _plain(mixer.r)
-        act, gate = product_rows((for_k, for_r), products, slot.counter)
-        entering = Scaled(act, None)
-    else:
-        up, gate = _each((for_k, for_r), (mixer.up, mixer.r), slot)
-        entering = act_rows(up, "relu2", None, dtype)
-    return Stream(x, _update(entering, mixer.down, gate))
+    z, scales = _activated(mixer.up, for_k, "relu2", slot)
+    # The gate's product is done with the last one: both have as many outputs, and `up` alone fills
+    # the card once.
+    parts, gate = _shared((z, for_r), (mixer.down, mixer.r))
+    return Stream(x, Update(parts, scales, None, gate))
 
 
 _HALVES: dict[type, Half] = {
@@ -190,12 +189,18 @@ def _products(mixer: Any, h: Tensor, slot: StepSlot) -> Sequence[Tensor]:
     return out.split(joined.widths, -1)
 
 
-def _update(entering: Scaled, linear: Any, gate: Tensor | None = None) -> Update:
+def _update(entering: Scaled, linear: Any) -> Update:
     """What a product adds to the residual."""
     z, scales = entering
-    weight = linear.weight
-    if serves(z, weight.dtype) and weight.is_contiguous():
-        parts = share_rows(z, weight)
-    else:
-        parts = torch.nn.functional.linear(z, weight)[None]
-    return Update(parts, scales, linear.bias, gate)
+    (parts,) = _shared((z,), (linear,))
+    return Update(parts, scales, linear.bias)
+
+
+def _shared(entering: Sequence[Tensor], linears: Sequence[Any]) -> list[Tensor]:
+    """Products of as many outputs each without their biases, each of its own rows, in parts
+    (S, B, N) that whoever reads them adds up."""
+    weights = [one.weight for one in linears]
+    rows = zip(entering, weights, strict=True)
+    if all(serves(x, weight.dtype) for x, weight in rows) and can_share(weights):
+        return share_rows(entering, weights)
+    return [F.linear(x, weight)[None] for x, weight in zip(entering, weights, strict=True)]
