@@ -84,15 +84,15 @@ class Ours:
         self.steps = 2 if lab.tiny else STEPS
 
     def __call__(self) -> None:
-        ids = self.logits().argmax(-1)
+        ids = self.logits(lend=True).argmax(-1)
         for _ in range(self.steps - 1):
-            ids = self.graph.step(ids).argmax(-1)
+            ids = self.graph.step(ids, lend=True).argmax(-1)
 
-    def logits(self) -> Tensor:
-        """Of the first step after the prompts (B, V)."""
+    def logits(self, *, lend: bool = False) -> Tensor:
+        """Of the first step after the prompts (B, V); `lend` as in a step."""
         self.graph.cache.lengths = [len(self.prompt[0])] * self.graph.rows
         self.graph.place()
-        return self.graph.step(self.first)
+        return self.graph.step(self.first, lend=lend)
 
     def limit(self, device: str) -> float:
         """Seconds of the steps if weights and what the caches hold were read once for each."""

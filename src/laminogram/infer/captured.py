@@ -107,7 +107,7 @@ class CapturedFeeder(CachedFeeder):
             self._frozen.step_back()
             ids = self._again()
             self._graph.place()
-        return self._graph.step(ids)
+        return self._graph.step(ids, lend=True)  # the next token is chosen before the next step
 
     def close(self) -> None:
         super().close()

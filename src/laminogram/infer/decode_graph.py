@@ -137,8 +137,9 @@ class DecodeGraph:
         return out[torch.arange(self.rows, device=out.device), last]
 
     @torch.no_grad()
-    def step(self, tokens: Tensor) -> Tensor:
-        """One more token each (B,): the logits (B, V) after it, yours to keep."""
+    def step(self, tokens: Tensor, *, lend: bool = False) -> Tensor:
+        """One more token each (B,): the logits (B, V) after it, yours to keep. With `lend` they
+        are the graph's own, which the next step overwrites."""
         if self.is_outdated:
             raise CacheError(
                 "weights were moved since this graph was captured (layers of a parallel group were "
@@ -154,7 +155,7 @@ class DecodeGraph:
             self._graph.replay()
         self.cache.lengths = [length + 1 for length in self.cache.lengths]
         assert self.logits is not None
-        return self.logits.clone()
+        return self.logits if lend else self.logits.clone()
 
     def reset(self) -> None:
         """Forget every token."""

@@ -50,7 +50,7 @@ WKV_PART = 512
 
 def _launch(size: int) -> dict[str, Any]:
     wide = power_of_two(size)
-    return {"WIDE": wide} | started(min(8, max(1, wide // 256)))
+    return {"WIDE": wide} | started(min(16, max(1, wide // 128)))
 
 
 def _scales(x: Tensor, dtype: torch.dtype) -> Tensor | None:
