@@ -18,6 +18,7 @@ from torch import Tensor
 
 from laminogram.stack.kernels import (
     _wkv4_triton_kernels,
+    wkv4_empty_state,
     wkv4_naive,
     wkv4_triton,
     wkv6_naive,
@@ -51,6 +52,15 @@ def compare_wkv4(tokens: int, width: int, spread: float, dtype: torch.dtype, emp
         rounding = TOLERANCE if one.dtype == torch.float32 else torch.finfo(one.dtype).eps
         assert worst(one.double(), other) < rounding, (name, worst(one.double(), other))
     print(f"wkv4 T={tokens} A={width} spread={spread} {dtype} empty={empty}: equal")
+
+
+def compare_no_tokens() -> None:
+    """The state after no token is the one before it."""
+    k, v, w, u, state = (x.float() for x in wkv4_case(0, 2, 0, 5))
+    first = wkv4_empty_state(2, 5, device=None, dtype=k.dtype)
+    for before, wanted in ((state, state), (None, first)):
+        y, after = wkv4_triton(k, v, w, u, before)
+        assert y.shape == (2, 0, 5) and torch.equal(after, wanted)
 
 
 def compare_matrix_state(name: str, case: Sequence[Tensor], tokens: list[int], chunk: int) -> None:
@@ -149,6 +159,7 @@ if __name__ == "__main__":
     _wkv4_triton_kernels.SHORTEST = 8  # chunks, as long rows have them
     compare_wkv4(22, 8, 40.0, torch.float32, False)
     compare_wkv4(21, 40, 3.0, torch.float32, True)
+    compare_no_tokens()
     compare_wkv6([37, 20, 0], 16, 16, 0.0)
     compare_wkv6([40], 64, 32, -6.0)
     compare_wkv5(20)

@@ -146,21 +146,24 @@ def _forward_token(
 @triton.jit
 def _forward_kernel(
     k_ptr, v_ptr, w_ptr, u_ptr, state_ptr, length_ptr, y_ptr, after_ptr, mark_ptr,
-    summary_ptr, tokens, span, A, HAS_LENGTHS: tl.constexpr, SAVE: tl.constexpr,
-    CHUNKS: tl.constexpr, BLOCK_A: tl.constexpr,
+    summary_ptr, tokens, span, A, SAVE: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK_A: tl.constexpr,
 ):
     row, chunk = tl.program_id(2).to(tl.int64), tl.program_id(1)
     channel = tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A)
     inside = channel < A
     w = tl.load(w_ptr + channel, mask=inside, other=0.0)
     u = tl.load(u_ptr + channel, mask=inside, other=0.0)
-    n, d, s = _load_state(state_ptr + row * 3 * A + channel, inside, A)
+    zero = tl.zeros([BLOCK_A], dtype=tl.float32)
+    n, d, s = zero, zero, zero + EMPTY
+    if state_ptr is not None:
+        n, d, s = _load_state(state_ptr + row * 3 * A + channel, inside, A)
     if CHUNKS > 1:
         earlier = summary_ptr + row * tl.num_programs(1) * 3 * A
         n, d, s = _joined(n, d, s, earlier, chunk, span, w, inside, channel, A, CHUNKS, False)
     en, ed, es = n, d, s
     length = tokens
-    if HAS_LENGTHS:
+    if length_ptr is not None:
         length = tl.load(length_ptr + row).to(tl.int32)
     at = row * tokens * A + channel
     k, v, y = k_ptr + at, v_ptr + at, y_ptr + at
@@ -295,7 +298,7 @@ def forward(
     v: Tensor,
     w: Tensor,
     u: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     lengths: Tensor | None,
     out_dtype: torch.dtype,
     save: bool,
@@ -306,38 +309,45 @@ def forward(
     """
     batch, tokens, width = k.shape
     y = torch.empty_like(k, dtype=out_dtype)
-    marks = state.new_empty(batch, triton.cdiv(tokens, GROUP) if save else 0, 3, width)
+    after = w.new_empty(batch, 3, width)
+    marks = w.new_empty(batch, triton.cdiv(tokens, GROUP) if save else 0, 3, width)
     if k.numel() == 0:
-        return y, state.clone(), marks
-    cut = _Cut(k)
-    after, summary = torch.empty_like(state), state
+        return y, _kept(after, state), marks
+    cut, summary = _Cut(k), marks
     if cut.chunks > 1:
-        summary = cut.per_chunk(state, 3)
+        summary = cut.per_chunk(k, 3)
         grid: Any = (cut.grid[0], cut.chunks - 1, cut.batch)
         _summary_kernel[grid](k, v, w, summary, *cut.sizes, **cut.flags)
-    ends = k.new_empty(0) if lengths is None else lengths.contiguous()  # one is always asked for
     _forward_kernel[cut.grid](
-        k, v, w, u, state, ends, y, after, marks, summary, *cut.sizes,
-        HAS_LENGTHS=lengths is not None, SAVE=save, **cut.others, **cut.flags,
+        k, v, w, u, state, lengths, y, after, marks, summary, *cut.sizes, SAVE=save,
+        **cut.others, **cut.flags,
     )  # fmt: skip
     return y, after, marks
 
 
+def _kept(after: Tensor, state: Tensor | None) -> Tensor:
+    """The state after no token."""
+    if state is not None:
+        return after.copy_(state)
+    after[:, :2], after[:, 2] = 0.0, EMPTY.value
+    return after
+
+
 def backward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of k, v, w and u; torch sums those of w and u over rows and chunks, in a fixed
-    order."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of k and v, and those of w and u (2, A), which torch sums over rows and chunks, in
+    a fixed order."""
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     if k.numel() == 0:
-        return grad_k, grad_v, torch.zeros_like(w), torch.zeros_like(u)
+        return grad_k, grad_v, w.new_zeros(2, len(w))
     cut = _Cut(k)
-    grad_w, grad_u = cut.per_chunk(k), cut.per_chunk(k)
+    of_both = k.new_empty(2, cut.batch, cut.chunks, cut.width, dtype=torch.float32)
     summary = cut.per_chunk(k, 3) if cut.chunks > 1 else marks
-    results = (grad_k, grad_v, grad_w, grad_u, summary)
+    results = (grad_k, grad_v, *of_both, summary)
     for only_sums in (True, False) if cut.chunks > 1 else (False,):
         _backward_kernel[cut.grid](
             k, v, w, u, marks, grad_y, *results, *cut.sizes,
             SUMMARY=only_sums, **cut.others, **cut.flags,
         )  # fmt: skip
-    return grad_k, grad_v, grad_w.sum(dim=(0, 1)), grad_u.sum(dim=(0, 1))
+    return grad_k, grad_v, of_both.sum(dim=(1, 2))

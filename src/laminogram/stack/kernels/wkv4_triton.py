@@ -11,14 +11,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from .wkv4_naive import wkv4_empty_state
 
 GROUP = 4  # tokens between two marks; the kernels are written for it
 
@@ -37,6 +36,7 @@ def triton_missing() -> str | None:
     return _MISSING
 
 
+@cache
 def _kernels() -> ModuleType:
     missing = triton_missing()
     if missing is not None:
@@ -78,14 +78,14 @@ def wkv4_triton(
             "wkv4_triton computes in float32 and got float64 keys or values; "
             "`wkv4` computes in float64."
         )
-    if state is None:
-        state = wkv4_empty_state(k.shape[0], k.shape[2], device=k.device, dtype=torch.float32)
-    elif state.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError(
-            "wkv4_triton has no gradient for the state it is given. Detach the state, "
-            "or use `wkv4`, which has one."
-        )
-    w, u, state = w.float(), u.float(), state.detach().float()
+    if state is not None:
+        if state.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "wkv4_triton has no gradient for the state it is given. Detach the state, "
+                "or use `wkv4`, which has one."
+            )
+        state = state.detach().float()
+    w, u = w.float(), u.float()
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (k, v, w, u))
     if torch.compiler.is_compiling():
         y, after, _ = _forward(k, v, w, u, state, lengths, out_dtype, tracked)
@@ -102,13 +102,15 @@ def _run(
     v: Tensor,
     w: Tensor,
     u: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     lengths: Tensor | None,
     out_dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the state after it, and with `save` the state at every few tokens (the marks)."""
-    k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
+    k, v, w, u = (x.contiguous() for x in (k, v, w, u))
+    state = None if state is None else state.contiguous()
+    lengths = None if lengths is None else lengths.contiguous()
     results: tuple[Tensor, Tensor, Tensor] = _kernels().forward(
         k, v, w, u, state, lengths, out_dtype, save
     )
@@ -124,22 +126,23 @@ def _(
     v: Tensor,
     w: Tensor,
     u: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     lengths: Tensor | None,
     out_dtype: torch.dtype,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, width = k.shape
-    marks = state.new_empty(batch, -(-tokens // GROUP) if save else 0, 3, width)
-    return k.new_empty(k.shape, dtype=out_dtype), state.new_empty(state.shape), marks
+    after = w.new_empty(batch, 3, width)
+    marks = w.new_empty(batch, -(-tokens // GROUP) if save else 0, 3, width)
+    return k.new_empty(k.shape, dtype=out_dtype), after, marks
 
 
 def _run_back(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of k, v, w and u; the marks are replayed."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of k and v, and of w and u together (2, A); the marks are replayed."""
     k, v, w, u, grad_y = (x.contiguous() for x in (k, v, w, u, grad_y))
-    grads: tuple[Tensor, Tensor, Tensor, Tensor] = _kernels().backward(k, v, w, u, marks, grad_y)
+    grads: tuple[Tensor, Tensor, Tensor] = _kernels().backward(k, v, w, u, marks, grad_y)
     return grads
 
 
@@ -149,8 +152,8 @@ _backward = torch.library.custom_op("laminogram::wkv4_backward", _run_back, muta
 @_backward.register_fake
 def _(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, marks: Tensor, grad_y: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return k.new_empty(k.shape), v.new_empty(v.shape), w.new_empty(w.shape), u.new_empty(u.shape)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return k.new_empty(k.shape), v.new_empty(v.shape), w.new_empty(2, len(w))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -172,7 +175,8 @@ def _gradients(
         )
     if grad_y is None:
         return (None,) * 8
-    return (*back(*ctx.saved_tensors, grad_y), None, None, None, None)
+    grad_k, grad_v, of_both = back(*ctx.saved_tensors, grad_y)
+    return (grad_k, grad_v, *of_both.unbind(), None, None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_remember)
