@@ -79,5 +79,5 @@ def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     steps = 0 if scale is None else scale.data_ptr()
     product = np.array([[kind_of(weight), weight.data_ptr(), steps, rows, columns]])
     with crew().at_work() as job:
-        kernels().together(job, product, row.data_ptr(), y.data_ptr())
+        kernels().together(job, product, row.data_ptr(), 0, y.data_ptr())
     return y.view(*x.shape[:-1], rows).to(x.dtype)
