@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._dots_numba import BF16, FP32, INT8, STEP, TOGETHER, fill_rows, how, pointer
+from ._dots_numba import BF16, FP32, FP32_CHECKED, INT8, STEP, TOGETHER, fill_rows, how, pointer
 from ._gather_numba import BF16_BY_INPUTS, FP32_BY_INPUTS, gather_rows
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "BF16_BY_INPUTS",
     "FP32",
     "FP32_BY_INPUTS",
+    "FP32_CHECKED",
     "INT8",
     "STEP",
     "finish",
@@ -169,9 +170,10 @@ def together(job, products, x, apart, y):
     """Up to `MOST` weights (O, I), each times its `x (I,)`: all outputs, one after the other, into
     `y`.
 
-    products (parts, 5): kind and address of a weight, address of the scale (O,) of an int8 one, O,
-    I; x and y: addresses of fp32 numbers; apart: bytes from one weight's x to the next one's, 0 for
-    the same. I is a multiple of `STEP`, but for weights that lie by inputs.
+    products (parts, 5): kind and address of a weight, address of the scale (O,) of an int8 one or
+    of what `_dots_numba` says of one that is checked, O, I; x and y: addresses of fp32 numbers;
+    apart: bytes from one weight's x to the next one's, 0 for the same. I is a multiple of `STEP`,
+    but for weights that lie by inputs.
     """
     rows = 0
     for part in range(len(products)):

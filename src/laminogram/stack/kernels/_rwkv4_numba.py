@@ -71,7 +71,7 @@ def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, row
 
     kind, x_in, out: what the residual stream (C,) is held in, its address, and where to write it.
     vectors (9, C), past (2, A): decay and bonus, fp32. eps: of both norms. shifts: the addresses of
-    what both mixers saw last (C,), in `kind`. state (3, A). rows (6, .), wide (3 A or F + C): memory.
+    what both mixers saw last (C,), in `kind`. state (3, A). rows (6, .), wide (.): memory.
     """
     size, width, inner = vectors.shape[1], past.shape[1], products[UP, 3]
     x, h, last, added = rows[X, :size], rows[H, :size], rows[LAST, :size], rows[ENTERING, :size]
