@@ -124,6 +124,30 @@ def test_one_number_of_many_is_found_whenever_it_is_written(place):
     assert shortened.shortened(weight) is None and weight not in shortened._copies
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 150),
+    steps=st.integers(1, 3),
+    place=st.none() | st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 31),
+    seed=st.integers(0, 99),
+)
+def test_a_product_that_compares_is_equal_and_finds_any_bit(rows, steps, place, bit, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, 32 * steps, generator=generator).bfloat16().float()
+    x = torch.randn(1, 32 * steps, generator=generator)
+    assert shortened.check_of(weight) is None  # there is no copy yet
+    copy = shortened.shortened(weight)
+    if place is not None:
+        weight.view(-1).numpy().view(np.uint32)[int(place * weight.numel())] ^= np.uint32(1 << bit)
+    check = shortened.check_of(weight)
+    part = (check.kind, weight.data_ptr(), check.address, *weight.shape)
+    expected = matvec.matvec(x, weight)
+    found = matvec.product(x, part)
+    assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+    assert check.copy() is (copy if place is None else None)
+
+
 def test_what_has_no_copy(monkeypatch):
     with torch.inference_mode():
         assert shortened.shortened(torch.ones(64, 64)) is None  # writes to it are not counted
@@ -141,6 +165,8 @@ def test_decoding_is_equal_to_the_bit(kind, tied):
     assert all(decoding.equal())
     made = [shortened._copies[weight] for weight in weights_read(decoding)]
     decoding.restart()
+    assert not any(decoding.equal(shortened.CHECKED + 1)[:-1])
+    assert all(decoding.equal(1))  # the token before has compared them
     assert all(decoding.equal())
     again = [shortened._copies[weight] for weight in weights_read(decoding)]
     assert all(one is other for one, other in zip(made, again, strict=True))
@@ -158,13 +184,19 @@ def test_rows_of_zeros_are_skipped_in_a_copy():
     assert all(decoding.equal())
 
 
-def test_weights_of_full_fp32_are_read_as_they_are():
+def test_weights_of_full_fp32_are_read_as_they_are_and_looked_at_once(monkeypatch):
     stack = stack_of("rwkv4")
     for weight in stack.parameters():
         weight.mul_(1.001)
     before = len(shortened._copies)
     assert not any(Decoding(stack).equal())
     assert len(shortened._copies) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(shortened, "_made", None)
+        Decoding(stack).equal()
+    for weight in stack.parameters():
+        weight.copy_(weight.bfloat16())
+    assert all(Decoding(stack).equal())
 
 
 def written(parameter, new, owner, name):

@@ -7,7 +7,7 @@ neither its index nor its place in a plan.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,9 @@ class Layer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.attn_norm.weight.device
+        norm: Any = self._modules["attn_norm"]  # asked at every step, as `has_hooked_mixer` is
+        weight: Tensor | None = norm._parameters.get("weight")
+        return (norm.weight if weight is None else weight).device
 
     def shell(self) -> Layer:
         """A layer built like this one, without its weights."""

@@ -55,7 +55,7 @@ def linear(
         out = weight.product(x)
         return out if bias is None else out + bias
     if is_row(x) and x.dtype is weight.dtype and fits(weight):
-        out = matvec(x, weight if reader is None else reader(weight))
+        out = matvec(x, weight) if reader is None else reader.product(x, weight)
         return out if bias is None else out + bias
     if x.is_cuda and are_few_rows(x, weight):
         return product_of_few_rows(x, weight, bias)

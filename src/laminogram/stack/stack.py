@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,11 @@ class Stack(nn.Module):
         self.together = Together(self)
 
     def layer(self, index: int) -> Layer:
-        """Layer `index`, typed."""
-        layer: Layer = self.layers[index]  # type: ignore[assignment]
+        """Layer `index`, typed. Asked at every step: entries of tables, for an attribute of a
+        module and an entry of a list of modules take several times as long."""
+        layers: Any = self._modules["layers"]
+        found: Layer | None = layers._modules.get(str(index))
+        layer: Layer = layers[index] if found is None else found
         return layer
 
     @property

@@ -115,7 +115,7 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
     x, h, qkv = wide[0, :size], wide[1, :size], row[: len(biases[0])]
     read(kind, x_in, x)
     _norm(norm, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
-    together(job, products[:3], h.ctypes.data, qkv.ctypes.data)
+    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
     _add(qkv, biases[0])
     table = np.empty(ATTENTION, np.int64)
     keys, values, key_heads, group, head_size, capacity = heads[:6]
@@ -126,12 +126,12 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
     table[QUERIES], table[ANSWERS] = qkv.ctypes.data, z.ctypes.data
     _attention(job, heads[6], table, qkv, numbers[2], now)
     added = row[:size]
-    together(job, products[3:4], z.ctypes.data, added.ctypes.data)
+    together(job, products[3:4], z.ctypes.data, 0, added.ctypes.data)
     _add(x, added)
     _add(x, vectors[O_BIAS])
     _norm(norm, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
     both = row[: len(biases[1])]
-    together(job, products[4:-1], h.ctypes.data, both.ctypes.data)
+    together(job, products[4:-1], h.ctypes.data, 0, both.ctypes.data)
     _add(both, biases[1])
     inner = products[-1, 4]
     act = both[:inner]
@@ -140,7 +140,7 @@ def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide
         for i in range(inner):
             act[i] *= both[inner + i]
     down = wide[1, :size]
-    together(job, products[-1:], act.ctypes.data, down.ctypes.data)
+    together(job, products[-1:], act.ctypes.data, 0, down.ctypes.data)
     _add(x, down)
     _add(x, vectors[DOWN_BIAS])
     write(kind, x, out)

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._dots_numba import BF16, FP32, INT8, STEP, TOGETHER, fill_rows, how, pointer
+from ._dots_numba import BF16, FP32, FP32_CHECKED, INT8, STEP, TOGETHER, fill_rows, how, pointer
 from ._gather_numba import BF16_BY_INPUTS, FP32_BY_INPUTS, gather_rows
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "BF16_BY_INPUTS",
     "FP32",
     "FP32_BY_INPUTS",
+    "FP32_CHECKED",
     "INT8",
     "STEP",
     "finish",
@@ -41,9 +42,10 @@ __all__ = [
     "together",
 ]
 
-LEFT, DONE, WORK, MULTIPLY, X, Y, ROWS, SHARE, PARTS, PART = 0, 8, 16, 17, 18, 19, 20, 21, 22, 24
+LEFT, DONE, WORK, MULTIPLY, X, APART, Y, ROWS, SHARE, PARTS, PART = 0, 8, *range(16, 25)
 """Where a job says how many shares are left and done; what does one, and what does one of a
-product; a product's input, output, rows, rows of a share and number of parts; and the parts."""
+product; a product's input, the bytes from that of a part to that of the next, its output, rows,
+rows of a share and number of parts; and the parts."""
 PRODUCT, MOST = 5, 3
 """Numbers of a part, `(kind, weight, scale, O, I)`, and how many parts there can be."""
 JOB = PART + PRODUCT * MOST + 1
@@ -113,9 +115,9 @@ def _multiply_share(address, number):
         rows = product[3]
         first, last = max(start - before, 0), min(stop - before, rows)
         if first < last and product[0] >= FP32_BY_INPUTS:
-            gather_rows(product, job[X], job[Y] + 4 * before, first, last)
+            gather_rows(product, job[X] + part * job[APART], job[Y] + 4 * before, first, last)
         elif first < last:
-            fill_rows(product, job[X], job[Y] + 4 * before, first, last)
+            fill_rows(product, job[X] + part * job[APART], job[Y] + 4 * before, first, last)
         before += rows
 
 
@@ -163,13 +165,15 @@ def finish(job, work, shares):
         pass
 
 
-@njit("void(int64[::1], int64[:, ::1], int64, int64)", **how)
-def together(job, products, x, y):
-    """Up to `MOST` weights (O, I) times one `x (I,)`: all outputs, one after the other, into `y`.
+@njit("void(int64[::1], int64[:, ::1], int64, int64, int64)", **how)
+def together(job, products, x, apart, y):
+    """Up to `MOST` weights (O, I), each times its `x (I,)`: all outputs, one after the other, into
+    `y`.
 
-    products (parts, 5): kind and address of a weight, address of the scale (O,) of an int8 one, O,
-    I; x and y: addresses of fp32 numbers. I is a multiple of `STEP`, but for weights that lie by
-    inputs.
+    products (parts, 5): kind and address of a weight, address of the scale (O,) of an int8 one or
+    of what `_dots_numba` says of one that is checked, O, I; x and y: addresses of fp32 numbers;
+    apart: bytes from one weight's x to the next one's, 0 for the same. I is a multiple of `STEP`,
+    but for weights that lie by inputs.
     """
     rows = 0
     for part in range(len(products)):
@@ -178,5 +182,6 @@ def together(job, products, x, y):
         rows += products[part, 3]
     share = (rows + SHARES - 1) // SHARES
     share = (share + TOGETHER - 1) // TOGETHER * TOGETHER
-    job[X], job[Y], job[ROWS], job[SHARE], job[PARTS] = x, y, rows, share, len(products)
+    job[X], job[APART], job[Y] = x, apart, y
+    job[ROWS], job[SHARE], job[PARTS] = rows, share, len(products)
     finish(job, job[MULTIPLY], (rows + share - 1) // share)

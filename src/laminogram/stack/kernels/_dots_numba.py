@@ -22,7 +22,9 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FP32, BF16, INT8 = range(3)
+FP32, BF16, INT8, FP32_CHECKED = range(4)
+"""What a weight is stored in. One that is checked is fp32 of which there may be a copy in bf16:
+both are read, and a difference in any bit is noted."""
 LANES, UNROLL, TOGETHER, AHEAD = 16, 2, 4, 4
 """Numbers of a load, loads of a row at a time, rows at a time, rows between a load and its asking
 ahead: measured best of several on one core and on two."""
@@ -39,7 +41,7 @@ how: dict[str, Any] = {
     "error_model": "numpy",  # a loop that asks whether it divides by zero is not vectorised
 }
 _I64, _I32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-FLOATS = ir.VectorType(_FLOAT, LANES)
+FLOATS, BITS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_I32, LANES)
 
 
 @intrinsic
@@ -57,13 +59,12 @@ def _of_fp32(builder, loaded):
 
 
 def _of_bf16(builder, loaded):
-    wide = ir.VectorType(_I32, LANES)
-    moved = builder.shl(builder.zext(loaded, wide), ir.Constant(wide, [16] * LANES))
+    moved = builder.shl(builder.zext(loaded, BITS), ir.Constant(BITS, [16] * LANES))
     return builder.bitcast(moved, FLOATS)
 
 
 def _of_int8(builder, loaded):
-    return builder.sitofp(builder.sext(loaded, ir.VectorType(_I32, LANES)), FLOATS)
+    return builder.sitofp(builder.sext(loaded, BITS), FLOATS)
 
 
 class Storage(NamedTuple):
@@ -96,7 +97,22 @@ def _dots(stored, rows, unroll):
     return dots
 
 
-def _loop(builder, stored, rows, unroll, weight, stride, x, columns):
+def _checked_dots(rows):
+    """The same of fp32 rows whose copies in bf16 begin at `copy`: 1 comes to lie at `odd` where
+    they are not the same numbers."""
+
+    @intrinsic
+    def dots(typing, weight, stride, x, columns, copy, odd):
+        def code(context, builder, signature, arguments):
+            sums = _loop(builder, OF_FP32, rows, UNROLL, *arguments)
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        return types.UniTuple(types.float32, rows)(*[types.int64] * 6), code
+
+    return dots
+
+
+def _loop(builder, stored, rows, unroll, weight, stride, x, columns, copy=None, odd=None):
     """The loop over columns; the sums as floats."""
     before, loop = builder.block, builder.append_basic_block("columns")
     after = builder.append_basic_block("sums")
@@ -106,6 +122,7 @@ def _loop(builder, stored, rows, unroll, weight, stride, x, columns):
     column = builder.phi(_I64)
     column.add_incoming(_I64(0), before)
     sums = [[builder.phi(FLOATS) for _ in range(unroll)] for _ in range(rows)]
+    others = None if copy is None else _Others(builder, before)
     starts = [builder.add(weight, builder.mul(stride, _I64(row))) for row in range(rows)]
     numbers = [vector(builder, OF_FP32, x, column, part) for part in range(unroll)]
     multiply = vector_function(builder, "llvm.fmuladd", FLOATS, [FLOATS] * 3)
@@ -114,21 +131,58 @@ def _loop(builder, stored, rows, unroll, weight, stride, x, columns):
         _ask_ahead(builder, later, column, stored.size, unroll)
         for part in range(unroll):
             loaded = vector(builder, stored, starts[row], column, part)
+            if others is not None:
+                half = builder.add(copy, builder.mul(builder.lshr(stride, _I64(1)), _I64(row)))
+                others.compare(loaded, vector(builder, OF_BF16, half, column, part))
             total = builder.call(multiply, [loaded, numbers[part], sums[row][part]])
             sums[row][part].add_incoming(zero, before)
             sums[row][part].add_incoming(total, loop)
+    if others is not None:
+        others.close(loop)
     following = builder.add(column, _I64(LANES * unroll))
     column.add_incoming(following, loop)
     builder.cbranch(builder.icmp_signed("<", following, columns), loop, after)
     builder.position_at_end(after)
+    if others is not None:
+        others.note(odd)
+    return [_total(builder, [part.incomings[1][0] for part in of_row]) for of_row in sums]
+
+
+def _total(builder, parts):
+    """The sum of some vectors' numbers."""
     reduce = vector_function(builder, "llvm.vector.reduce.fadd", _FLOAT, [_FLOAT, FLOATS])
-    found = []
-    for of_row in sums:
-        total = of_row[0].incomings[1][0]
-        for other in of_row[1:]:
-            total = builder.fadd(total, other.incomings[1][0])
-        found.append(builder.call(reduce, [_FLOAT(-0.0), total], fastmath=("reassoc",)))
-    return found
+    total = parts[0]
+    for other in parts[1:]:
+        total = builder.fadd(total, other)
+    return builder.call(reduce, [_FLOAT(-0.0), total], fastmath=("reassoc",))
+
+
+class _Others:
+    """The bits in which vectors of a loop differ from those that they are compared with."""
+
+    def __init__(self, builder, before):
+        self._builder, self._before = builder, before
+        self._kept = builder.phi(BITS)
+        self._now = self._kept
+
+    def compare(self, one, other):
+        b = self._builder
+        found = b.xor(b.bitcast(one, BITS), b.bitcast(other, BITS))
+        self._now = b.or_(self._now, found)
+
+    def close(self, loop):
+        self._kept.add_incoming(ir.Constant(BITS, [0] * LANES), self._before)
+        self._kept.add_incoming(self._now, loop)
+
+    def note(self, odd):
+        """Write 1 to the address `odd` where there is such a bit, and leave it alone where not."""
+        b = self._builder
+        kind = ir.FunctionType(_I32, [BITS])
+        name = f"llvm.vector.reduce.or.v{LANES}i32"
+        reduce = cgutils.get_or_insert_function(b.module, kind, name)
+        differs = b.icmp_unsigned("!=", b.call(reduce, [self._now]), _I32(0))
+        with b.if_then(differs, likely=False):
+            b.store_atomic(_I64(1), b.inttoptr(odd, _I64.as_pointer()), "monotonic", 8)
 
 
 def vector(builder, stored, start, column, part):
@@ -179,18 +233,39 @@ def filling(stored, unroll):
 _fill_fp32 = filling(OF_FP32, UNROLL)
 _fill_bf16 = filling(OF_BF16, UNROLL)
 _fill_int8 = filling(OF_INT8, UNROLL)
+_several_checked, _single_checked = _checked_dots(TOGETHER), _checked_dots(1)
+
+
+@njit(**how)
+def _fill_checked(weight, x, columns, y, start, stop, copy, odd):
+    """As those above, of fp32 rows whose copies in bf16 begin at `copy`."""
+    stride, row = columns * 4, start
+    while row + TOGETHER <= stop:
+        place, other = weight + row * stride, copy + row * stride // 2
+        sums = _several_checked(place, stride, x, columns, other, odd)
+        for i in range(TOGETHER):
+            y[row + i] = sums[i]
+        row += TOGETHER
+    while row < stop:
+        place, other = weight + row * stride, copy + row * stride // 2
+        y[row] = _single_checked(place, stride, x, columns, other, odd)[0]
+        row += 1
 
 
 @njit(**how)
 def fill_rows(product, x, y, start, stop):
     """Rows `start` to `stop` of a product `(kind, weight, scale, O, I)` with `x (I,)` into those of
-    `y (O,)`, both fp32. `scale` (O,) is for int8 alone."""
+    `y (O,)`, both fp32. `scale` (O,) is for int8; one that is checked has the address of two int64
+    there: where the copy lies, and what becomes 1 where it is another."""
     kind, weight, rows, columns = product[0], product[1], product[3], product[4]
     out = carray(pointer(y), (rows,), np.float32)
     if kind == FP32:
         _fill_fp32(weight, x, columns, out, start, stop)
     elif kind == BF16:
         _fill_bf16(weight, x, columns, out, start, stop)
+    elif kind == FP32_CHECKED:
+        copy = carray(pointer(product[2]), (2,), np.int64)[0]
+        _fill_checked(weight, x, columns, out, start, stop, copy, product[2] + 8)
     else:
         _fill_int8(weight, x, columns, out, start, stop)
         scale = carray(pointer(product[2]), (rows,), np.float32)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from ._dots_numba import how, pointer
 
-FP32_BY_INPUTS, BF16_BY_INPUTS = 3, 4
+FP32_BY_INPUTS, BF16_BY_INPUTS = 4, 5
 """What a weight is stored in, after the kinds of `_dots_numba`."""
 ROWS_AHEAD = 16
 """Rows of a weight between the reading of one and its asking ahead."""

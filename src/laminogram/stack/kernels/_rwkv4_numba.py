@@ -25,21 +25,26 @@ PRODUCTS = 7
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, MIX_R, MIX_K, MIX_V, MIX_UP, MIX_GATE) = range(9)
 VECTORS = 9
 """Rows of the table of vectors (C,)."""
-WIDE, NARROW = 2, 5
-"""Rows of working memory for F or C, and for C or A, numbers."""
+X, H, LAST, ENTERING, ROWS = 0, 1, 2, 3, 6
+"""Rows of working memory for C or A numbers: the residual, what a mixer sees and saw last, and from
+`ENTERING` on what enters up to three products."""
 
 
 @njit(**how)
 def _product(job, product, x, y):
-    together(job, product, x.ctypes.data, y.ctypes.data)
+    together(job, product, x.ctypes.data, 0, y.ctypes.data)
 
 
 @njit(**how)
-def _mixed_product(job, product, h, last, mix, spare, y):
-    """The product of `h * mix + last * (1 - mix)`."""
-    for i in range(len(h)):
-        spare[i] = last[i] + mix[i] * (h[i] - last[i])
-    _product(job, product, spare, y)
+def _mixed_products(job, products, rows, mix, size, y):
+    """Products, each of its own `h * mix + last * (1 - mix)`."""
+    h, last = rows[H, :size], rows[LAST, :size]
+    for part in range(len(products)):
+        own, entering = mix[part], rows[ENTERING + part, :size]
+        for i in range(size):
+            entering[i] = last[i] + own[i] * (h[i] - last[i])
+    apart = 4 * rows.shape[1]
+    together(job, products, rows[ENTERING].ctypes.data, apart, y.ctypes.data)
 
 
 @njit(**how)
@@ -61,38 +66,33 @@ def _recur(r, k, v, decay, bonus, state):
 
 
 @njit(**how)
-def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, wide, narrow, out):
+def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, rows, wide, out):
     """A token through the layer.
 
     kind, x_in, out: what the residual stream (C,) is held in, its address, and where to write it.
     vectors (9, C), past (2, A): decay and bonus, fp32. eps: of both norms. shifts: the addresses of
-    what both mixers saw last (C,), in `kind`. state (3, A). wide (2, .), narrow (5, .): memory.
+    what both mixers saw last (C,), in `kind`. state (3, A). rows (6, .), wide (.): memory.
     """
-    size, width = vectors.shape[1], past.shape[1]
-    x, h, last, spare = wide[0, :size], wide[1, :size], narrow[0, :size], narrow[1, :size]
+    size, width, inner = vectors.shape[1], past.shape[1], products[UP, 3]
+    x, h, last, added = rows[X, :size], rows[H, :size], rows[LAST, :size], rows[ENTERING, :size]
     read(kind, x_in, x)
     normalise(x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], eps[0], h)
     read(kind, shifts[0], last)
-    r, k, v = narrow[2, :width], narrow[3, :width], narrow[4, :width]
-    _mixed_product(job, products[R : R + 1], h, last, vectors[MIX_R], spare, r)
-    _mixed_product(job, products[K : K + 1], h, last, vectors[MIX_K], spare, k)
-    _mixed_product(job, products[V : V + 1], h, last, vectors[MIX_V], spare, v)
+    _mixed_products(job, products[R : V + 1], rows, vectors[MIX_R : MIX_V + 1], size, wide)
     write(kind, h, shifts[0])
+    r, k, v = wide[:width], wide[width : 2 * width], wide[2 * width : 3 * width]
     _recur(r, k, v, past[0], past[1], state)
-    _product(job, products[O : O + 1], r, spare)
+    _product(job, products[O : O + 1], r, added)
     for i in range(size):
-        x[i] += spare[i]
-    residual, gate = narrow[2, :size], narrow[3, :size]
-    residual[:] = x
-    normalise(residual, vectors[FFN_WEIGHT], vectors[FFN_BIAS], eps[1], h)
+        x[i] += added[i]
+    normalise(x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], eps[1], h)
     read(kind, shifts[1], last)
-    _mixed_product(job, products[GATE : GATE + 1], h, last, vectors[MIX_GATE], spare, gate)
-    act = wide[0, : products[UP, 3]]
-    _mixed_product(job, products[UP : UP + 1], h, last, vectors[MIX_UP], spare, act)
+    _mixed_products(job, products[UP : GATE + 1], rows, vectors[MIX_UP : MIX_GATE + 1], size, wide)
     write(kind, h, shifts[1])
-    for i in range(len(act)):
+    act, gate = wide[:inner], wide[inner : inner + size]
+    for i in range(inner):
         act[i] = np.float32(0) if act[i] < np.float32(0) else act[i] * act[i]
-    _product(job, products[DOWN : DOWN + 1], act, spare)
+    _product(job, products[DOWN : DOWN + 1], act, added)
     for i in range(size):
-        residual[i] += sigmoid(gate[i]) * spare[i]
-    write(kind, residual, out)
+        x[i] += sigmoid(gate[i]) * added[i]
+    write(kind, x, out)

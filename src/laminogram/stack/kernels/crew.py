@@ -11,8 +11,6 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
@@ -60,19 +58,40 @@ class Crew:
             wake.clear()
             help_out(self.job, _PATIENCE)
 
-    @contextmanager
-    def at_work(self) -> Iterator[np.ndarray]:
-        """The job to be written, helpers awake; a job without helpers where another thread has
-        it."""
+    def at_work(self) -> Shift:
+        """Within it: the job to be written, helpers awake; a job without helpers where another
+        thread has it."""
+        return Shift(self)
+
+    def _begin(self) -> np.ndarray | None:
         if not self._free.acquire(blocking=False):
-            yield kernels().new_job()
-            return
-        try:
-            while self._asleep:
-                self._asleep.pop().set()
-            yield self.job
-        finally:
-            self._free.release()
+            return None
+        while self._asleep:
+            self._asleep.pop().set()
+        return self.job
+
+    def _end(self) -> None:
+        self._free.release()
+
+
+class Shift:
+    """A crew at work, for `with`: at every layer of a token, where a generator costs more."""
+
+    def __init__(self, of: Crew) -> None:
+        self._crew = of
+        self._has_it = False
+
+    def __enter__(self) -> np.ndarray:
+        job = self._crew._begin()
+        if job is None:
+            alone: np.ndarray = kernels().new_job()
+            return alone
+        self._has_it = True
+        return job
+
+    def __exit__(self, *error: object) -> None:
+        if self._has_it:
+            self._crew._end()
 
 
 _crews: dict[int, Crew] = {}

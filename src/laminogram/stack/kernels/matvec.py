@@ -73,11 +73,14 @@ def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
 
     scale: of an int8 weight, fp32 (O,). `is_row(x)` must hold, and `fits` or `fits_by_inputs`.
     """
-    row = x.reshape(-1).float()
-    rows, columns = weight.shape
-    y = torch.empty(rows)
     steps = 0 if scale is None else scale.data_ptr()
-    product = np.array([[kind_of(weight), weight.data_ptr(), steps, rows, columns]])
+    return product(x, (kind_of(weight), weight.data_ptr(), steps, *weight.shape))
+
+
+def product(x: Tensor, part: tuple[int, ...]) -> Tensor:
+    """The same for a weight as the kernels take it: kind, addresses, shape."""
+    row, y = x.reshape(-1).float(), torch.empty(part[3])
+    table = np.array([part], np.int64)
     with crew().at_work() as job:
-        kernels().together(job, product, row.data_ptr(), y.data_ptr())
-    return y.view(*x.shape[:-1], rows).to(x.dtype)
+        kernels().together(job, table, row.data_ptr(), 0, y.data_ptr())
+    return y.view(*x.shape[:-1], part[3]).to(x.dtype)

@@ -7,7 +7,8 @@ fp32 numbers and add them in the same order: equal results for half of the readi
 
 A copy is only as good as its weight is what it was. Writes that autograd counts, other memory and
 other parameters are seen by a `stamp`; a write past its eyes (`weight.data[...] = 0`, a numpy view)
-is not, so whoever asks for a copy has it compared with the weight, bit by bit.
+is not, so whoever asks for a copy has it compared with the weight, bit by bit: by the product of a
+token that reads both (`Check`), or by a pass over all of it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .crew import crew
-from .matvec import fits, fits_by_inputs, lies_by_inputs
+from .crew import crew, kernels
+from .matvec import fits, fits_by_inputs, lies_by_inputs, matvec, product
 from .room import has_room
 from .wkv4_decode import stamp
 
-AFTER = 4
-"""Tokens for which a weight is read as it is before a copy is asked for. Comparing costs as much as
-three tokens save with it and making one as much as four or five, so a text that ends at once has
-lost little, and any other not much more than knowing its length would have saved."""
+CHECKED, AFTER = 1, 4
+"""Tokens for which a weight is read as it is before one compares it with a copy that there is, and
+before a copy is made. A token that compares costs half a token more, as much as the next one saves;
+making a copy costs as much as four or five save. So a text that ends at once has lost little, and
+any other not much more than knowing its length would have saved."""
 _LOOKS = 256
 """Numbers looked at before all are. Of full fp32 one in 65,536 passes: such weights end here."""
 _copies = WeakTensorKeyDictionary()
 """By parameter, dying with it: a copy in the order in which its numbers lie in memory."""
+_full = WeakTensorKeyDictionary()
+"""By parameter: the stamp under which it was found to have a number that bf16 does not hold."""
 
 
 @cache
@@ -45,20 +49,41 @@ def shortened(weight: Tensor) -> Tensor | None:
     """A copy in bf16 of an fp32 weight (O, I) that `matvec` multiplies, each number equal to the
     last bit and laid as the weight is; None where there is a number that bf16 does not hold, or no
     room. Both are read once, in some milliseconds per 100 MB."""
-    if weight.dtype is not torch.float32 or weight.is_inference():  # whose writes nobody counts
-        return None
-    if not fits(weight) and not fits_by_inputs(weight):
+    if not _can_have_one(weight) or _full.get(weight) == stamp(weight):
         return None
     by_inputs = lies_by_inputs(weight)
     laid = weight.detach().t() if by_inputs else weight.detach()
     copy: Tensor | None = _copies.get(weight)
     if copy is None or copy.shape != laid.shape or not _pass(_kernel().COMPARE, laid, copy):
-        copy = _made(laid)
+        _copies.pop(weight, None)
+        copy = _made(weight, laid)
         if copy is None:
-            _copies.pop(weight, None)
             return None
         _copies[weight] = copy
     return copy.t() if by_inputs else copy
+
+
+class Check:
+    """An fp32 weight and a copy of it in bf16 that is compared with it, bit by bit, by the next
+    product of both. `kind` and `address` stand for the weight's kind and scale there."""
+
+    def __init__(self, copy: Tensor) -> None:
+        self._copy = copy
+        self._table = np.array([copy.data_ptr(), 0], np.int64)
+        self.kind: int = kernels().FP32_CHECKED
+        self.address: int = self._table.ctypes.data
+
+    def copy(self) -> Tensor | None:
+        """After the product: the copy, or None where it is not the weight's."""
+        return None if self._table[1] else self._copy
+
+
+def check_of(weight: Tensor) -> Check | None:
+    """A check of the copy that there is of this weight (O, I) from before, if there is one."""
+    copy: Tensor | None = _copies.get(weight)
+    if copy is None or copy.shape != weight.shape or not _can_have_one(weight) or not fits(weight):
+        return None
+    return Check(copy)
 
 
 def forget(weight: Tensor) -> None:
@@ -66,12 +91,23 @@ def forget(weight: Tensor) -> None:
     _copies.pop(weight, None)
 
 
-def _made(laid: Tensor) -> Tensor | None:
+def _can_have_one(weight: Tensor) -> bool:
+    """Whether it is fp32 that a kernel multiplies, and writes to it are counted."""
+    if weight.dtype is not torch.float32 or weight.is_inference():
+        return False
+    return fits(weight) or fits_by_inputs(weight)
+
+
+def _made(weight: Tensor, laid: Tensor) -> Tensor | None:
     looks = laid.view(-1)[:: max(1, laid.numel() // _LOOKS)].contiguous().view(torch.int32)
-    if (looks & 0xFFFF).any() or not has_room(2 * laid.numel()):
-        return None
-    copy = torch.empty_like(laid, dtype=torch.bfloat16)
-    return copy if _pass(_kernel().COPY, laid, copy) else None
+    if not (looks & 0xFFFF).any():
+        if not has_room(2 * laid.numel()):
+            return None
+        copy = torch.empty_like(laid, dtype=torch.bfloat16)
+        if _pass(_kernel().COPY, laid, copy):
+            return copy
+    _full[weight] = stamp(weight)
+    return None
 
 
 def _pass(work: int, laid: Tensor, copy: Tensor) -> bool:
@@ -83,8 +119,8 @@ def _pass(work: int, laid: Tensor, copy: Tensor) -> bool:
 
 
 class Reader:
-    """Reads one weight for the tokens of one run: as it is for the first `AFTER` of them, and then
-    its copy, for as long as it is not written to."""
+    """Multiplies with one weight for the tokens of one run: as it is for the first of them, and
+    then with its copy, for as long as it is not written to."""
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
@@ -96,13 +132,18 @@ class Reader:
     def __reduce__(self) -> tuple[type[Reader], tuple[()]]:
         return Reader, ()  # a copy of a cache looks for itself
 
-    def __call__(self, weight: Tensor) -> Tensor:
-        """What to multiply with in place of `weight`, which `matvec` takes."""
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`matvec(x, weight)`."""
         now = stamp(weight)
         if weight is not self._weight or now != self._stamp:
             self._weight, self._stamp, self._copy, self._tokens = weight, now, None, 0
             self._memory = weight.detach()  # held, so that nothing else can come to lie there
         self._tokens += 1
-        if self._tokens == AFTER + 1:
+        check = check_of(weight) if self._tokens == CHECKED + 1 else None
+        if check is not None:
+            y = product(x, (check.kind, weight.data_ptr(), check.address, *weight.shape))
+            self._copy = check.copy()
+            return y
+        if self._tokens == AFTER + 1 and self._copy is None:
             self._copy = shortened(weight)
-        return weight if self._copy is None else self._copy
+        return matvec(x, weight if self._copy is None else self._copy)

@@ -8,7 +8,9 @@ to what is copied past autograd's eyes (`.data`, a numpy view) is seen by a new 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.context import Context
 from laminogram.stack.kernels.matvec import fits, kind_of
-from laminogram.stack.kernels.shortened import AFTER, shortened
-from laminogram.stack.kernels.wkv4_decode import stamp
+from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, shortened
 from laminogram.stack.taps import Taps
 
 STREAMS = (torch.float32, torch.bfloat16)
@@ -67,8 +68,8 @@ def _stored(weight: Any) -> Stored | None:
 
 class Weights:
     """The weights of a decoder's products as its kernel takes them. `table` (weights, 5): kind,
-    addresses of numbers and steps, shape. With `short` fp32 ones give way to their copies in bf16
-    once `AFTER` tokens were counted.
+    addresses of numbers and steps, shape. With `short` fp32 ones give way to copies in bf16: to
+    those that there are once a token has read both, to new ones after some more tokens.
 
     found: what `stored` says of the products, kept for as long as the kernel has the addresses. It
     is kept beside a copy, too: else other weights could come to lie at an address that is watched.
@@ -76,24 +77,41 @@ class Weights:
 
     def __init__(self, products: Sequence[nn.Module], found: list[Stored], short: bool) -> None:
         self._products, self._found, self._short = products, found, short
-        self._copies: list[Tensor | None] = []
+        self._checks: list[Check | None] = []
+        self._copies: list[Tensor | None] = [None] * len(found)
         self._tokens = 0
         self.table = np.array([_row(*one) for one in found], np.int64)
 
     def count(self) -> None:
         """A token comes."""
         self._tokens += 1
-        if self._short and self._tokens == AFTER + 1:
-            self._shorten()
+        if not self._short or self._tokens > AFTER + 1:
+            return
+        if self._tokens == CHECKED + 1:
+            self._checks = [None if x is None else check_of(x) for x in self._dense()]
+            for row, check in zip(self.table, self._checks):
+                if check is not None:
+                    row[0], row[2] = check.kind, check.address
+        elif self._tokens == CHECKED + 2:
+            self._take([None if check is None else check.copy() for check in self._checks])
+            self._checks = []
+        elif self._tokens == AFTER + 1:
+            self._take(
+                [
+                    copy if copy is not None or weight is None else shortened(weight)
+                    for weight, copy in zip(self._dense(), self._copies)
+                ]
+            )
 
-    def _shorten(self) -> None:
+    def _dense(self) -> list[Tensor | None]:
         weights: list[Any] = [product.weight for product in self._products]
-        self._copies = [
-            shortened(weight) if isinstance(weight, Tensor) else None for weight in weights
-        ]
-        for i, copy in enumerate(self._copies):
-            if copy is not None:
-                self.table[i] = _row(copy, None)
+        return [weight if isinstance(weight, Tensor) else None for weight in weights]
+
+    def _take(self, copies: list[Tensor | None]) -> None:
+        """Read copies where there are some."""
+        self._copies = copies
+        for i, copy in enumerate(copies):
+            self.table[i] = _row(*self._found[i]) if copy is None else _row(copy, None)
 
 
 def _row(numbers: Tensor, scale: Tensor | None) -> tuple[int, ...]:
@@ -108,27 +126,44 @@ def vector(x: Tensor) -> np.ndarray:
 
 
 class Watch:
-    """What a decoder took for granted: modules, parameters, memories."""
+    """What a decoder took for granted: modules, parameters, memories. Asked at every token with
+    cold caches, so it is loops of the interpreter's own wherever it can be."""
 
     def __init__(self, layer: nn.Module, memories: tuple[Any, ...]) -> None:
         modules = [layer]
         for module in modules:  # grows; what `layer.modules()` gives, in a fifth of its time
             modules += [child for child in module._modules.values() if child is not None]
-        self._modules = [module._modules for module in modules if module._modules]
-        self._parts = [list(table.values()) for table in self._modules]
-        self._tables = [module._parameters for module in modules if module._parameters]
+        self._own = layer._modules
+        self._modules = _Entries(module._modules for module in modules)
+        self._parameters = _Entries(module._parameters for module in modules)
         self._memories = memories
-        self._stamps = self._now()
+        found = [x for x in self._parameters.kept if x is not None]
+        self._tensors = found
+        self._counted = [x for x in found if not x.is_inference()]  # others count no writes
+        self._now = [x.data_ptr() for x in found], [x._version for x in self._counted]
 
     def unchanged(self, layer: nn.Module, memories: tuple[Any, ...]) -> bool:
         """Whether all is as it was, and this the layer and these the memories."""
+        places, versions = self._now
         return (
-            layer._modules is self._modules[0]
-            and all(a is b for a, b in zip(memories, self._memories))
-            and [list(table.values()) for table in self._modules] == self._parts
-            and self._now() == self._stamps
+            layer._modules is self._own
+            and all(map(is_, memories, self._memories))
+            and self._modules.unchanged()
+            and self._parameters.unchanged()
+            and [x.data_ptr() for x in self._tensors] == places
+            and [x._version for x in self._counted] == versions
         )
 
-    def _now(self) -> list[tuple[int, int] | None]:
-        values = (x for table in self._tables for x in table.values())
-        return [None if x is None else stamp(x) for x in values]
+
+class _Entries:
+    """The values of some tables, each the very object that it was."""
+
+    def __init__(self, tables: Iterable[dict[str, Any]]) -> None:
+        self._views = [table.values() for table in tables if table]
+        self.kept = list(chain.from_iterable(self._views))
+
+    def unchanged(self) -> bool:
+        """Whether nothing was replaced, added or taken away."""
+        if sum(map(len, self._views)) != len(self.kept):
+            return False
+        return all(map(is_, chain.from_iterable(self._views), self.kept))

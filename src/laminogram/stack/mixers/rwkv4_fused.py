@@ -69,8 +69,8 @@ class FusedDecoder:
             np.array([norm.eps for norm in norms], np.float32),
             shifts,
             slot.attn.state[0].numpy(),
-            np.empty((kernel.WIDE, max(size, inner)), np.float32),
-            np.empty((kernel.NARROW, max(size, past.shape[1])), np.float32),
+            np.empty((kernel.ROWS, max(size, past.shape[1])), np.float32),
+            np.empty(max(3 * past.shape[1], inner + size), np.float32),
         )
 
     def serves(self, layer: Layer, slot: StepSlot) -> bool:
