@@ -46,7 +46,7 @@ def test_a_pass_equals_torch(rows, channels, threads):
         expected = (away**power).sum(0)
         about = state[f"s{power}"] if power > 1 else torch.zeros_like(expected)
         assert torch.allclose(about, expected, rtol=1e-12, atol=1e-10), power
-    for threshold, above in found.above.items():
+    for threshold, above in zip(found.thresholds, found.above, strict=True):
         assert torch.equal(above, (x.abs() > threshold).sum(0))
     cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
     counts, zeros = torch.bincount(cells.flatten() >> 10, minlength=64), (x == 0).sum()

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from laminogram.stack.kernels._dots_numba import FLOATS, LANES, OF_FP32, vector
 
 POWERS = 4
 _HALF = LANES // 2
-_I64, _DOUBLES = ir.IntType(64), ir.VectorType(ir.DoubleType(), _HALF)
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_DOUBLES = ir.VectorType(ir.DoubleType(), _HALF)
 _FUSED = ("contract",)
 
 
@@ -31,6 +33,20 @@ def add_tile(typing, values, stride, rows, center, extremes, sums, channels):
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), code
+
+
+@intrinsic
+def ask_for(typing, address):
+    """Have the cache line at an address brought to the second cache."""
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        at = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        builder.call(ask, [at, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 def _tile(builder, values, stride, rows, center, extremes, sums, channels):

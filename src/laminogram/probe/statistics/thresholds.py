@@ -48,8 +48,9 @@ class Thresholds(Statistic):
         count, nonfinite = rows.channel_counts
         state = {"count": count, "nonfinite": nonfinite}
         lows = [round_down(threshold, rows.values.dtype) for threshold in self.thresholds]
-        if rows.compiled and set(lows) <= rows.summary.above.keys():
-            return {"above": torch.stack([rows.summary.above[low] for low in lows])} | state
+        if rows.compiled and set(lows) <= set(rows.summary.thresholds):
+            lines = [rows.summary.thresholds.index(low) for low in lows]
+            return {"above": rows.summary.above[lines]} | state
         largest = torch.maximum(rows.channel_range[1], rows.channel_range[0].neg())
         above = torch.zeros(len(lows), *count.shape, dtype=torch.int64, device=count.device)
         for index, low in enumerate(lows):
