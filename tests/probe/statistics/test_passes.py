@@ -30,11 +30,12 @@ def values(rows, channels, seed=0):
 def test_a_pass_equals_torch(rows, channels, threads):
     bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
     x = values(rows, channels, rows)
+    of_rows = torch.arange(rows) % 3, torch.arange(rows).flip(0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         found = passes.summary(x, passes.Wanted((0.5, 3.0, 99.0), bounds))
-        row, channel = passes.reaching(x, found.largest, 5)
+        numbers, places = passes.first(x, found.largest, *of_rows, 5)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found.moments["min"], x.amin(0).double())
@@ -52,8 +53,14 @@ def test_a_pass_equals_torch(rows, channels, threads):
     counts, zeros = torch.bincount(cells.flatten() >> 10, minlength=64), (x == 0).sum()
     assert found.finite and int(found.bins[0]) == int(zeros)
     assert torch.equal(found.bins[1:], torch.cat([counts[:1] - zeros, counts[1:]]))
-    floor = x.abs().amax(1).sort(descending=True).values[4] if rows > 5 else 0.0
-    assert torch.equal(torch.tensor(np.stack([row, channel], 1)), (x.abs() >= floor).nonzero())
+    flat = [
+        (-abs(float(x[i, j])), int(of_rows[0][i]), int(of_rows[1][i]), j, float(x[i, j]))
+        for i in range(rows)
+        for j in range(channels)
+    ]
+    best = sorted(flat)[:5]
+    assert places.T.tolist() == [list(one[1:4]) for one in best]
+    assert numbers.T.tolist() == [[-one[0], one[4]] for one in best]
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

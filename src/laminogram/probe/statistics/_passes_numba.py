@@ -318,8 +318,8 @@ def _count_from(values, floor):
     return number
 
 
-@njit("UniTuple(int64[::1], 2)(float32[:, ::1], float32[::1], float32)", **_HOW)
-def reaching(values, largest, floor):
+@njit(**_HOW)
+def _reaching(values, largest, floor):
     """Where |x| is at least `floor`, in order: rows and channels; `largest` (N,) is that of each
     row."""
     number = 0
@@ -340,3 +340,29 @@ def reaching(values, largest, floor):
                     rows[place], channels[place] = i, start + j
                     place += 1
     return rows, channels
+
+
+@njit(
+    "Tuple((float64[:, ::1], int64[:, ::1]))"
+    "(float32[:, ::1], float32[::1], int64[::1], int64[::1], int64)",
+    **_HOW,
+)
+def first(values, largest, documents, positions, k):
+    """The k values (N, C) of largest |x|, or all where there are fewer, by size, document,
+    position, channel: |x| and x (2, k); document, position, channel (3, k). `largest` (N,) is that
+    of each row: no value but those of k rows can be among the k largest."""
+    few = len(largest) <= k
+    floor = np.float32(0) if few else np.partition(largest, len(largest) - k)[len(largest) - k]
+    rows, channels = _reaching(values, largest, floor)
+    number = len(rows)
+    numbers, places = np.empty((2, number)), np.empty((3, number), np.int64)
+    for i in range(number):
+        row, channel = rows[i], channels[i]
+        numbers[1, i] = values[row, channel]
+        numbers[0, i] = abs(numbers[1, i])
+        places[0, i], places[1, i], places[2, i] = documents[row], positions[row], channel
+    # Each later sort keeps the order among equals; channels are in order.
+    order = np.argsort(places[1], kind="mergesort")
+    order = order[np.argsort(places[0][order], kind="mergesort")]
+    order = order[np.argsort(-numbers[0][order], kind="mergesort")][:k]
+    return numbers[:, order], places[:, order]

@@ -81,6 +81,12 @@ class Summary:
     bounds: np.ndarray | None
     bins: Tensor
 
+    def above_each(self, thresholds: tuple[float, ...]) -> Tensor:
+        """The counts (K, C) of some of the thresholds."""
+        if thresholds == self.thresholds:  # nearly always, and without an operation
+            return self.above
+        return self.above[[self.thresholds.index(threshold) for threshold in thresholds]]
+
 
 def summary(values: Tensor, wanted: Wanted) -> Summary:
     """One pass over values (N, C)."""
@@ -104,14 +110,17 @@ def summary(values: Tensor, wanted: Wanted) -> Summary:
     )
 
 
-def reaching(values: Tensor, largest: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in values (N, C) with the `largest` (N,) |x| of each row those lie that can be among
-    the `k` largest: rows and channels."""
-    sizes = largest.numpy()
-    few = len(sizes) <= k
-    floor = np.float32(0) if few else np.partition(sizes, len(sizes) - k)[-k]
-    rows, channels = _loops().reaching(values.numpy(), sizes, floor)
-    return rows, channels
+def first(
+    values: Tensor, largest: Tensor, documents: Tensor, positions: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k values (N, C) of largest |x|, or all where there are fewer, by |x|, largest first, then
+    document, position and channel: |x| and x (2, k) fp64; document, position, channel (3, k) int64.
+
+    largest: |x| of each row (N,); documents and positions (N,) int64.
+    """
+    of_rows = (documents.contiguous().numpy(), positions.contiguous().numpy())
+    numbers, places = _loops().first(values.numpy(), largest.numpy(), *of_rows, k)
+    return torch.from_numpy(numbers), torch.from_numpy(places)
 
 
 @cache
