@@ -236,15 +236,15 @@ def _near_mean(values, step, center):
 
 
 @njit(
-    "Tuple((int64[::1], float64[:, ::1], float32[:, :, ::1], float64[:, :, ::1], float32[::1], "
+    "Tuple((int64[::1], int64, float64[:, ::1], float32[:, :, ::1], float64[:, :, ::1], float32[::1], "
     "int32[:, :, ::1], int64[:, ::1]))"
     "(float32[:, ::1], float32[::1], int32[::1], int32[:, :, ::1], int64, int64)",
     **_HOW,
 )
 def prepare(values, thresholds, bounds, tables, threads, shares):
-    """A job for values (N, C) and up to so many threads, and what it writes to.
+    """A job for values (N, C) and up to so many threads, its address, and what it writes to.
 
-    That is, after the job: `channels` (7, C), of which only the first line is written, a center
+    That is `channels` (7, C), of which only the first line is written, a center
     near the mean; of each share the smallest and largest value, `extremes` (S, 2, C), and the
     `sums` (S, 4, C) of the first four powers of the distance from the center; of each row the
     `largest` |x| (N,). Of each thread how often |x| exceeds the thresholds (K,), `above` (T, K, C),
@@ -268,7 +268,7 @@ def prepare(values, thresholds, bounds, tables, threads, shares):
     job[LARGEST], job[ABOVE] = largest.ctypes.data, above.ctypes.data
     job[THRESHOLDS], job[BOUNDS] = thresholds.ctypes.data, bounds.ctypes.data
     job[TABLES], job[BINS] = tables.ctypes.data, bins.ctypes.data
-    return job, found, extremes, sums, largest, above, bins
+    return job, job.ctypes.data, found, extremes, sums, largest, above, bins
 
 
 @njit(
@@ -322,15 +322,16 @@ def _count_from(values, floor):
 def _reaching(values, largest, floor):
     """Where |x| is at least `floor`, in order: rows and channels; `largest` (N,) is that of each
     row."""
-    number = 0
-    for i in range(len(values)):
-        if largest[i] >= floor:
-            number += _count_from(values[i], floor)
+    chosen, number = np.flatnonzero(largest >= floor), 0
+    for i in range(len(chosen)):
+        # Rows lie far apart, so that nobody foresees the next one: it is asked for.
+        later = values[chosen[min(i + 2, len(chosen) - 1)]].ctypes.data
+        for start in range(0, values.shape[1], _LINE):
+            ask_for(later + 4 * start)
+        number += _count_from(values[chosen[i]], floor)
     rows, channels = np.empty(number, np.int64), np.empty(number, np.int64)
     place = 0
-    for i in range(len(values)):
-        if largest[i] < floor:
-            continue
+    for i in chosen:
         for start in range(0, values.shape[1], _PIECE):
             piece = values[i, start : start + _PIECE]
             if not _count_from(piece, floor):  # as most pieces
@@ -344,7 +345,7 @@ def _reaching(values, largest, floor):
 
 @njit(
     "Tuple((float64[:, ::1], int64[:, ::1]))"
-    "(float32[:, ::1], float32[::1], int64[::1], int64[::1], int64)",
+    "(float32[:, ::1], float32[::1], int64[:], int64[:], int64)",
     **_HOW,
 )
 def first(values, largest, documents, positions, k):

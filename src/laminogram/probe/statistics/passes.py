@@ -25,7 +25,7 @@ from laminogram.stack.kernels.crew import numba_missing
 
 _LEAST = 1 << 16
 """Values below which torch is as fast."""
-_SHARES = 4
+_SHARES = 2
 """Shares of the rows for each thread: enough that a slow one delays little."""
 _NO_BOUNDS = np.zeros(0, np.int32)
 _MOMENTS = ("mean", "rest", "s2", "s3", "s4", "min", "max")
@@ -95,8 +95,8 @@ def summary(values: Tensor, wanted: Wanted) -> Summary:
     thresholds = np.array(wanted.thresholds, np.float32)
     shares = min(len(values), threads * _SHARES)
     with _tables(0 if wanted.bounds is None else threads) as tables:
-        job, *parts = loops.prepare(values.numpy(), thresholds, bounds, tables, threads, shares)
-        together(loops.take_shares.address, job.ctypes.data)
+        job, at, *parts = loops.prepare(values.numpy(), thresholds, bounds, tables, threads, shares)
+        together(_address(), at)
         moments, extremes, sums, largest, counts, bins = parts
         finite, above, all_bins = loops.join(job, moments, extremes, sums, counts, bins)
     return Summary(
@@ -118,9 +118,15 @@ def first(
 
     largest: |x| of each row (N,); documents and positions (N,) int64.
     """
-    of_rows = (documents.contiguous().numpy(), positions.contiguous().numpy())
-    numbers, places = _loops().first(values.numpy(), largest.numpy(), *of_rows, k)
+    of_rows = (largest.numpy(), documents.numpy(), positions.numpy())
+    numbers, places = _loops().first(values.numpy(), *of_rows, k)
     return torch.from_numpy(numbers), torch.from_numpy(places)
+
+
+@cache
+def _address() -> int:
+    """Where the function of a thread lies."""
+    return int(_loops().take_shares.address)
 
 
 @cache
