@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laminogram.probe.statistics import passes
+from laminogram.probe.statistics import passes, team
 from laminogram.probe.statistics.base import create
 from laminogram.probe.statistics.rows import Rows
 
@@ -61,6 +61,23 @@ def test_a_pass_equals_torch(rows, channels, threads):
     best = sorted(flat)[:5]
     assert places.T.tolist() == [list(one[1:4]) for one in best]
     assert numbers.T.tolist() == [[-one[0], one[4]] for one in best]
+
+
+@pytest.mark.parametrize("parallel", ["torch's", "a pool's", "nobody's"])
+def test_it_does_not_matter_which_threads_come(parallel, monkeypatch):
+    bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
+    x, wanted = values(70, 33), passes.Wanted((0.5,), bounds)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    alone = passes.summary(x, wanted)
+    if parallel == "a pool's":
+        monkeypatch.setattr(team, "_parallel", lambda: None)
+    elif parallel == "nobody's":  # a runtime may give fewer threads than it was asked for
+        one = lambda function, job, threads, flags: team._Work(function)(job)  # noqa: E731
+        monkeypatch.setattr(team, "_parallel", lambda: one)
+    for found in (passes.summary(x, wanted), passes.summary(x, wanted)):
+        assert all(torch.equal(found.moments[key], alone.moments[key]) for key in alone.moments)
+        assert torch.equal(found.above, alone.above) and torch.equal(found.bins, alone.bins)
+        assert torch.equal(found.largest, alone.largest)
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

@@ -173,8 +173,9 @@ def _fill_bins(tables, reach, bounds, bins):
 @njit(**_HOW)
 def _take_shares(job):
     """Take shares until none is left, and write what was counted in them."""
-    thread, shares = add(job, JOINED, 1), job[SHARES]
-    rows, channels, levels, edges = job[ROWS], job[CHANNELS], job[LEVELS], job[EDGES]
+    thread: Any = add(job, JOINED, 1)
+    rows, channels, shares = job[ROWS], job[CHANNELS], job[SHARES]
+    levels, edges = job[LEVELS], job[EDGES]
     values = carray(pointer(job[VALUES]), (rows, channels), np.float32)
     patterns = carray(pointer(job[VALUES]), (rows, channels), np.uint32)
     center = carray(pointer(job[CENTER]), (channels,), np.float64)
@@ -236,8 +237,8 @@ def _near_mean(values, step, center):
 
 
 @njit(
-    "Tuple((int64[::1], int64, float64[:, ::1], float32[:, :, ::1], float64[:, :, ::1], float32[::1], "
-    "int32[:, :, ::1], int64[:, ::1]))"
+    "Tuple((int64[::1], int64, float64[:, ::1], float32[:, :, ::1], float64[:, :, ::1], "
+    "float32[::1], int32[:, :, ::1], int64[:, ::1]))"
     "(float32[:, ::1], float32[::1], int32[::1], int32[:, :, ::1], int64, int64)",
     **_HOW,
 )
@@ -331,14 +332,14 @@ def _reaching(values, largest, floor):
         number += _count_from(values[chosen[i]], floor)
     rows, channels = np.empty(number, np.int64), np.empty(number, np.int64)
     place = 0
-    for i in chosen:
+    for row in chosen:
         for start in range(0, values.shape[1], _PIECE):
-            piece = values[i, start : start + _PIECE]
+            piece = values[row, start : start + _PIECE]
             if not _count_from(piece, floor):  # as most pieces
                 continue
             for j in range(len(piece)):
                 if abs(piece[j]) >= floor:
-                    rows[place], channels[place] = i, start + j
+                    rows[place], channels[place] = row, start + j
                     place += 1
     return rows, channels
 
