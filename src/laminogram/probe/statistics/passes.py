@@ -96,7 +96,7 @@ def summary(values: Tensor, wanted: Wanted) -> Summary:
     shares = min(len(values), threads * _SHARES)
     with _tables(0 if wanted.bounds is None else threads) as tables:
         job, at, *parts = loops.prepare(values.numpy(), thresholds, bounds, tables, threads, shares)
-        together(_address(), at)
+        together(_address(), at, threads)
         moments, extremes, sums, largest, counts, bins = parts
         finite, above, all_bins = loops.join(job, moments, extremes, sums, counts, bins)
     return Summary(

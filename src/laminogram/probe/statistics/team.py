@@ -19,11 +19,10 @@ import torch
 _Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def together(function: int, job: int) -> None:
-    """Call `void(void *)` at an address once on each of as many threads as torch uses, with the
-    address of a job. All have returned when this returns; with none beside the caller's own the
-    job has to be done as well."""
-    threads = torch.get_num_threads()
+def together(function: int, job: int, threads: int) -> None:
+    """Call `void(void *)` at an address once on each of up to so many threads, of which the
+    caller's is one, with the address of a job. All have returned when this returns. Fewer threads
+    than were asked for may come: the job has to be done all the same."""
     if threads == 1:
         _Work(function)(job)
     elif (parallel := _parallel()) is not None:
