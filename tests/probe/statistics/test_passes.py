@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laminogram.probe.statistics import passes
+from laminogram.probe.statistics import passes, team
 from laminogram.probe.statistics.base import create
 from laminogram.probe.statistics.rows import Rows
 
@@ -30,11 +30,12 @@ def values(rows, channels, seed=0):
 def test_a_pass_equals_torch(rows, channels, threads):
     bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
     x = values(rows, channels, rows)
+    of_rows = torch.arange(rows) % 3, torch.arange(rows).flip(0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         found = passes.summary(x, passes.Wanted((0.5, 3.0, 99.0), bounds))
-        row, channel = passes.reaching(x, found.largest, 5)
+        numbers, places = passes.first(x, found.largest, *of_rows, 5)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found.moments["min"], x.amin(0).double())
@@ -46,14 +47,37 @@ def test_a_pass_equals_torch(rows, channels, threads):
         expected = (away**power).sum(0)
         about = state[f"s{power}"] if power > 1 else torch.zeros_like(expected)
         assert torch.allclose(about, expected, rtol=1e-12, atol=1e-10), power
-    for threshold, above in found.above.items():
+    for threshold, above in zip(found.thresholds, found.above, strict=True):
         assert torch.equal(above, (x.abs() > threshold).sum(0))
     cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
     counts, zeros = torch.bincount(cells.flatten() >> 10, minlength=64), (x == 0).sum()
     assert found.finite and int(found.bins[0]) == int(zeros)
     assert torch.equal(found.bins[1:], torch.cat([counts[:1] - zeros, counts[1:]]))
-    floor = x.abs().amax(1).sort(descending=True).values[4] if rows > 5 else 0.0
-    assert torch.equal(torch.tensor(np.stack([row, channel], 1)), (x.abs() >= floor).nonzero())
+    flat = [
+        (-abs(float(x[i, j])), int(of_rows[0][i]), int(of_rows[1][i]), j, float(x[i, j]))
+        for i in range(rows)
+        for j in range(channels)
+    ]
+    best = sorted(flat)[:5]
+    assert places.T.tolist() == [list(one[1:4]) for one in best]
+    assert numbers.T.tolist() == [[-one[0], one[4]] for one in best]
+
+
+@pytest.mark.parametrize("parallel", ["torch's", "a pool's", "nobody's"])
+def test_it_does_not_matter_which_threads_come(parallel, monkeypatch):
+    bounds = np.arange(0, (1 << 16) + 1, 1 << 10, dtype=np.int32)
+    x, wanted = values(70, 33), passes.Wanted((0.5,), bounds)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    alone = passes.summary(x, wanted)
+    if parallel == "a pool's":
+        monkeypatch.setattr(team, "_parallel", lambda: None)
+    elif parallel == "nobody's":  # a runtime may give fewer threads than it was asked for
+        one = lambda function, job, threads, flags: team._Work(function)(job)  # noqa: E731
+        monkeypatch.setattr(team, "_parallel", lambda: one)
+    for found in (passes.summary(x, wanted), passes.summary(x, wanted)):
+        assert all(torch.equal(found.moments[key], alone.moments[key]) for key in alone.moments)
+        assert torch.equal(found.above, alone.above) and torch.equal(found.bins, alone.bins)
+        assert torch.equal(found.largest, alone.largest)
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from laminogram.stack.kernels._dots_numba import FLOATS, LANES, OF_FP32, vector
 
 POWERS = 4
 _HALF = LANES // 2
-_I64, _DOUBLES = ir.IntType(64), ir.VectorType(ir.DoubleType(), _HALF)
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_DOUBLES = ir.VectorType(ir.DoubleType(), _HALF)
+_HALF_FLOATS = ir.VectorType(ir.FloatType(), _HALF)
 _FUSED = ("contract",)
 
 
@@ -31,6 +34,20 @@ def add_tile(typing, values, stride, rows, center, extremes, sums, channels):
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), code
+
+
+@intrinsic
+def ask_for(typing, address):
+    """Have the cache line at an address brought to the second cache."""
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        at = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        builder.call(ask, [at, _I32(0), _I32(2), _I32(1)])  # to read, second level, data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 def _tile(builder, values, stride, rows, center, extremes, sums, channels):
@@ -54,7 +71,7 @@ def _tile(builder, values, stride, rows, center, extremes, sums, channels):
         phis.append(builder.phi(number.type))
         phis[-1].add_incoming(number, before)
     start = builder.add(values, builder.mul(row, stride))
-    following = _with_row(builder, vector(builder, OF_FP32, start, _I64(0), 0), centers, phis)
+    following = _with_row(builder, start, centers, phis)
     for phi, number in zip(phis, following, strict=True):
         phi.add_incoming(number, loop)
     further = builder.add(row, _I64(1))
@@ -65,16 +82,16 @@ def _tile(builder, values, stride, rows, center, extremes, sums, channels):
         builder.store(number, at, align=4)
 
 
-def _with_row(builder, x, centers, held):
-    """What is held of the channels with x, one row's numbers, added: the sums of each power by
-    halves, the smallest and the largest."""
+def _with_row(builder, start, centers, held):
+    """What is held of the channels with one row's numbers, at an address, added: the sums of each
+    power by halves, the smallest and the largest."""
     *sums, low, high = held
+    x = vector(builder, OF_FP32, start, _I64(0), 0)
     added: list[ir.Value] = []
     for half in range(2):
-        lanes = ir.VectorType(ir.IntType(32), _HALF)
-        chosen = ir.Constant(lanes, list(range(half * _HALF, (half + 1) * _HALF)))
-        wide = builder.fpext(builder.shuffle_vector(x, x, chosen), _DOUBLES)
-        a = builder.fsub(wide, centers[half])
+        # Loaded once more: to widen what is in a register takes the place of arithmetic.
+        narrow = builder.load(_at(builder, _HALF_FLOATS, start, half), align=4)
+        a = builder.fsub(builder.fpext(narrow, _DOUBLES), centers[half])
         aa = builder.fmul(a, a)
         for factor, other in ((a, None), (aa, None), (aa, a), (aa, aa)):
             term = factor if other is None else builder.fmul(factor, other, flags=_FUSED)

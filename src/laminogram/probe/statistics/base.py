@@ -89,9 +89,8 @@ class Statistic(ABC):
         share the work when they `observe` the same rows."""
         self.observe(Rows.of(x, mask, documents, positions, self.wanted()))
 
-    @torch.no_grad()
     def observe(self, rows: Rows) -> None:
-        """Take in prepared rows; no rows change nothing."""
+        """Take in prepared rows, which know no gradient; no rows change nothing."""
         if self.addressed and (rows.documents is None or rows.positions is None):
             raise ConfigError(f"the statistic {self.name!r} needs the document of every row")
         if rows.values.shape[0]:

@@ -10,25 +10,26 @@ Axes: N rows, C channels, J bins.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from laminogram.probe.statistics.team import together
 from laminogram.stack.kernels.crew import numba_missing
 
 _LEAST = 1 << 16
 """Values below which torch is as fast."""
-_NO_BOUNDS = np.zeros(1, np.int32)
+_SHARES = 2
+"""Shares of the rows for each thread: enough that a slow one delays little."""
+_NO_BOUNDS = np.zeros(0, np.int32)
 _MOMENTS = ("mean", "rest", "s2", "s3", "s4", "min", "max")
-"""The lines that `join` writes."""
+"""The lines of what `join` writes."""
 
 
 def compiled(values: Tensor) -> bool:
@@ -67,59 +68,65 @@ class Summary:
     """What one pass found; only `finite` means anything where that is false.
 
     moments: the entries of a state of `Moments` but for the counts; largest (N,): |x| of each row.
-    Where it was wanted: of every threshold the number (C,) of |x| above it, int64; and `bins`
-    (1 + J,), int64: how many values are zero, and how many others lie in each bin of `bounds`.
+    Where it was wanted: of each of the `thresholds` the number of |x| above it, `above` (K, C),
+    int64; and `bins` (1 + J,), int64: how many values are zero, and how many others lie in each
+    bin of `bounds`.
     """
 
     finite: bool
     moments: dict[str, Tensor]
     largest: Tensor
-    above: dict[float, Tensor]
+    thresholds: tuple[float, ...]
+    above: Tensor
     bounds: np.ndarray | None
     bins: Tensor
+
+    def above_each(self, thresholds: tuple[float, ...]) -> Tensor:
+        """The counts (K, C) of some of the thresholds."""
+        if thresholds == self.thresholds:  # nearly always, and without an operation
+            return self.above
+        return self.above[[self.thresholds.index(threshold) for threshold in thresholds]]
 
 
 def summary(values: Tensor, wanted: Wanted) -> Summary:
     """One pass over values (N, C)."""
-    loops, x = _loops(), values.numpy()
-    patterns, number, channels = x.view(np.uint32), *x.shape
+    loops, threads = _loops(), torch.get_num_threads()
     bounds = _NO_BOUNDS if wanted.bounds is None else wanted.bounds
-    binned = wanted.bounds is not None
     thresholds = np.array(wanted.thresholds, np.float32)
-    parts = _parts(number)
-    moments = np.empty((len(_MOMENTS), channels))
-    loops.near_mean(x, max(1, min(32, number // 16)), moments[0])
-    extremes = np.empty((len(parts), 2, channels), np.float32)
-    sums = np.empty((len(parts), 4, channels))
-    largest = np.empty(number, np.uint32)
-    above = np.empty((len(parts), len(thresholds), channels), np.int32)
-    tables = np.empty((len(parts), loops.TABLES, loops.CELLS * binned), np.int32)
-    bins = np.empty((len(parts), len(bounds) * binned), np.int64)
-    work: list[tuple[Any, ...]] = []
-    for i, rows in enumerate(parts):
-        always = (x[rows], patterns[rows], moments[0], extremes[i], sums[i], largest[rows])
-        work.append((*always, thresholds, above[i], bounds, tables[i], bins[i]))
-    _each(loops.summarise, work)
-    finite = loops.join(number, moments, extremes, sums, above, bins)
-    counts = torch.from_numpy(above[0]).long()
+    shares = min(len(values), threads * _SHARES)
+    with _tables(0 if wanted.bounds is None else threads) as tables:
+        job, at, *parts = loops.prepare(values.numpy(), thresholds, bounds, tables, threads, shares)
+        together(_address(), at, threads)
+        moments, extremes, sums, largest, counts, bins = parts
+        finite, above, all_bins = loops.join(job, moments, extremes, sums, counts, bins)
     return Summary(
         finite,
         dict(zip(_MOMENTS, torch.from_numpy(moments).unbind(), strict=True)),
-        torch.from_numpy(largest.view(np.float32)),
-        dict(zip(wanted.thresholds, counts, strict=True)),
+        torch.from_numpy(largest),
+        wanted.thresholds,
+        torch.from_numpy(above),
         wanted.bounds,
-        torch.from_numpy(bins[0]),
+        torch.from_numpy(all_bins),
     )
 
 
-def reaching(values: Tensor, largest: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in values (N, C) with the `largest` (N,) |x| of each row those lie that can be among
-    the `k` largest: rows and channels."""
-    sizes = largest.numpy()
-    few = len(sizes) <= k
-    floor = np.float32(0) if few else np.partition(sizes, len(sizes) - k)[-k]
-    rows, channels = _loops().reaching(values.numpy(), sizes, floor)
-    return rows, channels
+def first(
+    values: Tensor, largest: Tensor, documents: Tensor, positions: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k values (N, C) of largest |x|, or all where there are fewer, by |x|, largest first, then
+    document, position and channel: |x| and x (2, k) fp64; document, position, channel (3, k) int64.
+
+    largest: |x| of each row (N,); documents and positions (N,) int64.
+    """
+    of_rows = (largest.numpy(), documents.numpy(), positions.numpy())
+    numbers, places = _loops().first(values.numpy(), *of_rows, k)
+    return torch.from_numpy(numbers), torch.from_numpy(places)
+
+
+@cache
+def _address() -> int:
+    """Where the function of a thread lies."""
+    return int(_loops().take_shares.address)
 
 
 @cache
@@ -127,22 +134,20 @@ def _loops() -> ModuleType:
     return importlib.import_module("laminogram.probe.statistics._passes_numba")
 
 
-@cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, thread_name_prefix="statistics")
+_spare: list[np.ndarray] = []
+"""Tables that nobody uses now, the last ones alone: fresh memory takes longer than the counting."""
 
 
-def _parts(length: int) -> list[slice]:
-    """Equal slices of `range(length)`, one a thread of torch's number."""
-    number = torch.get_num_threads()
-    ends = [length * i // number for i in range(number + 1)]
-    return [slice(start, stop) for start, stop in pairwise(ends) if stop > start]
-
-
-def _each(loop: Callable[..., Any], work: list[tuple[Any, ...]]) -> None:
-    """Run a compiled loop with each set of arguments, one a thread. They are made before the
-    first thread starts: whatever a thread does in Python, the others wait for."""
-    others = [_threads(len(work) - 1).submit(loop, *one) for one in work[1:]]
-    loop(*work[0])
-    for other in others:
-        other.result()
+@contextmanager
+def _tables(threads: int) -> Iterator[np.ndarray]:
+    """Room for so many threads to count in, all zero, as it is to be left."""
+    loops = _loops()
+    shape = (threads, loops.WAYS, loops.CELLS)
+    try:
+        tables = _spare.pop()
+    except IndexError:
+        tables = np.zeros(shape, np.int32)
+    if len(tables) < threads:
+        tables = np.zeros(shape, np.int32)
+    yield tables
+    _spare[:] = [tables]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ class Thresholds(Statistic):
         count, nonfinite = rows.channel_counts
         state = {"count": count, "nonfinite": nonfinite}
         lows = [round_down(threshold, rows.values.dtype) for threshold in self.thresholds]
-        if rows.compiled and set(lows) <= rows.summary.above.keys():
-            return {"above": torch.stack([rows.summary.above[low] for low in lows])} | state
+        if rows.compiled and set(lows) <= set(rows.summary.thresholds):
+            return {"above": rows.summary.above_each(tuple(lows))} | state
         largest = torch.maximum(rows.channel_range[1], rows.channel_range[0].neg())
         above = torch.zeros(len(lows), *count.shape, dtype=torch.int64, device=count.device)
         for index, low in enumerate(lows):
@@ -74,6 +75,7 @@ class Thresholds(Statistic):
         }
 
 
+@cache
 def round_down(threshold: float, dtype: torch.dtype) -> float:
     """The largest number of a dtype that is not above the threshold.
 

@@ -17,6 +17,7 @@ from laminogram.probe.statistics import passes
 from laminogram.probe.statistics.base import State, Statistic
 from laminogram.probe.statistics.rows import Rows
 
+_COLUMNS = ("size", "value", "document", "position", "channel")
 _EMPTY = -1.0  # the size of a place that is not taken; no |x| is negative
 
 
@@ -50,7 +51,10 @@ class TopK(Statistic):
         if documents is None or positions is None:
             raise ConfigError("the statistic 'topk' needs the document of every row")
         if rows.compiled:
-            found = self._first_of(rows.values, rows.row_absmax, documents, positions)
+            numbers, places = passes.first(
+                rows.values, rows.row_absmax, documents, positions, self.k
+            )
+            found = dict(zip(_COLUMNS, (*numbers.unbind(), *places.unbind()), strict=True))
             found = found if len(found["size"]) == self.k else self._fill(found)
             return found | {"nonfinite": torch.tensor(0)}
         order = torch.argsort(positions, stable=True)
@@ -76,18 +80,6 @@ class TopK(Statistic):
             "channel": place % values.shape[1],
         }
         return self._fill(found) | {"nonfinite": rows.channel_counts[1].sum()}
-
-    def _first_of(
-        self, values: Tensor, largest: Tensor, documents: Tensor, positions: Tensor
-    ) -> State:
-        """The same in few operations on a CPU, every value finite; `largest` (N,) of each row."""
-        row, channel = passes.reaching(values, largest, self.k)
-        value = values.numpy()[row, channel].astype(np.float64)
-        columns = (channel, positions.numpy()[row], documents.numpy()[row])
-        best = np.lexsort((*columns, -np.abs(value)))[: self.k]
-        arrays = [array[best] for array in (np.abs(value), value, *reversed(columns))]
-        keys = ("size", "value", "document", "position", "channel")
-        return dict(zip(keys, map(torch.from_numpy, arrays), strict=True))
 
     def _fill(self, found: State) -> State:
         """Bring to k places; what is not taken looks the same everywhere."""
