@@ -123,7 +123,7 @@ def test_a_frame_beyond_the_text_is_named(tmp_path):
     done = run("tiny-llama", "--prompt", "a", "--new-tokens", 1, "--token", 50,
                "--out", tmp_path / "x.png")  # fmt: skip
     assert done.exit_code == 1
-    assert "there is no moment 50; there are 0 to" in done.output
+    assert "there is no token 50 to draw; there are 0 to" in done.output
     assert list(tmp_path.iterdir()) == []
 
 
