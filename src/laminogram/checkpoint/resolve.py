@@ -41,12 +41,12 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolve
     CheckpointError says what was tried; the hub is asked only for `owner/name`.
     """
     text = str(path_or_name)
+    refuse_unknown(text)
     if text in (*bundled.names(), *bundled.zoo()):
         return Resolved(bundled.path(text), text)
     path = Path(text).expanduser()
     if path.exists():
         return Resolved(path, path.stem if path.is_file() else path.resolve().name)
-    _check_hub_id(text)
     try:
         folder = _download(text, revision, HUB_FILES)
         if not any(folder.glob("*.safetensors")):
@@ -63,6 +63,13 @@ def _not_there() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     return LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError
+
+
+def refuse_unknown(text: str) -> None:
+    """CheckpointError for what can be no model's name: neither bundled, nor a path that exists, nor
+    the form of a hub id. Needs no torch and no network."""
+    if text not in (*bundled.names(), *bundled.zoo()) and not Path(text).expanduser().exists():
+        _check_hub_id(text)
 
 
 def _download(text: str, revision: str | None, patterns: tuple[str, ...]) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import parse_device, parse_dtype, placement, planning
+from laminogram.cli.options import parse_device, parse_dtype, placement, planning, refuse_unknown
 
 
 @click.command(name="study", short_help="Record every layer on a text and write a report.")
@@ -54,6 +54,7 @@ def command(
         raise click.UsageError("--prompt and --text-file exclude each other: give one of them.")
     if text_only and (out is not None or open_report):
         raise click.UsageError("--text-only writes no report: leave out --out and --open.")
+    refuse_unknown(models)
     if text_file is not None:
         prompt = _read_text(text_file)
     chosen: dict[str, Any] = {
