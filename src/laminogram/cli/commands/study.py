@@ -24,6 +24,7 @@ from laminogram.cli.options import parse_device, parse_dtype, placement, plannin
     metavar="DIR",
     help="Where the report goes; must not exist. Default: a new name in this directory.",
 )
+@click.option("--force", is_flag=True, help="Replace a report that stands at DIR.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option(
     "--text-only",
@@ -37,6 +38,7 @@ def command(
     prompt: str | None,
     text_file: Path | None,
     out: Path | None,
+    force: bool,
     open_report: bool,
     text_only: bool,
     plan: str | None,
@@ -71,7 +73,8 @@ def command(
         return
     from laminogram.report.study import run_study
 
-    index = Path(run_study(list(models), **given)).resolve()
+    replacing = {"force": True} if force else {}
+    index = Path(run_study(list(models), **given, **replacing)).resolve()
     click.echo(str(index))
     if open_report:
         click.launch(index.as_uri())
