@@ -152,7 +152,7 @@ def test_an_earlier_report_is_replaced_where_that_is_asked_for(synthetic, tmp_pa
     with pytest.raises(LaminogramError, match="exists already"):
         write_study(study, tmp_path / "out")
     assert index.read_text("utf-8") == "older"
-    assert "older" != write_study(study, tmp_path / "out", force=True).read_text("utf-8")
+    assert write_study(study, tmp_path / "out", force=True).read_text("utf-8") != "older"
     (tmp_path / "mine").mkdir()
     with pytest.raises(LaminogramError, match="is no report"):
         run_study([], out=tmp_path / "mine", force=True)

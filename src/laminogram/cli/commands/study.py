@@ -73,8 +73,9 @@ def command(
         return
     from laminogram.report.study import run_study
 
-    replacing = {"force": True} if force else {}
-    index = Path(run_study(list(models), **given, **replacing)).resolve()
+    if force:
+        given["force"] = True
+    index = Path(run_study(list(models), **given)).resolve()
     click.echo(str(index))
     if open_report:
         click.launch(index.as_uri())
