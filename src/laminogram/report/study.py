@@ -37,9 +37,10 @@ def run_study(
     """Run the models on the text, write the report and return the path of its index.html.
 
     `models` are bundled names, paths, hub ids or views; by default the bundled tiny pair.
-    `out` must not exist, or with `force` be an earlier report, which is replaced; without it, the first free of `laminogram-study`, `laminogram-study-2`,
-    ... in the working directory is taken. With a `plan` every model runs its layers in that order;
-    `kv` says what its parallel layers remember, `exact` or `averaged`. Raises
+    `out` must not exist, or with `force` be an earlier report, which is replaced; without it, the
+    first free of `laminogram-study`, `laminogram-study-2`, ... in the working directory is taken.
+    With a `plan` every model runs its layers in that order; `kv` says what its parallel layers
+    remember, `exact` or `averaged`. Raises
     `laminogram.errors.LaminogramError`.
     """
     if out is not None:
