@@ -8,7 +8,7 @@ import torch
 from tests.stacks import ids_of, view_of
 
 from laminogram import bundled, edits, load
-from laminogram.errors import ConfigError, EditError
+from laminogram.errors import ConfigError, EditError, TokenError
 
 
 @pytest.mark.parametrize("device", [["cpu", "cpu"], "auto", "cpu", torch.device("cpu")])
@@ -34,6 +34,23 @@ def test_a_precision_that_does_not_exist_is_named(precision: Any) -> None:
 def test_what_is_no_edit_is_refused() -> None:
     with pytest.raises(EditError, match="'ffn_out' is no edit"):
         view_of("llama").using(edits=["ffn_out"])  # type: ignore[list-item]
+    with pytest.raises(EditError, match="'zero:ffn_out' is no edit"):
+        view_of("llama").using(edits="zero:ffn_out")  # type: ignore[arg-type]
+    with pytest.raises(EditError, match="5 is no edit"):
+        view_of("llama").using(edits=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [5, None, [1.5, 2.0], [[1, 2.7]], [[1], ["a"]], [None]])
+def test_what_is_neither_text_nor_ids_is_refused(text: Any) -> None:
+    with pytest.raises(TokenError, match=r"expected|whole numbers"):
+        view_of("llama").record(text)
+
+
+def test_a_view_tells_its_conditions() -> None:
+    view = load("tiny-llama")
+    assert repr(view) == "<tiny-llama: llama, plan 0-5>"
+    other = view.using(plan="0, mean(1-2)", precision="int8", kv="averaged")
+    assert repr(other) == "<tiny-llama: llama, plan 0, mean(1-2), bf16+int8, kv averaged>"
 
 
 def test_a_view_changes_nothing_of_the_one_it_comes_from() -> None:

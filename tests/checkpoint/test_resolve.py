@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from laminogram import bundled
-from laminogram.checkpoint import resolve as resolving
 from laminogram.checkpoint.resolve import resolve
 from laminogram.errors import CheckpointError
 
@@ -61,7 +60,7 @@ def test_the_hub_is_asked_for_tables_and_weights_only(
         assert isinstance(found, list)
         return found
 
-    monkeypatch.setattr(resolving, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     (tmp_path / "model.safetensors").touch()
     assert resolve("owner/model", revision="v1").name == "owner/model"
     assert [asked[0]["name"], asked[0]["revision"]] == ["owner/model", "v1"]

@@ -40,6 +40,11 @@ class FakeView:
             stream(text)
 
 
+@pytest.fixture(autouse=True)
+def _any_name_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("laminogram.checkpoint.resolve.refuse_unknown", lambda name: None)
+
+
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[FakeView]:
     """Every view that a command loads, in order."""
@@ -88,7 +93,8 @@ def test_ls_sites(monkeypatch: pytest.MonkeyPatch, loaded: list[FakeView]) -> No
         access="read, edit",
         availability="all layers",
     )
-    provide(monkeypatch, "laminogram.stack.sites", describe=lambda config: [row])
+    axes = {"B": "batch", "T": "tokens", "C": "channels", "V": "vocabulary"}
+    provide(monkeypatch, "laminogram.stack.sites", describe=lambda config: [row], AXES=axes)
     result = run("ls", "sites", "tiny-llama")
     assert result.exit_code == 0
     assert result.output.splitlines()[1].split("  ") == [
@@ -98,6 +104,7 @@ def test_ls_sites(monkeypatch: pytest.MonkeyPatch, loaded: list[FakeView]) -> No
         "all layers",
         "what the channel mixer adds [to the residual]",
     ]
+    assert result.output.splitlines()[-1] == "axes: B batch, T tokens, C channels"
     assert loaded[0].name == "tiny-llama"
 
 

@@ -123,7 +123,7 @@ def test_a_frame_beyond_the_text_is_named(tmp_path):
     done = run("tiny-llama", "--prompt", "a", "--new-tokens", 1, "--token", 50,
                "--out", tmp_path / "x.png")  # fmt: skip
     assert done.exit_code == 1
-    assert "there is no moment 50; there are 0 to" in done.output
+    assert "there is no token 50 to draw; there are 0 to" in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +138,7 @@ def test_a_text_that_is_not_utf_8_is_named_with_its_byte(tmp_path):
 def test_what_exists_is_kept_without_force_and_before_the_model_runs(tmp_path):
     out = tmp_path / "x.html"
     out.write_text("mine")
-    done = run("nowhere", "--prompt", "a", "--out", out)
+    done = run("owner/none", "--prompt", "a", "--out", out)
     assert done.exit_code == 1
     assert "exists already" in done.output
     assert out.read_text() == "mine"

@@ -87,7 +87,7 @@ SURFACE = {
     "similarity": PICTURE | {"--also"},
     "study": {
         *("models", "--prompt", "--text-file", "--out", "--open", "--plan", "--kv", "--text-only"),
-        *("--dtype", "--device"),
+        *("--force", "--dtype", "--device"),
     },
 }
 

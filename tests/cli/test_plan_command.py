@@ -151,9 +151,11 @@ def test_generate_and_study_hand_on_the_plan_and_what_parallel_layers_remember(m
     monkeypatch.setattr("laminogram.report.study.run_study", run_study)
     conditions = ["--plan", "0, mean(1-2)", "--kv", "averaged"]
     runner = CliRunner()
-    assert runner.invoke(cli, ["generate", "m", "--prompt", "x", *conditions]).exit_code == 0
-    assert runner.invoke(cli, ["study", "m", *conditions]).exit_code == 0
+    assert (
+        runner.invoke(cli, ["generate", "tiny-llama", "--prompt", "x", *conditions]).exit_code == 0
+    )
+    assert runner.invoke(cli, ["study", "tiny-llama", *conditions]).exit_code == 0
     expected = {"plan": "0, mean(1-2)", "kv": "averaged"}
     assert asked == {"generate": expected, "study": expected}
-    wrong = runner.invoke(cli, ["generate", "m", "--prompt", "x", "--kv", "none"])
+    wrong = runner.invoke(cli, ["generate", "tiny-llama", "--prompt", "x", "--kv", "none"])
     assert wrong.exit_code == 2

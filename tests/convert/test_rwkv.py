@@ -132,3 +132,8 @@ def test_tuned_states_are_a_loss(tmp_path: Path) -> None:
     done = convert(tmp_path / "tuned.pth", tmp_path / "hf", layout="hf", lossy=True)
     manifest = json.loads((done.path / "laminogram.json").read_text())
     assert manifest["losses"] == ["tuned initial states dropped"]
+
+
+def test_a_form_that_is_refused_names_those_of_the_family_that_are_not(tmp_path: Path) -> None:
+    with pytest.raises(FamilyError, match=r"forms of rwkv4 .*: --layout hf or blink$"):
+        convert("tiny-rwkv4", tmp_path / "result", layout="rwkv-converted")

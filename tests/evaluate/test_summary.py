@@ -100,6 +100,16 @@ def test_lower_is_better_is_left_out_and_a_missing_plan_is_an_error() -> None:
         summarise(results, "0-3", {"x": ["0-1"]})
 
 
+def test_a_summary_prints_as_a_table() -> None:
+    results = [result("a", "0-3", 300), result("a", "0-2", 200), result("b", "0-3", 100)]
+    results.append(result("b", "0-2", 100))
+    head, full, cut, note = str(summarise(results, "0-3")).splitlines()
+    assert head.split() == ["plan", "median", "share", "a", "b"]
+    assert full.startswith("0-3   1.000 [1.000, 1.000]") and full.split()[-2:] == ["0.75", "0.25"]
+    assert cut.startswith("0-2   0.500 [") and cut.split()[-2:] == ["0.5", "0.25"]
+    assert note.startswith("b: at chance")
+
+
 def test_resampling_a_mean_equals_repeating_documents() -> None:
     draw = np.random.default_rng(0)
     items = draw.random(DOCUMENTS).tolist()

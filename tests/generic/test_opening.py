@@ -109,7 +109,7 @@ def test_no_code_of_a_checkpoint_is_run(folder: Path, tmp_path: Path) -> None:
     target = changed(folder, tmp_path, model_type="unheard-of", auto_map={
         "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})  # fmt: skip
     (target / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(FamilyError, match=r"no family answers to it.*And by transformers"):
+    with pytest.raises(FamilyError, match=r"no family answers to it.*Nor can transformers open it"):
         laminogram.load(target)
     assert not (tmp_path / "ran").exists()
 

@@ -97,7 +97,7 @@ def test_a_group_is_a_mean_or_a_sum_of_something():
         Plan.mean([])
 
 
-@pytest.mark.parametrize("layers", [[1.5], [True], ["0"], "0-3"])
+@pytest.mark.parametrize("layers", [[1.5], [True], ["0"], 5, None])
 def test_what_is_no_layer_is_refused(layers):
     with pytest.raises(PlanError):
         Plan(layers)
@@ -106,6 +106,12 @@ def test_what_is_no_layer_is_refused(layers):
 def test_a_plan_of_what_is_given():
     plan = Plan.parse("0-3")
     assert Plan.of(plan) is plan and Plan.of("0-3") == plan and Plan.of(range(4)) == plan
+    assert Plan("0-3") == plan
+
+
+def test_what_a_plan_prints_makes_it_again():
+    plan = Plan.parse("0, 2x(mean(1-2 | 3.attn)), 5-4")
+    assert eval(repr(plan), {"Plan": Plan}) == plan
 
 
 @pytest.mark.parametrize("text", ["mean(none, 3)", "none, 0", "sum(3, none)"])

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 
 from laminogram.errors import SiteError
-from laminogram.probe.gram import Gram
+from laminogram.probe.gram import Gram, MissingError
 from laminogram.probe.manifest import tokens_hash
 from laminogram.probe.store import StoreError
 
@@ -205,3 +205,15 @@ def test_concatenate_refuses_different_recordings():
         Gram.concatenate([])
     other = make(manifest={"plan": "1-3"})
     assert len(Gram.concatenate([make(), other]).manifest["parts"]) == 2
+
+
+def test_what_is_no_address_is_named(tmp_path):
+    gram = make()
+    site = gram.sites[0]
+    for key in (0, (site, 1, 2), None):
+        with pytest.raises(MissingError, match=r"gram\[site\] or gram\[site, step\]"):
+            gram[key]
+    with pytest.raises(MissingError, match="at step '1'"):
+        gram[site, "1"]
+    with pytest.raises(StoreError, match=r"no folder .*missing"):
+        gram.save(tmp_path / "missing" / "gram.safetensors")

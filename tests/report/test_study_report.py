@@ -143,3 +143,16 @@ def test_tables_keep_nulls_and_odd_text(tmp_path):
         {"a": 1.5, "b": "?x"},
         {"a": None, "b": None},
     ]
+
+
+def test_an_earlier_report_is_replaced_where_that_is_asked_for(synthetic, tmp_path):
+    study = synthetic.fake_study(same_tokens=True)
+    index = write_study(study, tmp_path / "out")
+    index.write_text("older", encoding="utf-8")
+    with pytest.raises(LaminogramError, match="exists already"):
+        write_study(study, tmp_path / "out")
+    assert index.read_text("utf-8") == "older"
+    assert write_study(study, tmp_path / "out", force=True).read_text("utf-8") != "older"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(LaminogramError, match="is no report"):
+        run_study([], out=tmp_path / "mine", force=True)

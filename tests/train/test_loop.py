@@ -114,8 +114,22 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
     trainer(tmp_path, 10).run()
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"other settings .steps is 10 there, 20 here.:"):
         trainer(tmp_path, 20).run()
+    other = trainer(tmp_path, 10)
+    other.places = {"squares": slice(0, 2), "counting": slice(2, 4)}
+    with pytest.raises(ConfigError, match=r"places is .*'squares': \[0, 3\].* there"):
+        other.run()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_would_lose_updates_are_refused(tmp_path, dtype):
+    config = TrainConfig(steps=1)
+    with pytest.raises(ConfigError, match="weights are torch"):
+        Trainer(Tiny().to(dtype), lambda step: torch.zeros(1, 4).long(), config, tmp_path)
+    frozen = Tiny().to(dtype).requires_grad_(False)
+    frozen.down.float().requires_grad_(True)
+    Trainer(frozen, lambda step: torch.zeros(1, 4).long(), config, tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

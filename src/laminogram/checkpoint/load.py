@@ -160,7 +160,7 @@ def _open_wrapped(
     try:
         stack = open_wrapped(found.path, dtype=dtype, device=places[0], settings=settings)
     except FamilyError as error:
-        raise FamilyError(f"{unknown} And by transformers: {error}") from error
+        raise FamilyError(f"{unknown}. Nor can transformers open it: {error}") from error
     config = stack.config
     text = find_tokenizer(
         found.path,

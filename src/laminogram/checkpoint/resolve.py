@@ -6,9 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from laminogram import bundled
 from laminogram.errors import CheckpointError
 
@@ -26,7 +23,6 @@ HUB_FILES = (
 _OLD_WEIGHTS = ("pytorch_model*.bin",)
 # The same weights once more, as some owners' own programs read them.
 _TWICE = ("consolidated*", "original/*")
-_NOT_THERE = (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,22 +41,40 @@ def resolve(path_or_name: str | Path, *, revision: str | None = None) -> Resolve
     CheckpointError says what was tried; the hub is asked only for `owner/name`.
     """
     text = str(path_or_name)
+    refuse_unknown(text)
     if text in (*bundled.names(), *bundled.zoo()):
         return Resolved(bundled.path(text), text)
     path = Path(text).expanduser()
     if path.exists():
         return Resolved(path, path.stem if path.is_file() else path.resolve().name)
-    _check_hub_id(text)
     try:
         folder = _download(text, revision, HUB_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = _download(text, revision, HUB_FILES + _OLD_WEIGHTS)
-    except _NOT_THERE as error:
+    except _not_there() as error:
         raise _unreachable(text, error) from error
     return Resolved(folder, text)
 
 
+# huggingface_hub is imported where a hub id is asked for: it takes a quarter of a second.
+
+
+def _not_there() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    return LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError
+
+
+def refuse_unknown(text: str) -> None:
+    """CheckpointError for what can be no model's name: neither bundled, nor a path that exists, nor
+    the form of a hub id. Needs no torch and no network."""
+    if text not in (*bundled.names(), *bundled.zoo()) and not Path(text).expanduser().exists():
+        _check_hub_id(text)
+
+
 def _download(text: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
     return Path(
         snapshot_download(
             text, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_TWICE)
@@ -70,10 +84,12 @@ def _download(text: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
 
 def fetch_configuration(text: str, *, revision: str | None = None) -> Path:
     """The config.json of a hub id, from the user's cache or downloaded; nothing else of it."""
+    from huggingface_hub import hf_hub_download
+
     _check_hub_id(text)
     try:
         return Path(hf_hub_download(text, "config.json", revision=revision))
-    except _NOT_THERE as error:
+    except _not_there() as error:
         raise _unreachable(text, error) from error
 
 

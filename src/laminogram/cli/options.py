@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,8 +104,17 @@ def parse_device(text: str | None) -> str | list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def refuse_unknown(models: Iterable[str]) -> None:
+    """CheckpointError for what can be no model, at once: torch takes seconds to be imported."""
+    from laminogram.checkpoint.resolve import refuse_unknown
+
+    for model in models:
+        refuse_unknown(model)
+
+
 def load_view(model: str, dtype: str | None = None, device: str | None = None) -> View:
     """Load `model` with the texts of `--dtype` and `--device`; `load` decides the rest."""
+    refuse_unknown([model])
     import laminogram
 
     chosen = {"dtype": parse_dtype(dtype), "device": parse_device(device)}

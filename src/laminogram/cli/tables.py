@@ -37,11 +37,31 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    frame = 3 * len(columns) + 1  # a blank on both sides of every column, and between them
+    widths = fitted([columns, *rows], console.width - frame)
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, column in enumerate(columns):
-        # The first column is the name to copy: it keeps its line, the others may wrap.
-        table.add_column(column, no_wrap=number == 0, style="bold" if number == 0 else "")
+    for number, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        table.add_column(column, width=width, style="" if number else "bold")
     for row in rows:
         # Text, not str: square brackets in a cell are no markup.
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    # Where even single words do not fit, the terminal breaks the lines: rich would cut the cells.
+    console.width = max(console.width, sum(widths) + frame)
+    console.print(table)
+
+
+def fitted(lines: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of columns that fit into `room` where they can: the widest ones break their lines
+    first, between words, and no word is ever cut."""
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [
+        max(len(word) for cell in column for word in cell.split() or [""]) for column in columns
+    ]
+    while sum(widths) > room and widths != least:
+        widest = max(
+            (i for i in range(len(widths)) if widths[i] > least[i]), key=widths.__getitem__
+        )
+        widths[widest] -= 1
+    return widths

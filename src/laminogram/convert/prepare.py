@@ -188,7 +188,8 @@ def prepare(
     """Check that `source` can be written as family `to`; write nothing.
 
     source: a bundled name, a directory (of Megatron's too), a file or a hub id. to: a family, None
-    for the source's own. layout: one of its forms, its first unless named. lossy: allow losses.
+    for the source's own. layout: one of its forms, unless named its first, or within the source's
+    family the first that the source is not in. lossy: allow losses.
     dtype: of the result, None for the source's. vocab_size: see `opened`. options: how the source's
     tensors are laid out (`rescaled=6`).
     FamilyError says why the family cannot express the model and which can, CheckpointError what is

@@ -214,12 +214,28 @@ def refuse(config: StackConfig, refusal: Refusal, weights: Stored | None = None)
     with_loss = find_route(config, refusal.form, weights=weights, lossy=True)
     if isinstance(with_loss, Route):
         nearest.append(f"with losses (--lossy) it can: {'; '.join(with_loss.losses)}")
+    layouts = _able_layouts(config, refusal.form, weights)
+    if layouts:
+        nearest.append(f"forms of {config.family} that can express it: --layout {layouts}")
     able = able_forms(config, weights)
     if able:
         nearest.append(f"families that can express it: {', '.join(able)}")
     if not nearest:
         nearest.append("no other family here can express it")
     return FamilyError(f"{why}. Nothing was written; {'; '.join(nearest)}")
+
+
+def _able_layouts(config: StackConfig, refused: Form, weights: Stored | None) -> str:
+    """The other layouts of the model's own family that can say it, where one of them was asked."""
+    if refused.family.name != config.family:
+        return ""
+    return " or ".join(
+        form.layout.name
+        for form in forms()
+        if form.family.name == config.family
+        and form.layout is not refused.layout
+        and isinstance(find_route(config, form, weights=weights), Route)
+    )
 
 
 def able_forms(config: StackConfig, weights: Stored | None = None) -> list[str]:

@@ -72,11 +72,27 @@ class AtChance:
 
 @dataclass(frozen=True)
 class Summary:
-    """Every condition, the tasks at chance, and those whose metric has no chance to start from."""
+    """Every condition, the tasks at chance, and those whose metric has no chance to start from.
+
+    Prints as a line a condition: its median share, then the score of every task.
+    """
 
     lines: tuple[Line, ...]
     at_chance: tuple[AtChance, ...]
     not_normalised: tuple[str, ...]
+
+    def __str__(self) -> str:
+        tasks = list(dict.fromkeys(task for line in self.lines for task in line.scores))
+        table = [["plan", "median share", *tasks]]
+        for line in self.lines:
+            scores = (f"{line.scores[task]:.4g}" if task in line.scores else "-" for task in tasks)
+            table.append([line.label, str(line.median or "-"), *scores])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rows = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        )
+        return "\n".join([*rows, *map(str, self.at_chance)])
 
 
 def summarise(

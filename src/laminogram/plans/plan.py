@@ -68,14 +68,17 @@ class Plan:
     Steps are numbered in the order of `steps`: a group's branches one after the other. Made
     canonical on construction: neighbouring halves `12.attn, 12.ffn` are layer 12, run by its own
     block equation; a group of one branch is that branch; a plan among the items is its items.
+    `Plan("0-7, 9")` reads text, as `Plan.parse` does.
     """
 
     items: tuple[Item, ...]
     steps: tuple[Step, ...] = field(compare=False, repr=False)
 
-    def __init__(self, items: Iterable[Item | Plan | int] = ()) -> None:
+    def __init__(self, items: str | Iterable[Item | Plan | int] = ()) -> None:
         if isinstance(items, str):
-            raise PlanError(f"Plan takes items; Plan.parse reads text such as {items!r}")
+            items = Plan.parse(items).items
+        if not isinstance(items, Iterable):
+            raise PlanError(f"a plan is text such as '0-7, 9' or layers in order, not {items!r}")
         object.__setattr__(self, "items", tuple(_canonical(items)))
         # Made at once: a compiler that follows a forward cannot look into a cached property.
         object.__setattr__(self, "steps", tuple(_steps(self.items)))
@@ -104,7 +107,7 @@ class Plan:
         """A plan from itself, from text, or from layers in order."""
         if isinstance(plan, Plan):
             return plan
-        return cls.parse(plan) if isinstance(plan, str) else cls(plan)
+        return cls(plan)
 
     @classmethod
     def parse(cls, text: str) -> Plan:

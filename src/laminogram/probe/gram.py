@@ -122,11 +122,15 @@ class Gram:
         """The recorded tensor itself, in its own dtype. Raises SiteError."""
         steps = self._steps_of(site)
         if step not in steps:
-            raise MissingError(f"{site} was not recorded at step {step}; only at {runs(steps)}")
+            raise MissingError(f"{site} was not recorded at step {step!r}; only at {runs(steps)}")
         return self._tensors[site, step]
 
     def __getitem__(self, key: str | Address) -> np.ndarray:
         if not isinstance(key, str):
+            if not isinstance(key, tuple) or len(key) != 2:
+                raise MissingError(
+                    f"a gram is read as gram[site] or gram[site, step]; {key!r} is neither"
+                )
             site, step = key
             return _numpy(self.tensor(site, step))
         arrays = [_numpy(self._tensors[key, step]) for step in self._steps_of(key)]

@@ -122,7 +122,9 @@ def _steps(site: str, gram: Gram) -> dict[int, Tensor]:
         raise EditError("a gram of new tokens alone does not say where in their rows they stand")
     found = {step: _aligned(gram, gram.tensor(site, step)) for name, step in gram if name == site}
     if not found:
-        raise EditError(f"the gram to take values from holds no {site!r}; it holds {gram.sites}")
+        raise EditError(
+            f"the gram to take values from holds no {site!r}; it holds {', '.join(gram.sites)}"
+        )
     return found
 
 

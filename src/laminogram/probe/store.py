@@ -34,7 +34,8 @@ def write_tensors(
 ) -> None:
     """Write tensors, any device and layout, with texts and their kind in the header.
 
-    The file appears under its name only when it is complete and on the disk.
+    The file appears under its name only when it is complete and on the disk. Raises StoreError
+    where its folder does not exist.
     """
     owned: dict[str, Tensor] = {}
     storages: set[int] = set()
@@ -45,6 +46,8 @@ def write_tensors(
         owned[name] = packed.clone() if storage in storages else packed
         storages.add(storage)
     path = Path(path)
+    if not path.parent.is_dir():
+        raise StoreError(f"there is no folder {path.parent} to write {path.name} to")
     spare = temporary(path)
     try:
         save_file(owned, spare, metadata={"format": kind, **metadata})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,7 +128,9 @@ class Subject:
     def __repr__(self) -> str:
         count = len(self._edit_texts())
         edits = f", {count} edit{'s' if count > 1 else ''}" if count else ""
-        return f"<{self.name}: {self.config.family}, plan {self.plan}{edits}>"
+        precision = f", {self.precision}" if self.stack.quantised else ""
+        kv = f", kv {self.kv}" if self.kv != "exact" else ""
+        return f"<{self.name}: {self.config.family}, plan {self.plan}{edits}{precision}{kv}>"
 
     # Conditions
 
@@ -153,7 +156,9 @@ class Subject:
         wanted = self.plan if plan is None else Plan.of(plan)
         v_first, kv = v_first or self.v_first, kv or self.kv
         check_plan(wanted, self.config, v_first, kv)
-        added = (edits,) if isinstance(edits, Edit | WeightEdit) else tuple(edits)
+        if isinstance(edits, Edit | WeightEdit | str) or not isinstance(edits, Iterable):
+            edits = (edits,)
+        added = tuple(edits)
         for one in added:
             if not isinstance(one, Edit | WeightEdit):
                 raise EditError(
@@ -192,6 +197,8 @@ class Subject:
             return text
         if isinstance(text, str):
             text = [text]
+        if not isinstance(text, Tensor | Sequence | np.ndarray):
+            raise TokenError(f"a text, token ids or a list of them was expected, not {text!r:.60}")
         if not isinstance(text, Tensor) and len(text) and isinstance(text[0], str):
             text = [self._encode(str(one), bos) for one in text]
         return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
@@ -206,8 +213,9 @@ class Subject:
         """The tokenizer; TokenError says that there is none, and what would help."""
         if self.tokenizer is None:
             why = getattr(self.source, "tokenizer_missing", "")
+            why = why or "none of its files lies beside the weights"
             raise TokenError(
-                f"{self.name} has no tokenizer: give token ids instead of text{why and f' ({why})'}"
+                f"{self.name} has no tokenizer: give token ids instead of text ({why})"
             )
         return self.tokenizer
 

@@ -1,6 +1,6 @@
 """A page of text: tables and sparklines, drawn by rich.
 
-In a terminal there is colour and a table fits its width; elsewhere lines are plain and never cut.
+In a terminal there is colour, and tables choose what fits its width; nothing is ever cut.
 Where the output cannot write block letters, everything is ASCII.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -95,9 +96,13 @@ class Page:
             )
         for row in rows:
             table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-        # rich ends lines with blanks; a captured line is easier to compare without.
+        # rich ends lines with blanks; a captured line is easier to compare without. A table that is
+        # wider than the terminal is broken by it, line by line: rich would cut the numbers.
+        width, wide = self.console.width, self.console.options.update(max_width=PLAIN_WIDTH)
+        self.console.width = max(width, Measurement.get(self.console, wide, table).maximum)
         with self.console.capture() as drawn:
             self.console.print(table)
+        self.console.width = width
         for line in drawn.get().splitlines():
             self.console.out(line.rstrip(), highlight=False)
 

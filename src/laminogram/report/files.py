@@ -38,9 +38,10 @@ def refuse_taken(targets: Sequence[Path], force: bool) -> None:
         if not os.path.lexists(path):
             continue
         if not force:
+            numbers = " (the numbers of a picture)" if path.suffix == ".data" else ""
             raise LaminogramError(
-                f"{path} exists already; name another, move it away, or replace it with --force "
-                "where the command has that"
+                f"{path}{numbers} exists already; name another, move it away, or replace it with "
+                "--force"
             )
         if path.is_dir() and not _is_ours(path):
             raise LaminogramError(f"{path} {NOT_OURS}")

@@ -67,7 +67,7 @@ class Stills:
         """Return the picture of one moment, RGB; negative numbers count from the last."""
         count = len(self)
         if not -count <= moment < count:
-            raise ConfigError(f"there is no moment {moment}; there are 0 to {count - 1}")
+            raise ConfigError(f"there is no token {moment} to draw; there are 0 to {count - 1}")
         moment %= count
         frame = self.shown.frames[moment]
         lines = self.ground.copy()

@@ -32,17 +32,19 @@ def run_study(
     site: str = "ffn_out",
     plan: Any = None,
     kv: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Run the models on the text, write the report and return the path of its index.html.
 
     `models` are bundled names, paths, hub ids or views; by default the bundled tiny pair.
-    `out` must not exist; without it, the first free of `laminogram-study`, `laminogram-study-2`,
-    ... in the working directory is taken. With a `plan` every model runs its layers in that order;
-    `kv` says what its parallel layers remember, `exact` or `averaged`. Raises
+    `out` must not exist, or with `force` be an earlier report, which is replaced; without it, the
+    first free of `laminogram-study`, `laminogram-study-2`, ... in the working directory is taken.
+    With a `plan` every model runs its layers in that order; `kv` says what its parallel layers
+    remember, `exact` or `averaged`. Raises
     `laminogram.errors.LaminogramError`.
     """
     if out is not None:
-        refuse_existing(Path(out))  # said before the models run, not after
+        refuse_existing(Path(out), force)  # said before the models run, not after
     text = read_text(prompt, text_file)
     study = study_models(
         models,
@@ -55,17 +57,19 @@ def run_study(
         plan=plan,
         kv=kv,
     )
-    return write_study(study, free_folder(DEFAULT_FOLDER) if out is None else Path(out))
+    target = free_folder(DEFAULT_FOLDER) if out is None else Path(out)
+    return write_study(study, target, force)
 
 
-def write_study(study: Study, out: str | Path) -> Path:
+def write_study(study: Study, out: str | Path, force: bool = False) -> Path:
     """Write index.html, manifest.json and data/ into the new folder `out`; return index.html.
 
-    The folder appears whole or not at all. Raises `LaminogramError` where `out` exists.
+    The folder appears whole or not at all. Raises `LaminogramError` where `out` exists; with
+    `force` only where that is no earlier report.
     """
     target = Path(out)
     payload = study_payload(study)
-    with new_folder(target) as folder:
+    with new_folder(target, force) as folder:
         data = folder / "data"
         data.mkdir()
         files = write_study_tables(study, data)

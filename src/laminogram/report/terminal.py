@@ -58,6 +58,7 @@ def print_lens(result: Lens, console: Console | None = None) -> None:
     page.title(f"{result.model}: what the model would say if it stopped after each step")
     room = (page.console.width - 30 - len(result.labels)) // 18
     shown = _some(len(result.labels), max(2, min(SHOWN_ROWS, room)))
+    left = len(result.labels) - len(shown)
     columns = ["", "token:", "p(answer):", "from", *(f"{result.labels[i]}:" for i in shown)]
     rows: list[list[str | Text]] = []
     for t, token in enumerate(result.tokens[:LINES]):
@@ -72,6 +73,7 @@ def print_lens(result: Lens, console: Console | None = None) -> None:
     page.say(
         "p(answer): probability of the model's own likeliest token, row by row, full height 1; "
         "from: the first row from which it stays the likeliest."
+        + (f" Shown are {len(shown)} of {len(result.labels)} rows." if left else "")
     )
     agreement = (result.rank == 1).mean(1)
     page.table(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,14 +153,25 @@ def _from_lists(
     """Rows side by side (B, T), and where they are real; no mask for lists of one length."""
     if not len(tokens):
         raise TokenError("no token was given: a text needs at least one")
-    if not isinstance(tokens[0], Sequence | Tensor):
-        return torch.tensor(tokens, dtype=torch.long)[None], mask
-    rows = [torch.as_tensor(row, dtype=torch.long) for row in tokens]
+    if not isinstance(tokens[0], Sequence | Tensor | np.ndarray):
+        return _ids(tokens)[None], mask
+    rows = [_ids(row) for row in tokens]
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     if bool((lengths == padded.shape[1]).all()):
         return padded, None
     return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
+
+
+def _ids(row: Any) -> Tensor:
+    """One row's ids (T,) as int64; TokenError for what is no list of whole numbers."""
+    try:
+        ids = torch.as_tensor(row)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TokenError(f"a row of token ids holds whole numbers; got {row!r:.60}") from error
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex()):
+        raise TokenError(f"token ids are whole numbers; got {row!r:.60}")
+    return ids.long()
 
 
 def _spans(real: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,9 +1,6 @@
 """The table of sites: every tensor inside a stack that has a name.
 
-Axes: B batch, T tokens, C channels, H heads, K key heads, D head size, S key positions, F width of
-the feed-forward (or of one expert), E experts, X experts that a token meets, A width of the time
-mix, L latent of a token, Dk and Dv sizes of a head's keys and values, V vocabulary. A probe reads
-at a site, an edit writes there; nothing else in the package names tensors.
+A probe reads at a site, an edit writes there; nothing else in the package names tensors.
 """
 
 from __future__ import annotations
@@ -25,6 +22,25 @@ LATENT = ("latent",)
 EAGLE, RWKV6 = ("rwkv5_time", "rwkv6_time"), ("rwkv6_time",)
 MATRIX = EAGLE + RWKV7
 """Recurrences with a matrix state for each head: their pattern is signed and not normalised."""
+
+AXES = {
+    "B": "batch",
+    "T": "tokens",
+    "C": "channels",
+    "H": "heads",
+    "K": "key heads",
+    "D": "head size",
+    "Dk": "size of a head's keys",
+    "Dv": "size of a head's values",
+    "S": "key positions",
+    "F": "width of the feed-forward, or of one expert",
+    "E": "experts",
+    "X": "experts that a token meets",
+    "A": "width of the time mix",
+    "L": "latent of a token",
+    "V": "vocabulary",
+}
+"""What the letters of axes stand for."""
 
 STACK_STEP = -1
 """The step under which sites of the stack itself (`embed`, `final`, ...) are filed."""

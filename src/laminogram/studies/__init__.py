@@ -11,6 +11,8 @@ from typing import Any
 
 _STUDIES = (
     "attention",
+    "compare",
+    "doctor",
     "lens",
     "massive",
     "model_map",
@@ -20,6 +22,7 @@ _STUDIES = (
     "painters",
     "precision",
     "similarity",
+    "study",
 )
 
 
@@ -27,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name in _STUDIES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"laminogram.studies has no {name!r}; it has {', '.join(_STUDIES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_STUDIES])

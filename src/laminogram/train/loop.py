@@ -40,8 +40,9 @@ class TrainConfig:
     """A run: exactly one of `steps` and `minutes` is given.
 
     `save_every` is a multiple of `log_every`, so that a checkpoint never splits a row of the curve.
-    `precision`: `bf16` keeps fp32 weights and computes products in bf16 (autocast). `plan` (text)
-    is the order in which a stack's layers run while it is trained; None is its own.
+    `precision`: `bf16` keeps fp32 weights and computes products in bf16 (autocast); weights of 16
+    bits would lose small updates, so `Trainer` refuses them. `plan` (text) is the order in which a
+    stack's layers run while it is trained; None is its own.
     """
 
     steps: int | None = None
@@ -89,6 +90,8 @@ class Trainer:
 
     `places` names slices of the rows (`Mixture.places`): the curve then has the loss of each, as
     `loss_<name>`, beside that of all.
+    Raises ConfigError for weights of 16 bits, and in `run` for a folder of another run: one with
+    other settings or other places. What `rows` gives is not compared: it has to be the same.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Trainer:
         report: Callable[[dict[str, float]], None] | None = None,
         places: Mapping[str, slice] | None = None,
     ) -> None:
+        _check_weights(model)
         self.model, self.rows, self.config = model, rows, config
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -264,9 +268,14 @@ class Trainer:
         settings["plan"] = None if self._plan is None else str(self._plan)
         return json.dumps({key: settings[key] for key in sorted(settings) if key != "compile"})
 
+    def _rows_of(self) -> dict[str, list[int]]:
+        """Which rows are whose, as JSON holds it."""
+        return {name: [place.start, place.stop] for name, place in self.places.items()}
+
     def _save(self) -> None:
         state: dict[str, Any] = {
             "config": self._fingerprint(),
+            "places": self._rows_of(),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -283,10 +292,15 @@ class Trainer:
         if not path.exists():
             return False
         state = load_checkpoint(path, self.device)
-        if state["config"] != self._fingerprint():
+        there, here = json.loads(state["config"]), json.loads(self._fingerprint())
+        # Older checkpoints do not say which rows are whose.
+        there["places"], here["places"] = state.get("places", self._rows_of()), self._rows_of()
+        differ = [key for key in here if there.get(key) != here[key]]
+        if differ:
+            told = "; ".join(f"{key} is {there.get(key)} there, {here[key]} here" for key in differ)
             raise ConfigError(
-                f"{path} belongs to a run with other settings; give this run a folder of its own, "
-                f"or the settings of that one: {state['config']}"
+                f"{path} belongs to a run with other settings ({told}): give this run a folder of "
+                "its own, or those settings"
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -294,3 +308,12 @@ class Trainer:
         self.anchor = (state["anchor"][0], state["anchor"][1])
         self.elapsed, self.curve = state["seconds"], state["curve"]
         return True
+
+
+def _check_weights(model: nn.Module) -> None:
+    short = next((p.dtype for p in model.parameters() if p.requires_grad and p.itemsize < 4), None)
+    if short is not None:
+        raise ConfigError(
+            f"the weights are {short}, in which small updates are lost: load them with "
+            "dtype='fp32'; TrainConfig(precision='bf16') computes their products in bf16"
+        )

@@ -110,7 +110,9 @@ def command(
     from laminogram.report.pictures.compare import pictures
 
     target = free_folder("laminogram-compare") if out is None else out
-    facts = {"kind": "compare", "heading": f"{result.labels[0]} and others, compared"}
+    first, *others = result.labels
+    other = others[0] if len(others) == 1 else "others"
+    facts = {"kind": "compare", "heading": f"{first} and {other}, compared"}
     index = write_pictures(pictures(result), target, facts, force=force).resolve()
     click.echo(str(index))
     if open_page:

@@ -69,7 +69,8 @@ def _cut(function: Function) -> Function:
 )
 @click.option(
     "--layout",
-    help="Which of the family's forms (laminogram ls families); Megatron: legacy or torch_dist.",
+    help="Which of the family's forms (laminogram ls families); default: its first, within the "
+    "source's own family one that the source is not in. Megatron: legacy or torch_dist.",
 )
 @click.option("--lossy", is_flag=True, help="Allow what is lost; it is printed.")
 @click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import DTYPES, parse_device, placement, planning
+from laminogram.cli.options import DTYPES, parse_device, placement, planning, refuse_unknown
 
 LARGE = 25
 """Megabytes above which the command says that the file is large."""
@@ -129,6 +129,7 @@ def command(
         raise click.UsageError("--precision and --dtype exclude each other: give one of them.")
     if text_only and out is not None:
         raise click.UsageError("--text-only writes no picture: leave out --out.")
+    refuse_unknown(models)
     asked: dict[str, Any] = {
         "site": site,
         "new_tokens": new_tokens,

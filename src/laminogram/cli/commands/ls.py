@@ -54,10 +54,9 @@ def families() -> None:
 def sites(model: str) -> None:
     """List the sites of MODEL: their axes, their meaning, and whether they can be edited.
 
-    Axes: B batch, T tokens, C channels, H heads, D head size, S key positions, V vocabulary,
-    F width of the channel mixer, A width of the token mixer.
+    Below the table stands what the letters of its axes mean.
     """
-    from laminogram.stack.sites import describe
+    from laminogram.stack.sites import AXES, describe
 
     view = load_view(model)
     rows = [
@@ -65,3 +64,5 @@ def sites(model: str) -> None:
         for row in describe(view.config)
     ]
     print_table(("site", "axes", "access", "where", "meaning"), rows, title=f"sites of {model}")
+    used = {axis for row in rows for axis in row[1].split()}
+    click.echo(f"\naxes: {', '.join(f'{axis} {AXES[axis]}' for axis in AXES if axis in used)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import parse_device, parse_dtype, placement, planning
+from laminogram.cli.options import parse_device, parse_dtype, placement, planning, refuse_unknown
 
 
 @click.command(name="study", short_help="Record every layer on a text and write a report.")
@@ -24,6 +24,7 @@ from laminogram.cli.options import parse_device, parse_dtype, placement, plannin
     metavar="DIR",
     help="Where the report goes; must not exist. Default: a new name in this directory.",
 )
+@click.option("--force", is_flag=True, help="Replace a report that stands at DIR.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option(
     "--text-only",
@@ -37,6 +38,7 @@ def command(
     prompt: str | None,
     text_file: Path | None,
     out: Path | None,
+    force: bool,
     open_report: bool,
     text_only: bool,
     plan: str | None,
@@ -54,6 +56,7 @@ def command(
         raise click.UsageError("--prompt and --text-file exclude each other: give one of them.")
     if text_only and (out is not None or open_report):
         raise click.UsageError("--text-only writes no report: leave out --out and --open.")
+    refuse_unknown(models)
     if text_file is not None:
         prompt = _read_text(text_file)
     chosen: dict[str, Any] = {
@@ -70,6 +73,8 @@ def command(
         return
     from laminogram.report.study import run_study
 
+    if force:
+        given["force"] = True
     index = Path(run_study(list(models), **given)).resolve()
     click.echo(str(index))
     if open_report:

@@ -31,7 +31,8 @@ function axisTicks(kind, low, high) {
 // kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" or "rank" (a logarithm, 1 at the top).
 function lineScale(asked, series, tall) {
   const all = series.flatMap((s) => [s.values, s.dashed, s.low, s.high].flatMap((some) => (some ? [...some] : []))).filter(Number.isFinite), whole = asked === "probability";
-  const kind = asked === "log" && all.some((v) => v <= 0) ? "symlog" : asked, ratio = kind === "log" || kind === "rank";
+  // Below 1 a symlog is even, and has no tick but 0.
+  const bent = asked === "symlog" || (asked === "log" && all.some((v) => v <= 0)), kind = bent ? (all.every((v) => Math.abs(v) < 1) ? "linear" : "symlog") : asked, ratio = kind === "log" || kind === "rank";
   const fits = (v) => Number.isFinite(v) && (!ratio || v > 0), known = all.filter(fits);
   let [low, high] = known.length ? [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b))) : [+ratio, 1];
   if (kind === "rank") low = 1;
