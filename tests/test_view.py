@@ -8,7 +8,7 @@ import torch
 from tests.stacks import ids_of, view_of
 
 from laminogram import bundled, edits, load
-from laminogram.errors import ConfigError, EditError
+from laminogram.errors import ConfigError, EditError, TokenError
 
 
 @pytest.mark.parametrize("device", [["cpu", "cpu"], "auto", "cpu", torch.device("cpu")])
@@ -56,3 +56,11 @@ def test_the_bundled_models_load_from_a_folder_like_any_other(tmp_path: Path) ->
         again = load(folder)
         assert again.tokenizer is None
         assert torch.equal(again.logits([5, 6, 7]), load(name).logits([5, 6, 7]))
+
+
+def test_what_would_have_no_effect_on_tokens_is_refused() -> None:
+    view, ids = view_of("llama"), ids_of(2, 3)
+    with pytest.raises(TokenError, match="bos says how texts begin"):
+        view.tokens(ids, bos=True)
+    with pytest.raises(TokenError, match="a batch has its mask"):
+        view.logits(view.tokens(ids), mask=torch.ones(2, 3))

@@ -187,13 +187,18 @@ class Subject:
     ) -> Batch:
         """Rows of token ids from texts or ids. `mask` (B, T) marks real tokens of a padded tensor,
         on either side; `types` (B, T) are BERT's token types; `bos` overrides the tokenizer's
-        habit. TokenError for text without a tokenizer and for ids outside the vocabulary."""
+        habit. TokenError for text without a tokenizer, for ids outside the vocabulary, and for what
+        would have no effect on a batch that exists or on ids."""
         if isinstance(text, Batch):
+            if any(given is not None for given in (mask, types, bos)):
+                raise TokenError("a batch has its mask, types and first tokens: give no others")
             return text
         if isinstance(text, str):
             text = [text]
         if not isinstance(text, Tensor) and len(text) and isinstance(text[0], str):
             text = [self._encode(str(one), bos) for one in text]
+        elif bos is not None:
+            raise TokenError("bos says how texts begin; these are ids, which begin as they are")
         return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
