@@ -28,6 +28,10 @@ Reads = Mapping[int, Iterable[str]]
 """For each step (`STACK_STEP` for the stack's own sites) the sites to read."""
 
 
+Effects = list[dict[str, object]]
+"""What edits did in some runs: `edit`, `selected`, `changed`."""
+
+
 class EditWarning(UserWarning):
     """An edit selected values and changed none of them."""
 
@@ -108,7 +112,7 @@ class Program:
         if self.sink is not None:
             self.sink(site, step, x)
 
-    def effects(self) -> list[dict[str, object]]:
+    def effects(self) -> Effects:
         """What each edit did so far: `edit`, `selected`, `changed`, for the manifest."""
         found: dict[str, dict[str, object]] = {}
         for placed in self._placed:
@@ -139,6 +143,18 @@ def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
         if not changed:
             message = f"{edit} selected {selected} values and changed none"
             warnings.warn(message, EditWarning, stacklevel=4)
+
+
+def check_together(edits: Iterable[Edit], texts: int, batch_size: int) -> None:
+    """EditError for an edit that tells the rows of a run apart, where so many texts run in batches
+    of this size (0: in whatever order packs them well): its rows would be those of every batch."""
+    for edit in edits:
+        if edit.rows is not None and not edit.rows == texts <= batch_size:
+            how = f"in batches of {batch_size}" if batch_size else "in an order of their own"
+            raise EditError(
+                f"{edit} is of {edit.rows} rows of one run; here {texts} texts run {how}: give "
+                "the rows alone, and a batch that holds them all where its size can be named"
+            )
 
 
 def site_at(name: str, config: StackConfig, plan: Plan, step: int) -> Site:

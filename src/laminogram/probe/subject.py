@@ -21,7 +21,7 @@ from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
-from laminogram.probe.program import Program, Reads, Sink, check_effects
+from laminogram.probe.program import Effects, Program, Reads, Sink, check_effects
 from laminogram.probe.weight_edits import WeightEdit, edited
 from laminogram.stack import forward, sweep
 from laminogram.stack.batch import Batch
@@ -275,12 +275,14 @@ class Subject:
         logits: Logits = "all",
         ctx: Context | None = None,
         columns: Tensor | None = None,
+        effects: Effects | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run many plans over one batch, what they share at their beginning once.
 
         Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
         the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
-        ctx, columns: as in `stack.sweep.sweep`, columns for views without edits.
+        ctx, columns: as in `stack.sweep.sweep`, columns for views without edits. effects: where
+        this is one batch of many, a list that gets what the edits did, for who judges all of them.
         PlanError or SiteError name a plan that cannot run so, before anything runs.
         """
         tree = plans if isinstance(plans, PlanTree) else PlanTree(map(Plan.of, plans))
@@ -292,10 +294,16 @@ class Subject:
                     programs.append(replace(self, plan=plan).program())
             except (PlanError, SiteError) as error:
                 raise type(error)(f"plan {number}: {error}") from error
-        return self._swept(tree, batch, programs, logits=logits, ctx=ctx, columns=columns)
+        how: dict[str, Any] = {"logits": logits, "ctx": ctx, "columns": columns}
+        return self._swept(tree, batch, programs, effects, **how)
 
     def _swept(
-        self, tree: PlanTree, batch: Batch, programs: Sequence[Program], **how: Any
+        self,
+        tree: PlanTree,
+        batch: Batch,
+        programs: Sequence[Program],
+        effects: Effects | None,
+        **how: Any,
     ) -> Iterator[tuple[int, Tensor]]:
         yield from sweep.sweep(
             self.stack,
@@ -305,7 +313,11 @@ class Subject:
             v_first=self.v_first,
             **how,
         )
-        check_effects(row for program in programs for row in program.effects())
+        found = [row for program in programs for row in program.effects()]
+        if effects is None:
+            check_effects(found)
+        else:
+            effects += found
 
     def program(self, reads: Reads | None = None, sink: Sink | None = None) -> Program:
         """An observer that carries this view's edits, and readings where given."""
