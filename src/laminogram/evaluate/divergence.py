@@ -19,6 +19,7 @@ from torch import Tensor
 from laminogram.errors import ConfigError, TokenError
 from laminogram.evaluate.loss import check_predicts, needs_all_logits
 from laminogram.probe.manifest import manifest
+from laminogram.probe.program import check_together
 from laminogram.probe.statistics.bootstrap import ALL, interval, variant_weights
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
@@ -190,6 +191,7 @@ def divergence(
     batch = reference.tokens(x)
     if max(batch.lengths) < 2:
         raise TokenError("no row has two tokens: what is compared is a token after another")
+    check_together((*reference.edits, *other.edits), len(batch.lengths), batch_size)
     parts: list[dict[str, Tensor]] = []
     for rows, finals in _finals((reference, other), batch, batch_size):
         real = batch.mask[rows, 1 : finals[0].shape[1]].to(finals[0].device)

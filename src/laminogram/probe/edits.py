@@ -123,6 +123,15 @@ class Edit:
         return hash(str(self))
 
     @property
+    def rows(self) -> int | None:
+        """How many rows the run must have, of which each has positions or values of its own; None
+        where all rows share them."""
+        if self.positions is not None and isinstance(self.positions[0], tuple):
+            return len(self.positions)
+        counts = () if self.source is None else (len(x) for x in self.source.values.values())
+        return next((count for count in counts if count > 1), None)
+
+    @property
     def module(self) -> nn.Module | None:
         """The module that `apply` runs; it may learn, so the edit's text follows its weights."""
         function = getattr(self.change, "function", None)

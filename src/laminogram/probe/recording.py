@@ -19,7 +19,7 @@ from laminogram.errors import ConfigError, SiteError, TokenError
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
 from laminogram.probe.manifest import manifest
-from laminogram.probe.program import Program, check_effects, steps_of
+from laminogram.probe.program import Program, check_effects, check_together, steps_of
 from laminogram.probe.recorder import Key, Recorder, RecordPhase
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack import sites
@@ -130,6 +130,7 @@ def record_batches(
     reads = request.reads(view)
     head: Logits = "all" if "logits" in reads.get(STACK_STEP, ()) else "none"
     rows, facts = documents(view, texts), view.facts()
+    check_together(view.edits, len(rows), batch_size)
     waiting: list[tuple[Batch, Recorder]] = []
     effects: list[dict[str, object]] = []
 
@@ -167,6 +168,7 @@ def to_folder(
     request.check()
     request.reads(view)  # a site that does not exist is found before the folder is made
     rows = documents(view, texts)
+    check_together(view.edits, len(rows), shard_size)
     facts = {
         **asdict(request),
         "options": {name: repr(value) for name, value in request.options.items()},
