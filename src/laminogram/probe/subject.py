@@ -30,6 +30,7 @@ from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
 from laminogram.stack.config import StackConfig
 from laminogram.stack.context import Context
 from laminogram.stack.forward import Logits
+from laminogram.stack.linear import kept_dtype
 from laminogram.stack.quantise import DTYPES, Scheme, grammar, quantised
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
@@ -366,6 +367,7 @@ def _converted(stack: Stack, precision: str | torch.dtype) -> Stack:
     other = Stack(stack.config, device="meta")
     for path, parameter in stack.named_parameters():
         owner, _, name = path.rpartition(".")
-        copy = torch.nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
+        kept = parameter.detach().to(kept_dtype(other, path, dtype))
+        copy = torch.nn.Parameter(kept, parameter.requires_grad)
         setattr(other.get_submodule(owner), name, copy)
     return other
