@@ -57,7 +57,7 @@ def test_what_is_wrong_is_one_line_before_a_model_runs(tmp_path: Path) -> None:
 @contextmanager
 def started(out: Path) -> Iterator[subprocess.Popen[str]]:
     """The command as a process of its own, which does not outlive the test."""
-    command = [sys.executable, "-m", "laminogram.cli", "outliers", "tiny-llama", "--text-only"]
+    command = [sys.executable, "-m", "laminogram", "outliers", "tiny-llama", "--text-only"]
     command += ["--precisions", "fp32,int8", "--edits", "zero", "--draws", "2", "--no-bos"]
     command += ["--definitions", "dispersion,massive_activations", "--letters", "60"]
     command += ["--documents", "2", "--out", str(out)]

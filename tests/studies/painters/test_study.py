@@ -242,7 +242,7 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     texts.write_text("\n".join(rows), encoding="utf-8")
 
     def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "laminogram.cli", "paint", "tiny-llama", "--text-only"]
+        command = [sys.executable, "-m", "laminogram", "paint", "tiny-llama", "--text-only"]
         command += ["--variants", "skip_one,random", "--seeds", "4", "--text-file", str(texts)]
         return subprocess.Popen(
             [*command, "--out", str(out)],

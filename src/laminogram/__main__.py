@@ -1,4 +1,4 @@
-"""`python -m laminogram.cli` is the same as `laminogram`."""
+"""`python -m laminogram` is the same as `laminogram`."""
 
 from __future__ import annotations
 
