@@ -81,10 +81,15 @@ class Subject:
 
     @cached_property
     def conditions(self) -> str:
-        """Plan, edits, precision and readings as text: what a cache belongs to."""
+        """Plan, edits, precision and readings as text."""
         edits = "; ".join(self._edit_texts()) or "none"
         readings = f"v_first {self.v_first}, kv {self.kv}"
         return f"plan {self.plan}, edits {edits}, {self.precision}, {readings}"
+
+    @property
+    def memory(self) -> str:
+        """What a cache belongs to, as text: the model by its name, and the conditions."""
+        return f"{self.name}, {self.conditions}"
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
@@ -228,7 +233,7 @@ class Subject:
     def new_cache(self, rows: int, *, capacity: int = 0, planned: int = 0) -> Cache:
         """An empty cache for this view. `planned`: the total length for which length-dependent
         rotaries are set; 0 for the length reached."""
-        cache = self.stack.new_cache(rows, self.plan, self.conditions, capacity, self.kv)
+        cache = self.stack.new_cache(rows, self.plan, self.memory, capacity, self.kv)
         cache.planned = planned
         return cache
 
@@ -247,7 +252,7 @@ class Subject:
         forward is the prompt, and no gradient is kept.
         """
         if cache is not None:
-            cache.check(self.conditions, len(batch.lengths))
+            cache.check(self.memory, len(batch.lengths))
         own = None
         if observer is None and self.edits:
             own = observer = self.program()
