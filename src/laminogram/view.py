@@ -62,8 +62,8 @@ class View(Subject):
         with torch.no_grad():
             return embeddings(self, self.tokens(text, **how), pooling, unit_length=unit_length)
 
-    def generate(self, prompt: Text, **options: Any) -> Generation | Generations:
-        """Continue one prompt or many: see `laminogram.infer.generate.generate`."""
+    def generate(self, prompt: Text | None = None, **options: Any) -> Generation | Generations:
+        """Continue one prompt or many, or what a `cache` holds: see `laminogram.infer.generate.generate`."""
         return generate(self, prompt, **options)
 
     def chat(
