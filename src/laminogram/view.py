@@ -63,7 +63,8 @@ class View(Subject):
             return embeddings(self, self.tokens(text, **how), pooling, unit_length=unit_length)
 
     def generate(self, prompt: Text | None = None, **options: Any) -> Generation | Generations:
-        """Continue one prompt or many, or what a `cache` holds: see `laminogram.infer.generate.generate`."""
+        """Continue one prompt or many, or what a `cache` holds: see
+        `laminogram.infer.generate.generate`."""
         return generate(self, prompt, **options)
 
     def chat(
