@@ -75,7 +75,7 @@ class Layer(nn.Module):
         out = self.by_row_kernels(x, ctx, slot, taps, part)
         if out is not None:
             return out
-        x = taps("resid_pre", x)
+        x = taps.entering(x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
 
