@@ -30,6 +30,7 @@ from laminogram.probe import look, recording
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
 from laminogram.probe.measuring import measure
+from laminogram.probe.numbers import numbers
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.subject import Subject, Text, precision_dtype
 
@@ -119,8 +120,8 @@ class View(Subject):
         """
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
-            layers=recording.numbers("layers", layers),
-            steps=recording.numbers("steps", steps),
+            layers=numbers("layers", layers),
+            steps=numbers("steps", steps),
             new_tokens=new_tokens,
             phase=phase,
             options=options,
@@ -148,8 +149,8 @@ class View(Subject):
         computed while one arrives: see `recording.record_batches`."""
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
-            layers=recording.numbers("layers", layers),
-            steps=recording.numbers("steps", steps),
+            layers=numbers("layers", layers),
+            steps=numbers("steps", steps),
         )
         return recording.record_batches(self, texts, request, batch_size)
 

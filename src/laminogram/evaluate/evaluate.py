@@ -121,7 +121,7 @@ class _Asked:
         self, view: Subject, requests: Requests, manner: Manner, plans: Sequence[Plan]
     ) -> None:
         self.view, self.requests, self.manner, self.plans = view, requests, manner, plans
-        check_together(view.edits, len(requests), 0)
+        check_together(view.edits, len(requests), None)
         self._encoder = Encoder(view, max_length=manner.max_length, bos=manner.bos)
         self._effects: Effects = []
 

@@ -88,7 +88,7 @@ def score_text(
     documents = [view.needed_tokenizer().encode(text, bos) for text in texts]
     if max(map(len, documents), default=0) < 2:
         raise TokenError("no document has two tokens: the loss is that of a token after another")
-    check_together((*view.edits, *reference.edits), len(texts), 0)
+    check_together((*view.edits, *reference.edits), len(texts), None)
     reader = _Reader(view, reference, chosen, window, stride, batch_tokens)
     sums = reader.sums(documents)
     nbytes = sum(_predicted_bytes(view, text, ids) for text, ids in zip(texts, documents))

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from laminogram.errors import SiteError
 from laminogram.probe.gathering import Gatherer
 from laminogram.probe.manifest import manifest
+from laminogram.probe.numbers import numbers
 from laminogram.probe.program import Program, check_together
-from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
+from laminogram.probe.recording import Request, begins_with_bos, documents
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.statistics.rows import Selection
 from laminogram.probe.subject import Subject, Text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from laminogram.errors import EditError, SiteError
+from laminogram.errors import ConfigError, EditError, SiteError
 from laminogram.plans import Plan, Step
 from laminogram.probe.edits import Edit
 from laminogram.probe.slots import fill, rows_of, slot_of, source_at, values_at
@@ -145,11 +145,14 @@ def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
             warnings.warn(message, EditWarning, stacklevel=4)
 
 
-def check_together(edits: Iterable[Edit], texts: int, batch_size: int) -> None:
+def check_together(edits: Iterable[Edit], texts: int, batch_size: int | None) -> None:
     """EditError for an edit that tells the rows of a run apart, where so many texts run in batches
-    of this size (0: in whatever order packs them well): its rows would be those of every batch."""
+    of this size (None: in whatever order packs them well): its rows would be those of every batch.
+    ConfigError for a batch without rows."""
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"{batch_size} texts at a time: there must be 1 at least")
     for edit in edits:
-        if edit.rows is not None and not edit.rows == texts <= batch_size:
+        if edit.rows is not None and not edit.rows == texts <= (batch_size or 0):
             how = f"in batches of {batch_size}" if batch_size else "in an order of their own"
             raise EditError(
                 f"{edit} is of {edit.rows} rows of one run; here {texts} texts run {how}: give "

@@ -5,7 +5,7 @@ A recording is asked for by a `Request` and goes to a device, or in resumable sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -327,16 +327,6 @@ def recording_manifest(
             {*request.names, *(edit.site for edit in view.edits)} & {"pattern", "state", "head_out"}
         ),
     )
-
-
-def numbers(name: str, chosen: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    """`layers=` or `steps=` as a tuple; ConfigError for an empty one."""
-    if chosen is None:
-        return None
-    found = (chosen,) if isinstance(chosen, int) else tuple(int(i) for i in chosen)
-    if not found:
-        raise ConfigError(f"{name} is empty: nothing would be recorded")
-    return found
 
 
 def destination(to: str | Path | torch.device) -> torch.device | Path:

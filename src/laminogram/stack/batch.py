@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,9 +156,9 @@ def _from_lists(
     mask for lists of one length without any."""
     if not len(tokens):
         raise TokenError("no token was given: a text needs at least one")
-    if not isinstance(tokens[0], Sequence | Tensor):
-        return torch.tensor(tokens, dtype=torch.long)[None], mask
-    rows = [torch.as_tensor(row, dtype=torch.long) for row in tokens]
+    if not isinstance(tokens[0], Sequence | Tensor | np.ndarray):
+        return _ids(tokens)[None], mask
+    rows = [_ids(row) for row in tokens]
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     if bool((lengths == padded.shape[1]).all()):
@@ -168,6 +169,14 @@ def _from_lists(
             f"{max(lengths)} tokens long, which says that all of them are real"
         )
     return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
+
+
+def _ids(row: Any) -> Tensor:
+    """One row of ids (T,), a list or an array, in int64; TokenError where they are not whole."""
+    ids = torch.as_tensor(row)
+    if len(row) and (ids.is_floating_point() or ids.dtype == torch.bool):
+        raise TokenError(f"token ids are whole numbers; these are {ids.dtype}: {row[:4]}")
+    return ids.long()
 
 
 def _spans(real: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
