@@ -64,3 +64,5 @@ def test_what_would_have_no_effect_on_tokens_is_refused() -> None:
         view.tokens(ids, bos=True)
     with pytest.raises(TokenError, match="a batch has its mask"):
         view.logits(view.tokens(ids), mask=torch.ones(2, 3))
+    with pytest.raises(TokenError, match=r"texts and ids do not mix .* \[1\] is no text"):
+        load("tiny-llama").tokens(["a", [1]])

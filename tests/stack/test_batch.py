@@ -47,6 +47,7 @@ def test_a_square_of_tokens_is_restored_along_both_axes():
         ([[1, 2, 3], [4, 5]], torch.ones(2, 3), "2 to 3 tokens long"),
         ([1.0, 2.0], None, "whole numbers; these are torch.float32"),
         ([[1, 2], [0.5]], None, "whole numbers; these are torch.float32"),
+        ([["a", "b"]], None, r"whole numbers; these are \['a', 'b'\]"),
         ([True, False], None, "whole numbers; these are torch.bool"),
         ([], None, "no token"),
         ([[], []], None, "row 0 holds no real token"),

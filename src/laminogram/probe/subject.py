@@ -202,6 +202,9 @@ class Subject:
         if isinstance(text, str):
             text = [text]
         if not isinstance(text, Tensor) and len(text) and isinstance(text[0], str):
+            odd = next((one for one in text if not isinstance(one, str)), None)
+            if odd is not None:
+                raise TokenError(f"texts and ids do not mix in one list: {odd!r} is no text")
             text = [self._encode(str(one), bos) for one in text]
         elif bos is not None:
             raise TokenError("bos says how texts begin; these are ids, which begin as they are")

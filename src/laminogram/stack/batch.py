@@ -173,9 +173,12 @@ def _from_lists(
 
 def _ids(row: Any) -> Tensor:
     """One row of ids (T,), a list or an array, in int64; TokenError where they are not whole."""
-    ids = torch.as_tensor(row)
+    try:
+        ids = torch.as_tensor(row)
+    except (TypeError, ValueError) as error:
+        raise TokenError(f"token ids are whole numbers; these are {row[:4]!r}") from error
     if len(row) and (ids.is_floating_point() or ids.dtype == torch.bool):
-        raise TokenError(f"token ids are whole numbers; these are {ids.dtype}: {row[:4]}")
+        raise TokenError(f"token ids are whole numbers; these are {ids.dtype}: {row[:4]!r}")
     return ids.long()
 
 
