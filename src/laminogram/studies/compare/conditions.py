@@ -70,7 +70,8 @@ class Condition:
         chosen: list[str] = []
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if key not in KEYS:
-                raise ConfigError(f"condition {text!r}: no key {key!r}; there are {KEYS}")
+                known = ", ".join(KEYS)
+                raise ConfigError(f"condition {text!r}: no key {key!r}; there are {known}")
             if not value or (key in found):
                 said = "is given twice" if value else "is empty"
                 raise ConfigError(f"condition {text!r}: {key} {said}")
