@@ -120,3 +120,12 @@ def test_an_edit_of_the_rows_of_a_run_is_refused() -> None:
     edited = speaking_view("llama").using(edits=edits.zero("ffn_out", positions=[[1], [2]]))
     with pytest.raises(EditError, match=r"of 2 rows of one run; here 2 texts run in an order"):
         score_text(edited, texts(2), window=200)
+
+
+def test_a_token_that_both_rule_out_adds_nothing_to_a_divergence() -> None:
+    view, documents = speaking_view("llama"), texts(2)
+    never = view.using(edits=edits.set_to("logits", -math.inf, channels=[0]))
+    (found,) = score_text(never, documents, reference=never)
+    assert (found.kl_from.value, found.kl_to.value) == (0.0, 0.0)
+    (found,) = score_text(never, documents)
+    assert math.isinf(found.kl_from.value) and 0 < found.kl_to.value < 1

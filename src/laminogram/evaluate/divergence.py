@@ -270,6 +270,13 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
     }
 
 
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) (N,) in nats of log-probabilities (N, V), in their own precision: what p rules out
+    adds nothing, what q alone rules out makes it infinite."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+
+
 def _kl(p: Tensor, q: Tensor, ahead: Tensor) -> Tensor:
     """KL(p || q) with `ahead` = log q - log p.
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laminogram.errors import ConfigError, TokenError
-from laminogram.evaluate.divergence import Estimate, mean_of_documents
+from laminogram.evaluate.divergence import Estimate, kl, mean_of_documents
 from laminogram.evaluate.encode import LONGEST, Row, rolling
 from laminogram.evaluate.loss import check_predicts, needs_all_logits
 from laminogram.evaluate.packing import Pack, pack
@@ -183,9 +183,8 @@ def _compared(base: Reading, reading: Reading) -> Tensor:
     for (part, ours), (_, theirs) in zip(reading.logits(), base.logits(), strict=True):
         p, q = theirs.log_softmax(-1), ours.log_softmax(-1)
         nats = F.nll_loss(q, targets[part], reduction="none")
-        away = F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-        back = F.kl_div(p, q, log_target=True, reduction="none").sum(-1)
-        found.append(torch.stack((torch.ones_like(nats), nats, away, back), 1).double().cpu())
+        sums = torch.stack((torch.ones_like(nats), nats, kl(p, q), kl(q, p)), 1)
+        found.append(sums.double().cpu())
     return torch.cat(found)
 
 
