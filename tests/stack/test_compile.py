@@ -83,13 +83,13 @@ def test_one_graph_serves_a_sweep_of_edits():
 
 def test_more_signatures_than_torch_keeps_run_uncompiled(monkeypatch):
     monkeypatch.setattr(layer, "MOST_FORMS", 2)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # of a torch without ours
     torch._dynamo.reset()
     plain, view, ids = view_of("llama"), view_of("llama"), ids_of(2, 5)
     view.stack.compile_layers("eager")
-    for site in ("attn_in", "attn_out", "attn_in"):
-        assert (view.record(ids, site)[site] == plain.record(ids, site)[site]).all()
-    with pytest.warns(UserWarning, match=r"taps at \['ffn_out'\] runs uncompiled"):
-        gram = view.record(ids, "ffn_out")
+    with torch._dynamo.config.patch(recompile_limit=2):  # of a torch that takes no limit of ours
+        for site in ("attn_in", "attn_out", "attn_in"):
+            assert (view.record(ids, site)[site] == plain.record(ids, site)[site]).all()
+        with pytest.warns(UserWarning, match=r"taps at \['ffn_out'\] runs uncompiled"):
+            gram = view.record(ids, "ffn_out")
     assert (gram["ffn_out"] == plain.record(ids, "ffn_out")["ffn_out"]).all()
     torch._dynamo.reset()
