@@ -73,3 +73,13 @@ def test_the_bundled_models_load_from_a_folder_like_any_other(tmp_path: Path) ->
         again = load(folder)
         assert again.tokenizer is None
         assert torch.equal(again.logits([5, 6, 7]), load(name).logits([5, 6, 7]))
+
+
+def test_what_would_have_no_effect_on_tokens_is_refused() -> None:
+    view, ids = view_of("llama"), ids_of(2, 3)
+    with pytest.raises(TokenError, match="bos says how texts begin"):
+        view.tokens(ids, bos=True)
+    with pytest.raises(TokenError, match="a batch has its mask"):
+        view.logits(view.tokens(ids), mask=torch.ones(2, 3))
+    with pytest.raises(TokenError, match=r"texts and ids do not mix .* \[1\] is no text"):
+        load("tiny-llama").tokens(["a", [1]])

@@ -30,6 +30,7 @@ from laminogram.probe import look, recording
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
 from laminogram.probe.measuring import measure
+from laminogram.probe.numbers import numbers
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.subject import Subject, Text, precision_dtype
 
@@ -62,8 +63,9 @@ class View(Subject):
         with torch.no_grad():
             return embeddings(self, self.tokens(text, **how), pooling, unit_length=unit_length)
 
-    def generate(self, prompt: Text, **options: Any) -> Generation | Generations:
-        """Continue one prompt or many: see `laminogram.infer.generate.generate`."""
+    def generate(self, prompt: Text | None = None, **options: Any) -> Generation | Generations:
+        """Continue one prompt or many, or what a `cache` holds: see
+        `laminogram.infer.generate.generate`."""
         return generate(self, prompt, **options)
 
     def chat(
@@ -118,8 +120,8 @@ class View(Subject):
         """
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
-            layers=recording.numbers("layers", layers),
-            steps=recording.numbers("steps", steps),
+            layers=numbers("layers", layers),
+            steps=numbers("steps", steps),
             new_tokens=new_tokens,
             phase=phase,
             options=options,
@@ -147,8 +149,8 @@ class View(Subject):
         computed while one arrives: see `recording.record_batches`."""
         request = recording.Request(
             names=(sites,) if isinstance(sites, str) else tuple(sites),
-            layers=recording.numbers("layers", layers),
-            steps=recording.numbers("steps", steps),
+            layers=numbers("layers", layers),
+            steps=numbers("steps", steps),
         )
         return recording.record_batches(self, texts, request, batch_size)
 

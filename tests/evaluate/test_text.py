@@ -8,7 +8,7 @@ from tests.evaluate.benchmarks import sentence
 from tests.infer.speaking import speaking_view
 from tests.stacks import view_of
 
-from laminogram.errors import ConfigError, FamilyError, TokenError
+from laminogram.errors import ConfigError, EditError, FamilyError, TokenError
 from laminogram.evaluate.loss import loss
 from laminogram.evaluate.text import score_text
 from laminogram.plans import Plan
@@ -93,3 +93,39 @@ def test_what_cannot_be_scored_says_so() -> None:
         score_text(speaking_view("llama"), ["a"])
     with pytest.raises(ConfigError, match="stride is 9"):
         score_text(speaking_view("llama"), ["a text"], window=8, stride=9)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_stretches_that_repeat_are_counted_once_each(count: int) -> None:
+    view = speaking_view("rwkv4")
+    documents = [" ".join([*texts(1, 8)] * 6)] * count
+    (found,) = score_text(view, documents, window=5)
+    whole = loss(view, documents)
+    assert found.tokens == whole.tokens
+    assert found.nats.value == pytest.approx(whole.mean, rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-4)
+
+
+def test_an_edit_may_lack_its_position_in_one_batch_and_not_in_all() -> None:
+    view, documents = speaking_view("llama"), [*texts(1, 4), *texts(1, 30)]
+    edited = view.using(edits=edits.zero("ffn_out", positions=[20]))
+    (found,) = score_text(edited, documents, window=200, batch_tokens=20)
+    assert found.nats.value == pytest.approx(loss(edited, documents).mean, rel=1e-5)
+    nowhere = view.using(edits=edits.zero("ffn_out", positions=[190]))
+    with pytest.raises(EditError, match="selected nothing"):
+        score_text(nowhere, documents, window=200, batch_tokens=20)
+
+
+def test_an_edit_of_the_rows_of_a_run_is_refused() -> None:
+    edited = speaking_view("llama").using(edits=edits.zero("ffn_out", positions=[[1], [2]]))
+    with pytest.raises(EditError, match=r"of 2 rows of one run; here 2 texts run in an order"):
+        score_text(edited, texts(2), window=200)
+
+
+def test_a_token_that_both_rule_out_adds_nothing_to_a_divergence() -> None:
+    view, documents = speaking_view("llama"), texts(2)
+    never = view.using(edits=edits.set_to("logits", -math.inf, channels=[0]))
+    (found,) = score_text(never, documents, reference=never)
+    assert (found.kl_from.value, found.kl_to.value) == (0.0, 0.0)
+    (found,) = score_text(never, documents)
+    assert math.isinf(found.kl_from.value) and 0 < found.kl_to.value < 1

@@ -305,3 +305,13 @@ def test_a_row_that_goes_on_alone_draws_as_it_would_have_among_others(kind: str)
     half = view.generate([[1, 2], [3, 4]], max_new_tokens=4, **options)
     rest = view.generate(None, cache=half[1].cache, max_new_tokens=4, **options)
     assert half[1].tokens + rest.tokens == whole[1].tokens
+
+
+def test_a_cache_of_another_model_is_refused(tmp_path: Path) -> None:
+    made = view_of("llama").generate([1, 2, 3], max_new_tokens=2)
+    other = replace(view_of("llama", seed=1), name="other")
+    made.cache.save(tmp_path / "past")
+    with pytest.raises(CacheError, match=r"filled under \[llama, plan .* under \[other, plan"):
+        other.generate(cache=made.cache, max_new_tokens=2)
+    with pytest.raises(CacheError, match=r"filled under \[llama, plan .* under \[other, plan"):
+        load_past(other, tmp_path / "past")

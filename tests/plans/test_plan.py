@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,3 +135,10 @@ def test_long_plans_print_and_refuse_quickly():
     assert Plan.parse(str(long)) == long
     with pytest.raises(PlanError, match="…"):
         long.check(4)
+
+
+def test_layers_may_be_numbers_of_numpy() -> None:
+    plan = Plan(np.array([2, 0, 1]))
+    assert plan == Plan.parse("2, 0-1") and str(plan) == "2, 0-1"
+    with pytest.raises(PlanError, match="no layer"):
+        Plan([np.float32(1)])

@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -178,6 +179,18 @@ def test_a_position_that_never_comes_is_an_error():
 def test_a_layer_outside_the_plan_cannot_be_edited():
     with pytest.raises(SiteError, match="layer 1 is not in the plan 0, 2"):
         view_of("llama").using(plan="0, 2", edits=edits.zero("ffn_out", layers=1))
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_numbers_are_those_of_any_library(array):
+    view, ids = view_of("llama"), ids_of(2, 5)
+    where = {"layers": [0, 2], "channels": [3], "positions": [[1], [4]]}
+    given = {"layers": array([0, 2]), "channels": array(3), "positions": array([[1], [4]])}
+    assert edits.zero("ffn_out", **given) == edits.zero("ffn_out", **where)
+    assert view.record(ids, "ffn_out", array([0, 2])).steps == (0, 2)
+    assert view.record(ids, "ffn_out", array(1)).steps == (1,)
+    name = "layers.0.ffn.down.weight"
+    assert edits.weights.zero_rows(name, array([1])) == edits.weights.zero_rows(name, [1])
 
 
 def test_edits_are_values():

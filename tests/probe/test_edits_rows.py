@@ -12,6 +12,7 @@ from tests.stacks import CAUSAL, KINDS, WIDTH, ids_of, relative, stack_of, view_
 
 from laminogram import edits
 from laminogram.errors import EditError
+from laminogram.evaluate.divergence import divergence
 from laminogram.probe import rows
 from laminogram.probe.gram import Gram
 from laminogram.probe.program import EditWarning
@@ -200,6 +201,15 @@ def test_means_of_parts_are_the_mean_of_the_whole_and_a_measurement_gives_one_fo
     assert torch.allclose(*found, **NEAR)
 
 
+def test_means_of_grams_of_different_layers_are_those_of_each():
+    view, ids = VIEWS["llama"], ids_of(2, 5)
+    both = view.record(ids, "attn_out", layers=[0, 1])
+    apart = [view.record(ids, "attn_out", layers=layer) for layer in (0, 1)]
+    assert edits.mean("attn_out", apart) == edits.mean("attn_out", both)
+    with pytest.raises(EditError, match="no token"):
+        edits.mean("attn_out", [])
+
+
 def test_a_bucket_without_a_token_and_a_measurement_without_means_are_errors():
     view = VIEWS["llama"]
     with pytest.raises(EditError, match="no token to take a mean of at the positions 1 and later"):
@@ -291,6 +301,28 @@ def test_positions_of_each_row_are_those_of_its_own_run():
         both.logits(ids[:1])
     with pytest.raises(EditError, match="empty in every row"):
         edits.zero("ffn_out", positions=[[], []])
+
+
+@pytest.mark.parametrize("kind", ["patch", "positions"])
+def test_an_edit_of_the_rows_of_a_run_acts_on_no_other_rows(kind):
+    view, texts = VIEWS["llama"], [[1, 2, 3], [4, 5, 6, 7, 8]]
+    if kind == "patch":
+        edit = edits.patch("attn_out", view.record(texts, "attn_out"), dose=0.5)
+    else:
+        edit = edits.zero("attn_out", positions=[[0], [1, 4]])
+    edited = view.using(edits=edit)
+    gram = edited.record(texts, "resid_post", layers=2)
+    measured = edited.measure(texts, "moments", "resid_post", 2, progress=False)
+    mean = gram["resid_post", 2][gram.mask].mean(0)
+    np.testing.assert_allclose(measured["moments", "resid_post", 2].result()["mean"], mean, 1e-4)
+    for run in (
+        lambda: edited.measure(texts, "moments", batch_size=1, progress=False),
+        lambda: edited.measure([*texts, *texts], "moments", batch_size=2, progress=False),
+        lambda: list(edited.recordings([*texts, *texts], "resid_post", batch_size=2)),
+        lambda: divergence(view, edited, [*texts, *texts], batch_size=2),
+    ):
+        with pytest.raises(EditError, match=r"is of 2 rows of one run; here \d texts run in batch"):
+            run()
 
 
 def test_an_edit_in_a_parallel_group_is_that_of_its_branch():

@@ -133,20 +133,21 @@ def test_a_patch_from_the_same_plan_restores_it(kind: str) -> None:
     assert relative(mended.logits(ids), view.logits(ids)) < 1e-6
 
 
+@pytest.mark.parametrize("site", ["resid_pre", "ffn_out"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_recorded_inside_groups(kind: str) -> None:
+def test_gradients_are_recorded_inside_groups(kind: str, site: str) -> None:
     view, ids = doubled(kind).using(plan=PLAN), ids_of(1, 4)
 
     def scalar(logits: Tensor) -> Tensor:
         return logits[0, -1, :7].square().sum()
 
-    gram = view.record(ids, sites=["ffn_out"], grad=scalar)
-    for step in (1, 3, 7, 8):
+    gram = view.record(ids, sites=[site], grad=scalar)
+    for step in (0, 1, 3, 7, 8):
         values = []
         for push in (1e-6, -1e-6):
-            pushed = edits.add("ffn_out", push, steps=step, channels=[5], positions=[2])
+            pushed = edits.add(site, push, steps=step, channels=[5], positions=[2])
             values.append(scalar(view.using(edits=pushed).logits(ids)).item())
-        slope = float(gram.grad["ffn_out", step][0, 2, 5])
+        slope = float(gram.grad[site, step][0, 2, 5])
         assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4, abs=1e-7)
 
 

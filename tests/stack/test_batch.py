@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -43,6 +44,11 @@ def test_a_square_of_tokens_is_restored_along_both_axes():
         ([-1], None, "-1 at row 0"),
         (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0, 1]]), "hole"),
         (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0]]), "shape"),
+        ([[1, 2, 3], [4, 5]], torch.ones(2, 3), "2 to 3 tokens long"),
+        ([1.0, 2.0], None, "whole numbers; these are torch.float32"),
+        ([[1, 2], [0.5]], None, "whole numbers; these are torch.float32"),
+        ([["a", "b"]], None, r"whole numbers; these are \['a', 'b'\]"),
+        ([True, False], None, "whole numbers; these are torch.bool"),
         ([], None, "no token"),
         ([[], []], None, "row 0 holds no real token"),
         (torch.ones(1, 2, 3, dtype=torch.long), None, r"\(1, 2, 3\); it must be"),
@@ -51,6 +57,21 @@ def test_a_square_of_tokens_is_restored_along_both_axes():
 def test_bad_rows_are_named(tokens, mask, message):
     with pytest.raises(TokenError, match=message):
         Batch.of(tokens, mask, vocab_size=9)
+
+
+def test_lists_of_one_length_have_the_mask_and_types_that_a_tensor_has():
+    rows, mask = [[1, 2, 3], [0, 4, 5]], torch.tensor([[1, 1, 1], [0, 1, 1]])
+    types = torch.tensor([[0, 0, 1], [0, 1, 1]])
+    found = Batch.of(rows, mask, types, vocab_size=9)
+    wanted = Batch.of(torch.tensor(rows), mask, types, vocab_size=9)
+    assert found.lengths == wanted.lengths == (3, 2)
+    assert found.tokens.tolist() == wanted.tokens.tolist() == [[1, 2, 3], [4, 5, 0]]
+    arrays = Batch.of([np.array([1, 2]), np.array([3])], vocab_size=9)
+    assert arrays.tokens.tolist() == [[1, 2], [3, 0]]
+    one = Batch.of([1, 2, 3], mask[1], types[0], vocab_size=9)
+    assert one.lengths == (2,) and one.types is not None and one.types.tolist() == [[0, 1]]
+    with pytest.raises(TokenError, match=r"types have the shape \(2, 3\), the tokens \(2, 2\)"):
+        Batch.of([[1, 2], [3, 4]], types=types, vocab_size=9)
 
 
 def test_an_id_behind_the_mask_is_not_judged():

@@ -5,6 +5,7 @@ import torch
 from tests.stacks import KINDS, ids_of, relative, view_of
 
 from laminogram import edits
+from laminogram.stack import layer
 from laminogram.stack.layer import run_layer
 
 DERIVED = {"llama": "pattern", "moe": "ffn_act", "latent": "k", "alibi": "pattern",
@@ -78,3 +79,17 @@ def test_one_graph_serves_a_sweep_of_edits():
     expected = view.using(edits=edits.scale("ffn_out", -1.0, channels=[7])).logits(ids)
     assert relative(results[-1], expected) < 1e-6
     assert len({float(x.sum()) for x in results}) == len(results)
+
+
+def test_more_signatures_than_torch_keeps_run_uncompiled(monkeypatch):
+    monkeypatch.setattr(layer, "MOST_FORMS", 2)
+    torch._dynamo.reset()
+    plain, view, ids = view_of("llama"), view_of("llama"), ids_of(2, 5)
+    view.stack.compile_layers("eager")
+    with torch._dynamo.config.patch(recompile_limit=2):  # of a torch that takes no limit of ours
+        for site in ("attn_in", "attn_out", "attn_in"):
+            assert (view.record(ids, site)[site] == plain.record(ids, site)[site]).all()
+        with pytest.warns(UserWarning, match=r"taps at \['ffn_out'\] runs uncompiled"):
+            gram = view.record(ids, "ffn_out")
+    assert (gram["ffn_out"] == plain.record(ids, "ffn_out")["ffn_out"]).all()
+    torch._dynamo.reset()

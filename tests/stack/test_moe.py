@@ -163,6 +163,9 @@ def test_the_correction_keeps_its_precision():
     with torch.device("meta"):
         empty = MoE(moe.config, WIDTH).to(torch.bfloat16)
     assert empty.to_empty(device="cpu").correction.dtype == torch.float32
+    name, view = "layers.0.ffn.correction", view_of("moe")
+    kept = view.using(precision="bf16").stack.get_parameter(name)
+    assert torch.equal(kept, view.stack.get_parameter(name))
 
 
 def test_what_is_recorded_explains_the_output():

@@ -20,6 +20,7 @@ from laminogram.checkpoint.reading import Checkpoint
 from laminogram.errors import CheckpointError
 from laminogram.families.base import Bound, Layout, TensorMap
 from laminogram.stack.config import StackConfig
+from laminogram.stack.linear import kept_dtype
 
 Device = str | torch.device
 Placement = Device | Callable[[str], Device]
@@ -52,7 +53,7 @@ def load_into(
     for name, bound in bounds.items():
         where = torch.device(device(name) if callable(device) else device)
         tensor = bound.read(_getter(checkpoint, keys, blank=where.type == "meta"))
-        kept = _precision(stack, name, target)
+        kept = kept_dtype(stack, name, target)
         tensor = tensor.to(device=where, dtype=kept).contiguous()
         _assign(stack, name, tensor, parameters[name].requires_grad)
 
@@ -180,13 +181,6 @@ def _common_dtype(
         info = checkpoint.tensors[keys[name]]
         count[info.dtype] += torch.Size(info.shape).numel()
     return count.most_common(1)[0][0]
-
-
-def _precision(stack: nn.Module, name: str, target: torch.dtype) -> torch.dtype:
-    """fp32 at least for the parameters that their module names in `in_fp32`, else the target."""
-    owner, _, leaf = name.rpartition(".")
-    wide = leaf in getattr(stack.get_submodule(owner), "in_fp32", ())
-    return torch.promote_types(target, torch.float32) if wide else target
 
 
 def _assign(stack: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> None:

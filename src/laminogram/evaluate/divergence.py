@@ -19,6 +19,7 @@ from torch import Tensor
 from laminogram.errors import ConfigError, TokenError
 from laminogram.evaluate.loss import check_predicts, needs_all_logits
 from laminogram.probe.manifest import manifest
+from laminogram.probe.program import check_together
 from laminogram.probe.statistics.bootstrap import ALL, interval, variant_weights
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
@@ -190,6 +191,7 @@ def divergence(
     batch = reference.tokens(x)
     if max(batch.lengths) < 2:
         raise TokenError("no row has two tokens: what is compared is a token after another")
+    check_together((*reference.edits, *other.edits), len(batch.lengths), batch_size)
     parts: list[dict[str, Tensor]] = []
     for rows, finals in _finals((reference, other), batch, batch_size):
         real = batch.mask[rows, 1 : finals[0].shape[1]].to(finals[0].device)
@@ -266,6 +268,13 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
         "loss_reference": -log_p.gather(-1, targets[:, None])[:, 0],
         "loss": -log_q.gather(-1, targets[:, None])[:, 0],
     }
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) (N,) in nats of log-probabilities (N, V), in their own precision: what p rules out
+    adds nothing, what q alone rules out makes it infinite."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
 
 def _kl(p: Tensor, q: Tensor, ahead: Tensor) -> Tensor:

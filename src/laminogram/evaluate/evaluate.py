@@ -32,6 +32,7 @@ from laminogram.evaluate.writing import write
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.manifest import plain
+from laminogram.probe.program import Effects, check_effects, check_together
 from laminogram.probe.subject import Subject
 
 BATCH_TOKENS = 2048
@@ -120,12 +121,20 @@ class _Asked:
         self, view: Subject, requests: Requests, manner: Manner, plans: Sequence[Plan]
     ) -> None:
         self.view, self.requests, self.manner, self.plans = view, requests, manner, plans
+        check_together(view.edits, len(requests), None)
         self._encoder = Encoder(view, max_length=manner.max_length, bos=manner.bos)
+        self._effects: Effects = []
 
     def answered(self, ledger: Ledger, keys: Sequence[str], progress: bool) -> list[list[Any]]:
         """The answers under each plan; what the ledger has under its key is taken from there."""
-        if self.requests.kind == "generate_until":
-            return self._written(ledger, keys, progress)
+        begun = any(map(ledger.has_begun, keys))
+        written = self.requests.kind == "generate_until"
+        found = (self._written if written else self._scored)(ledger, keys, progress)
+        if not begun:  # else the effects are those of a part
+            check_effects(self._effects)
+        return found
+
+    def _scored(self, ledger: Ledger, keys: Sequence[str], progress: bool) -> list[list[Any]]:
         rows = [self._rows(number) for number in range(len(self.requests))]
         by_document: dict[int, list[Row]] = {}
         for request, own in zip(self.requests, rows, strict=True):
@@ -149,7 +158,7 @@ class _Asked:
         if not open_:
             return
         tree = PlanTree(self.plans[i] for i in open_)
-        for number, reading in read(self.view, tree, one):
+        for number, reading in read(self.view, tree, one, self._effects):
             ledger.add_answers(keys[open_[number]], one.hash, [list(a) for a in reading.answers()])
             bar.update()
 
@@ -176,6 +185,7 @@ class _Asked:
                     ledger,
                     key,
                     bar,
+                    self._effects,
                 )
                 for plan, key in zip(self.plans, keys, strict=True)
             ]

@@ -49,6 +49,10 @@ class Ledger:
         """The answers of a key to a pack of rows."""
         return self._answers.get((key, pack))
 
+    def has_begun(self, key: str) -> bool:
+        """Whether there are answers of a key."""
+        return any(known == key for known, _ in self._answers)
+
     def add_answers(self, key: str, pack: str, answers: list[Any]) -> None:
         """Keep the answers to a pack."""
         self._answers[key, pack] = answers

@@ -18,8 +18,10 @@ from laminogram.evaluate.loss import CHUNK, needs_all_logits
 from laminogram.evaluate.packing import Pack, Sharing
 from laminogram.evaluate.token_tree import can_read_trees, sweep_trees
 from laminogram.plans.tree import PlanTree
+from laminogram.probe.program import Effects
 from laminogram.probe.subject import Subject
 from laminogram.stack.batch import Batch
+from laminogram.stack.forward import Logits
 
 Answer = tuple[float, bool]
 """The log-likelihood of a row's scored tokens in nats, and whether each was the likeliest."""
@@ -78,14 +80,16 @@ def sharing(view: Subject) -> Sharing:
 
 
 @torch.no_grad()
-def read(view: Subject, tree: PlanTree, pack: Pack) -> Iterator[tuple[int, Reading]]:
+def read(
+    view: Subject, tree: PlanTree, pack: Pack, effects: Effects | None = None
+) -> Iterator[tuple[int, Reading]]:
     """Yield (number of the plan, its reading of the pack), in the order of the tree.
 
-    The pack must be one that this view can read (`sharing`). Errors as in `View.sweep`.
+    The pack must be one that this view can read (`sharing`). effects, errors: as in `View.sweep`.
     """
     rows, places = _columns(pack)
     if pack.trunks or view.edits:
-        for number, out in _whole(view, tree, pack):
+        for number, out in _whole(view, tree, pack, effects):
             yield number, Reading(view, pack, out[rows.to(out.device), places.to(out.device)])
         return
     columns, order = _distinct(rows, places)
@@ -98,13 +102,16 @@ def read(view: Subject, tree: PlanTree, pack: Pack) -> Iterator[tuple[int, Readi
         yield number, Reading(view, pack, out[rows.to(out.device), order.to(out.device)])
 
 
-def _whole(view: Subject, plans: PlanTree, pack: Pack) -> Iterable[tuple[int, Tensor]]:
+def _whole(
+    view: Subject, plans: PlanTree, pack: Pack, effects: Effects | None
+) -> Iterable[tuple[int, Tensor]]:
     """Every column of the batch (B, T, C), or of its branches: for edits, which may name any, and
     for trunks."""
     size = view.config.vocab_size
     if not pack.trunks:
         batch = Batch.of(pack.inputs, vocab_size=size)
-        return view.sweep(plans, batch, logits="all" if needs_all_logits(view) else "none")
+        wanted: Logits = "all" if needs_all_logits(view) else "none"
+        return view.sweep(plans, batch, logits=wanted, effects=effects)
     firsts = pack.inputs[:: pack.copies]
     trunks = [one[:trunk] for one, trunk in zip(firsts, pack.trunks, strict=True)]
     tails = [one[pack.trunks[i // pack.copies] :] for i, one in enumerate(pack.inputs)]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laminogram.errors import ConfigError, TokenError
-from laminogram.evaluate.divergence import Estimate, mean_of_documents
+from laminogram.evaluate.divergence import Estimate, kl, mean_of_documents
 from laminogram.evaluate.encode import LONGEST, Row, rolling
 from laminogram.evaluate.loss import check_predicts, needs_all_logits
 from laminogram.evaluate.packing import Pack, pack
@@ -27,10 +27,14 @@ from laminogram.evaluate.reading import Reading, read
 from laminogram.evaluate.timing import Seconds
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
+from laminogram.probe.program import Effects, check_effects, check_together
 from laminogram.probe.subject import Subject
 from laminogram.stack.cache import grows
 
 TOKENS, NATS, KL_FROM, KL_TO = range(4)
+
+_Owned = tuple[Row, int]
+"""A row and the unit that its tokens are counted in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ def score_text(
     documents = [view.needed_tokenizer().encode(text, bos) for text in texts]
     if max(map(len, documents), default=0) < 2:
         raise TokenError("no document has two tokens: the loss is that of a token after another")
+    check_together((*view.edits, *reference.edits), len(texts), None)
     reader = _Reader(view, reference, chosen, window, stride, batch_tokens)
     sums = reader.sums(documents)
     nbytes = sum(_predicted_bytes(view, text, ids) for text, ids in zip(texts, documents))
@@ -115,35 +120,47 @@ class _Reader:
         whole = [ids for ids in documents if not (carries and len(ids) > self.window + 1)]
         split = [list(rolling(ids, self.window, self.stride)) for ids in whole]
         split += [_stretches(ids, self.window) for ids in carried]
-        units: dict[Row, list[int]] = {}
         alone = len(documents) == 1
-        for number, rows in enumerate(split):
-            for place, row in enumerate(rows):
-                units.setdefault(row, []).append(place if alone else number)
-        total = 1 + max(unit for own in units.values() for unit in own)
+        units = [
+            [(row, place if alone else number) for place, row in enumerate(rows)]
+            for number, rows in enumerate(split)
+        ]
+        total = 1 + max(unit for own in units for _, unit in own)
         sums = np.zeros((len(self.plans), total, 4))
-        for number, base, reading in self._readings(split[: len(whole)], split[len(whole) :]):
+        for number, base, reading, owners in self._readings(
+            units[: len(whole)], units[len(whole) :]
+        ):
             sizes = [row.scored for row in reading.pack.rows]
-            for row, part in zip(reading.pack.rows, _compared(base, reading).split(sizes)):
-                for unit in units[row]:
+            for own, part in zip(owners, _compared(base, reading).split(sizes), strict=True):
+                for unit in own:
                     sums[number, unit] += part.sum(0).numpy()
         return sums
 
     def _readings(
-        self, whole: Sequence[Sequence[Row]], carried: Sequence[Sequence[Row]]
-    ) -> Iterator[tuple[int, Reading, Reading]]:
-        """(number of the plan, what the reference reads, what the view reads) of every pack."""
+        self, whole: Sequence[Sequence[_Owned]], carried: Sequence[Sequence[_Owned]]
+    ) -> Iterator[tuple[int, Reading, Reading, list[list[int]]]]:
+        """(number of the plan, what the reference reads, what the view reads, the units of each of
+        its rows) of every pack. Equal rows are read once, but not where each goes on from what was
+        before it."""
+        effects: Effects = []
         tree = PlanTree(self.plans)
-        for one in pack(whole, self.batch_tokens, share="nothing"):
-            ((_, base),) = read(self.reference, PlanTree([self.reference.plan]), one)
-            for number, reading in read(self.view, tree, one):
-                yield number, base, reading
-        for rows in carried:
+        units: dict[Row, list[int]] = {}
+        for row, unit in (one for own in whole for one in own):
+            units.setdefault(row, []).append(unit)
+        rows = [[row for row, _ in own] for own in whole]
+        for one in pack(rows, self.batch_tokens, share="nothing"):
+            ((_, base),) = read(self.reference, PlanTree([self.reference.plan]), one, effects)
+            for number, reading in read(self.view, tree, one, effects):
+                yield number, base, reading, [units[row] for row in one.rows]
+        if not carried:  # whose runs count nothing
+            check_effects(effects)
+        for own in carried:
             views = [self.reference, *(self.view.using(plan=plan) for plan in self.plans)]
             caches = [one.new_cache(1) for one in views]
-            for row in rows:
+            for row, unit in own:
                 base, *readings = map(_read_on, views, caches, [row] * len(views))
-                yield from ((number, base, one) for number, one in enumerate(readings))
+                for number, reading in enumerate(readings):
+                    yield number, base, reading, [[unit]]
 
 
 def _stretches(ids: Sequence[int], length: int) -> list[Row]:
@@ -166,9 +183,8 @@ def _compared(base: Reading, reading: Reading) -> Tensor:
     for (part, ours), (_, theirs) in zip(reading.logits(), base.logits(), strict=True):
         p, q = theirs.log_softmax(-1), ours.log_softmax(-1)
         nats = F.nll_loss(q, targets[part], reduction="none")
-        away = F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-        back = F.kl_div(p, q, log_target=True, reduction="none").sum(-1)
-        found.append(torch.stack((torch.ones_like(nats), nats, away, back), 1).double().cpu())
+        sums = torch.stack((torch.ones_like(nats), nats, kl(p, q), kl(q, p)), 1)
+        found.append(sums.double().cpu())
     return torch.cat(found)
 
 

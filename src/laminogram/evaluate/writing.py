@@ -16,6 +16,7 @@ from laminogram.evaluate.encode import Encoder
 from laminogram.evaluate.ledger import Ledger
 from laminogram.evaluate.requests import Requests
 from laminogram.infer.generate import Generations, generate
+from laminogram.probe.program import Effects
 from laminogram.probe.subject import Subject
 
 _Prompt = tuple[int, ...]
@@ -30,10 +31,12 @@ def write(
     ledger: Ledger,
     key: str,
     bar: Any,
+    effects: Effects,
 ) -> list[str]:
     """The text after each request's context; equal prompts are continued once.
 
-    What the ledger has is not generated again. `bar` counts requests.
+    What the ledger has is not generated again. `bar` counts requests; `effects` gets what the
+    view's edits did.
     """
     asked: dict[_Ends, dict[_Prompt, str]] = {}
     places: list[tuple[_Ends, _Prompt]] = []
@@ -45,24 +48,34 @@ def write(
     wanted = Counter(places)
     for ends, texts in asked.items():
         for prompts in _batches(list(texts), ends[1], batch_tokens):
-            texts.update(zip(prompts, _written(view, prompts, ends, ledger, key), strict=True))
+            texts.update(
+                zip(prompts, _written(view, prompts, ends, ledger, key, effects), strict=True)
+            )
             bar.update(sum(wanted[ends, prompt] for prompt in prompts))
     return [asked[ends][prompt] for ends, prompt in places]
 
 
 def _written(
-    view: Subject, prompts: Sequence[_Prompt], ends: _Ends, ledger: Ledger, key: str
+    view: Subject,
+    prompts: Sequence[_Prompt],
+    ends: _Ends,
+    ledger: Ledger,
+    key: str,
+    effects: Effects,
 ) -> list[str]:
     name = blake2b(repr((prompts, ends)).encode(), digest_size=8).hexdigest()
     known = ledger.answers(key, name)
     if known is None:
         until, new_tokens = ends
+        program = view.program() if view.edits else None
         made = generate(
             view,
             [list(prompt) for prompt in prompts],
             max_new_tokens=new_tokens,
             stop=tuple(one for one in until if one),
+            observer=program,
         )
+        effects += [] if program is None else program.effects()
         assert isinstance(made, Generations)
         decode = view.needed_tokenizer().decode
         known = [_cut(decode(one.tokens, skip_special=True), until) for one in made]

@@ -94,7 +94,7 @@ class WrappedLayer(nn.Module):
         if slot is not None and part == "ffn":  # the first half runs, unheard: it wants its columns
             slot = self.new_slot(x.shape[0], ctx.columns, "both")
         call = self._frames.at(ctx).call(self._index, ctx, None if slot is None else slot.attn)
-        x = taps("resid_pre", x)
+        x = taps.entering(x)
         with ExitStack() as handles:
             for path, hook in self._hooks(x, taps, part):
                 handles.callback(self._at(path).register_forward_hook(hook).remove)

@@ -217,7 +217,7 @@ def _check(view: Subject, max_new_tokens: int, cache: Past | None, use_cache: bo
         raise ConfigError(
             f"cache must be the `cache` of an earlier generation, found {type(cache).__name__}"
         )
-    cache.cache.check(view.conditions, cache.rows)
+    cache.cache.check(view.memory, cache.rows)
 
 
 def _check_text(view: Subject, stop: str | Sequence[str], stream: Stream | None) -> None:

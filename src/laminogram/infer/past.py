@@ -93,7 +93,7 @@ class Past:
 def load_past(view: Subject, path: str | PathLike[str]) -> Past:
     """Read what `Past.save` wrote, for a view of the same conditions.
 
-    CacheError where it was filled under another plan or other edits, or by another shape of stack.
+    CacheError where it was filled by a model of another name or shape, another plan or other edits.
     """
     tensors, header = read_tensors(path, _KIND)
     facts = json.loads(header["past"])

@@ -16,7 +16,8 @@ from laminogram.outliers.base import WHOLE, Definition, Entry, available, create
 from laminogram.outliers.evidence import Context, Evidence
 from laminogram.outliers.needs import Needs, default_sites, needs
 from laminogram.probe.measuring import stream
-from laminogram.probe.recording import Request, documents, numbers
+from laminogram.probe.numbers import numbers
+from laminogram.probe.recording import Request, documents
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.subject import Subject, Text
 

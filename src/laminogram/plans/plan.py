@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
 from typing import TYPE_CHECKING, Literal, get_args
 
 from laminogram.errors import PlanError
@@ -212,7 +213,9 @@ def _spread(items: Iterable[Item | Plan | int]) -> Iterator[Item]:
             else:
                 yield item
         else:
-            yield item if isinstance(item, Step) else Step(item)
+            # numpy's whole numbers as Python's own, which print and compare as text does
+            own = hasattr(item, "__index__") and not isinstance(item, bool | Step)
+            yield item if isinstance(item, Step) else Step(index(item) if own else item)
 
 
 def _depth(plan: Plan) -> int:

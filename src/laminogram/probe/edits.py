@@ -16,8 +16,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, SupportsIndex, cast
+from functools import cached_property, partial
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from laminogram.errors import EditError
 from laminogram.probe import rows, sources
 from laminogram.probe import weight_edits as weights
 from laminogram.probe.gram import Gram
+from laminogram.probe.numbers import Numbers, is_one, numbers
 from laminogram.probe.sources import Source
 from laminogram.probe.statistics import Measurement
 
@@ -49,10 +50,10 @@ __all__ = [
 ]
 
 Phase = Literal["all", "prompt", "new"]
-Numbers = int | Iterable[int] | None
-Positions = int | Iterable[int] | Iterable[Iterable[int]] | None
+Positions = Numbers | Iterable[Iterable[int]] | None
 Values = float | Sequence[float] | np.ndarray | Tensor
 INFINITY = float("inf")
+_numbers = partial(numbers, error=EditError, why="the edit would select nothing")
 MOST = 2.0
 """The largest dose: as far beyond the edit as the edit is from the old value."""
 
@@ -121,6 +122,15 @@ class Edit:
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the run must have, of which each has positions or values of its own; None
+        where all rows share them."""
+        if self.positions is not None and isinstance(self.positions[0], tuple):
+            return len(self.positions)
+        counts = () if self.source is None else (len(x) for x in self.source.values.values())
+        return next((count for count in counts if count > 1), None)
 
     @property
     def module(self) -> nn.Module | None:
@@ -308,11 +318,11 @@ def _edit(
     site: str,
     change: EntryChange | RowChange,
     *,
-    layers: Numbers = None,
-    steps: Numbers = None,
-    heads: Numbers = None,
-    experts: Numbers = None,
-    channels: Numbers = None,
+    layers: Numbers | None = None,
+    steps: Numbers | None = None,
+    heads: Numbers | None = None,
+    experts: Numbers | None = None,
+    channels: Numbers | None = None,
     positions: Positions = None,
     phase: Phase = "all",
     dose: float = 1.0,
@@ -362,21 +372,12 @@ def _positions(
     chosen: Positions,
 ) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
     """The same for every row as numbers, or a tuple for each row, of which some may be empty."""
-    if chosen is None or isinstance(chosen, SupportsIndex):
+    if chosen is None or is_one(chosen):
         return _numbers("positions", chosen)
-    each = list(chosen)
-    if not each or isinstance(each[0], SupportsIndex):
-        return _numbers("positions", cast("list[int]", each))
-    found = tuple(tuple(map(int, cast("Iterable[int]", row))) for row in each)
+    each = list(cast("Iterable[Any]", chosen))
+    if not each or is_one(each[0]):
+        return _numbers("positions", each)
+    found = tuple(tuple(map(int, row)) for row in each)
     if not any(found):
         raise EditError("positions are empty in every row: the edit would select nothing")
     return found
-
-
-def _numbers(name: str, chosen: Numbers) -> tuple[int, ...] | None:
-    if chosen is None:
-        return None
-    numbers = (int(chosen),) if isinstance(chosen, SupportsIndex) else tuple(map(int, chosen))
-    if not numbers:
-        raise EditError(f"{name} is empty: the edit would select nothing")
-    return numbers

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from laminogram.errors import SiteError
 from laminogram.probe.gathering import Gatherer
 from laminogram.probe.manifest import manifest
-from laminogram.probe.program import Program
-from laminogram.probe.recording import Request, begins_with_bos, documents, numbers
+from laminogram.probe.numbers import numbers
+from laminogram.probe.program import Program, check_together
+from laminogram.probe.recording import Request, begins_with_bos, documents
 from laminogram.probe.statistics import Measurement
 from laminogram.probe.statistics.rows import Selection
 from laminogram.probe.subject import Subject, Text
@@ -68,6 +69,7 @@ def stream(
     """
     _check_pattern(measurement, request.names)
     rows = documents(view, texts)
+    check_together(view.edits, len(rows), batch_size)
     reads = request.reads(view)
     sink = _Sink(measurement, _gatherer(view, measurement, reads, batch_size))
     program = view.program(reads=reads, sink=sink)
@@ -76,7 +78,7 @@ def stream(
         torch.no_grad(),
         tqdm(total=len(rows), unit="text", disable=None if progress else True, leave=False) as bar,
     ):
-        for chosen in _batches(rows, batch_size):
+        for chosen in in_batches(rows, batch_size):
             batch = Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
             sink.begin(program, batch, [i + first_document for i in chosen])
             view.run(batch, observer=program, logits=head)
@@ -185,8 +187,10 @@ class _Sink:
         return {"plain_statistics": left} if left else {}
 
 
-def _batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Document numbers in batches of like length, longest first."""
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+def in_batches(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Document numbers in batches of like length, longest first; in order where one holds all."""
+    order = list(range(len(rows)))
+    if len(rows) > size:
+        order.sort(key=lambda i: (-len(rows[i]), i))
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from laminogram.errors import EditError, SiteError
+from laminogram.errors import ConfigError, EditError, SiteError
 from laminogram.plans import Plan, Step
 from laminogram.probe.edits import Edit
 from laminogram.probe.slots import fill, rows_of, slot_of, source_at, values_at
@@ -26,6 +26,10 @@ from laminogram.stack.taps import NO_TAPS, EditSlot, Run, Taps
 Sink = Callable[[str, int, Tensor], None]
 Reads = Mapping[int, Iterable[str]]
 """For each step (`STACK_STEP` for the stack's own sites) the sites to read."""
+
+
+Effects = list[dict[str, object]]
+"""What edits did in some runs: `edit`, `selected`, `changed`."""
 
 
 class EditWarning(UserWarning):
@@ -108,7 +112,7 @@ class Program:
         if self.sink is not None:
             self.sink(site, step, x)
 
-    def effects(self) -> list[dict[str, object]]:
+    def effects(self) -> Effects:
         """What each edit did so far: `edit`, `selected`, `changed`, for the manifest."""
         found: dict[str, dict[str, object]] = {}
         for placed in self._placed:
@@ -139,6 +143,21 @@ def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
         if not changed:
             message = f"{edit} selected {selected} values and changed none"
             warnings.warn(message, EditWarning, stacklevel=4)
+
+
+def check_together(edits: Iterable[Edit], texts: int, batch_size: int | None) -> None:
+    """EditError for an edit that tells the rows of a run apart, where so many texts run in batches
+    of this size (None: in whatever order packs them well): its rows would be those of every batch.
+    ConfigError for a batch without rows."""
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"{batch_size} texts at a time: there must be 1 at least")
+    for edit in edits:
+        if edit.rows is not None and not edit.rows == texts <= (batch_size or 0):
+            how = f"in batches of {batch_size}" if batch_size else "in an order of their own"
+            raise EditError(
+                f"{edit} is of {edit.rows} rows of one run; here {texts} texts run {how}: give "
+                "the rows alone, and a batch that holds them all where its size can be named"
+            )
 
 
 def site_at(name: str, config: StackConfig, plan: Plan, step: int) -> Site:

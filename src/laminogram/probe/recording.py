@@ -5,7 +5,7 @@ A recording is asked for by a `Request` and goes to a device, or in resumable sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from laminogram.errors import ConfigError, SiteError, TokenError
 from laminogram.probe.folder import GramFolder
 from laminogram.probe.gram import Gram
 from laminogram.probe.manifest import manifest
-from laminogram.probe.program import Program, check_effects, steps_of
+from laminogram.probe.program import Program, check_effects, check_together, steps_of
 from laminogram.probe.recorder import Key, Recorder, RecordPhase
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack import sites
@@ -130,6 +130,7 @@ def record_batches(
     reads = request.reads(view)
     head: Logits = "all" if "logits" in reads.get(STACK_STEP, ()) else "none"
     rows, facts = documents(view, texts), view.facts()
+    check_together(view.edits, len(rows), batch_size)
     waiting: list[tuple[Batch, Recorder]] = []
     effects: list[dict[str, object]] = []
 
@@ -167,6 +168,7 @@ def to_folder(
     request.check()
     request.reads(view)  # a site that does not exist is found before the folder is made
     rows = documents(view, texts)
+    check_together(view.edits, len(rows), shard_size)
     facts = {
         **asdict(request),
         "options": {name: repr(value) for name, value in request.options.items()},
@@ -325,16 +327,6 @@ def recording_manifest(
             {*request.names, *(edit.site for edit in view.edits)} & {"pattern", "state", "head_out"}
         ),
     )
-
-
-def numbers(name: str, chosen: int | Iterable[int] | None) -> tuple[int, ...] | None:
-    """`layers=` or `steps=` as a tuple; ConfigError for an empty one."""
-    if chosen is None:
-        return None
-    found = (chosen,) if isinstance(chosen, int) else tuple(int(i) for i in chosen)
-    if not found:
-        raise ConfigError(f"{name} is empty: nothing would be recorded")
-    return found
 
 
 def destination(to: str | Path | torch.device) -> torch.device | Path:

@@ -72,24 +72,26 @@ def of_means(site: str, of: Source | Gram | Iterable[Gram] | Measurement, first:
         return Source(_measured(site, of))
     sums: dict[int, Tensor] = {}
     dtypes: dict[int, torch.dtype] = {}
-    counts = torch.zeros(first + 1, dtype=torch.int64)
+    counts: dict[int, Tensor] = {}  # a gram may hold some of the steps alone
     for gram in [of] if isinstance(of, Gram) else of:
         lengths = torch.from_numpy(gram.mask.sum(1))
         buckets = torch.arange(gram.mask.shape[1]).clamp(max=first)
         real = torch.arange(gram.mask.shape[1]) < lengths[:, None]
-        counts += torch.bincount(buckets.expand_as(real)[real], minlength=first + 1)
+        tokens = torch.bincount(buckets.expand_as(real)[real], minlength=first + 1)
         for step, x in _steps(site, gram).items():
             total = torch.zeros(first + 1, *x.shape[2:], dtype=torch.float64)
             total.index_add_(0, buckets.expand_as(real)[real], x.cpu().double()[real])
             sums[step] = sums.get(step, 0) + total
+            counts[step] = counts.get(step, 0) + tokens
             dtypes[step] = torch.promote_types(x.dtype, torch.float32)
-    empty = (counts == 0).nonzero().flatten().tolist()
+    found = [(one == 0).nonzero().flatten().tolist() for one in counts.values()]
+    empty = max(found, key=len, default=list(range(first + 1)))
     if empty:
         names = [f"{n}" if n < first else f"{n} and later" for n in empty]
         raise EditError(f"no token to take a mean of at the positions {', '.join(names)}")
     return Source(
         {
-            step: (total / counts.view(-1, *[1] * (total.dim() - 1)))[None].to(dtypes[step])
+            step: (total / counts[step].view(-1, *[1] * (total.dim() - 1)))[None].to(dtypes[step])
             for step, total in sums.items()
         }
     )

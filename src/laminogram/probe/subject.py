@@ -22,7 +22,7 @@ from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.card import Card, make_card
 from laminogram.probe.edits import Edit
-from laminogram.probe.program import Program, Reads, Sink, check_effects
+from laminogram.probe.program import Effects, Program, Reads, Sink, check_effects
 from laminogram.probe.weight_edits import WeightEdit, edited
 from laminogram.stack import forward, sweep
 from laminogram.stack.batch import Batch
@@ -31,6 +31,7 @@ from laminogram.stack.conditions import KeysAndValues, Provision, check_plan
 from laminogram.stack.config import StackConfig
 from laminogram.stack.context import Context
 from laminogram.stack.forward import Logits
+from laminogram.stack.linear import kept_dtype
 from laminogram.stack.quantise import DTYPES, Scheme, grammar, quantised
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.stack import Stack
@@ -81,10 +82,15 @@ class Subject:
 
     @cached_property
     def conditions(self) -> str:
-        """Plan, edits, precision and readings as text: what a cache belongs to."""
+        """Plan, edits, precision and readings as text."""
         edits = "; ".join(self._edit_texts()) or "none"
         readings = f"v_first {self.v_first}, kv {self.kv}"
         return f"plan {self.plan}, edits {edits}, {self.precision}, {readings}"
+
+    @property
+    def memory(self) -> str:
+        """What a cache belongs to, as text: the model by its name, and the conditions."""
+        return f"{self.name}, {self.conditions}"
 
     def card(self) -> Card:
         """Size by part, memory by precision, cache and state; prints well."""
@@ -192,15 +198,23 @@ class Subject:
     ) -> Batch:
         """Rows of token ids from texts or ids. `mask` (B, T) marks real tokens of a padded tensor,
         on either side; `types` (B, T) are BERT's token types; `bos` overrides the tokenizer's
-        habit. TokenError for text without a tokenizer and for ids outside the vocabulary."""
+        habit. TokenError for text without a tokenizer, for ids outside the vocabulary, and for what
+        would have no effect on a batch that exists or on ids."""
         if isinstance(text, Batch):
+            if any(given is not None for given in (mask, types, bos)):
+                raise TokenError("a batch has its mask, types and first tokens: give no others")
             return text
         if isinstance(text, str):
             text = [text]
         if not isinstance(text, Tensor | Sequence | np.ndarray):
             raise TokenError(f"a text, token ids or a list of them was expected, not {text!r:.60}")
         if not isinstance(text, Tensor) and len(text) and isinstance(text[0], str):
+            odd = next((one for one in text if not isinstance(one, str)), None)
+            if odd is not None:
+                raise TokenError(f"texts and ids do not mix in one list: {odd!r} is no text")
             text = [self._encode(str(one), bos) for one in text]
+        elif bos is not None:
+            raise TokenError("bos says how texts begin; these are ids, which begin as they are")
         return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
@@ -230,7 +244,7 @@ class Subject:
     def new_cache(self, rows: int, *, capacity: int = 0, planned: int = 0) -> Cache:
         """An empty cache for this view. `planned`: the total length for which length-dependent
         rotaries are set; 0 for the length reached."""
-        cache = self.stack.new_cache(rows, self.plan, self.conditions, capacity, self.kv)
+        cache = self.stack.new_cache(rows, self.plan, self.memory, capacity, self.kv)
         cache.planned = planned
         return cache
 
@@ -249,7 +263,7 @@ class Subject:
         forward is the prompt, and no gradient is kept.
         """
         if cache is not None:
-            cache.check(self.conditions, len(batch.lengths))
+            cache.check(self.memory, len(batch.lengths))
         own = None
         if observer is None and self.edits:
             own = observer = self.program()
@@ -278,12 +292,14 @@ class Subject:
         logits: Logits = "all",
         ctx: Context | None = None,
         columns: Tensor | None = None,
+        effects: Effects | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Run many plans over one batch, what they share at their beginning once.
 
         Yields (number of the plan, what `run` gives under it), rows left-aligned, in the order of
         the tree (`PlanTree`, whose text says what is saved). This view's edits act in every plan.
-        ctx, columns: as in `stack.sweep.sweep`, columns for views without edits.
+        ctx, columns: as in `stack.sweep.sweep`, columns for views without edits. effects: where
+        this is one batch of many, a list that gets what the edits did, for who judges all of them.
         PlanError or SiteError name a plan that cannot run so, before anything runs.
         """
         tree = plans if isinstance(plans, PlanTree) else PlanTree(map(Plan.of, plans))
@@ -295,10 +311,16 @@ class Subject:
                     programs.append(replace(self, plan=plan).program())
             except (PlanError, SiteError) as error:
                 raise type(error)(f"plan {number}: {error}") from error
-        return self._swept(tree, batch, programs, logits=logits, ctx=ctx, columns=columns)
+        how: dict[str, Any] = {"logits": logits, "ctx": ctx, "columns": columns}
+        return self._swept(tree, batch, programs, effects, **how)
 
     def _swept(
-        self, tree: PlanTree, batch: Batch, programs: Sequence[Program], **how: Any
+        self,
+        tree: PlanTree,
+        batch: Batch,
+        programs: Sequence[Program],
+        effects: Effects | None,
+        **how: Any,
     ) -> Iterator[tuple[int, Tensor]]:
         yield from sweep.sweep(
             self.stack,
@@ -308,7 +330,11 @@ class Subject:
             v_first=self.v_first,
             **how,
         )
-        check_effects(row for program in programs for row in program.effects())
+        found = [row for program in programs for row in program.effects()]
+        if effects is None:
+            check_effects(found)
+        else:
+            effects += found
 
     def program(self, reads: Reads | None = None, sink: Sink | None = None) -> Program:
         """An observer that carries this view's edits, and readings where given."""
@@ -357,6 +383,7 @@ def _converted(stack: Stack, precision: str | torch.dtype) -> Stack:
     other = Stack(stack.config, device="meta")
     for path, parameter in stack.named_parameters():
         owner, _, name = path.rpartition(".")
-        copy = torch.nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
+        kept = parameter.detach().to(kept_dtype(other, path, dtype))
+        copy = torch.nn.Parameter(kept, parameter.requires_grad)
         setattr(other.get_submodule(owner), name, copy)
     return other

@@ -14,16 +14,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import SupportsIndex
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from laminogram.errors import EditError
+from laminogram.probe.numbers import Numbers, numbers
 from laminogram.stack.config import StackConfig
 from laminogram.stack.rebuild import rebuild
 from laminogram.stack.residual_basis import random_rotation, rotated
@@ -40,8 +40,8 @@ __all__ = [
     "zero_rows",
 ]
 
-Numbers = int | Iterable[int]
 Values = float | Sequence[float] | np.ndarray | Tensor
+_numbers = partial(numbers, error=EditError, why="the edit would select nothing")
 _ORTHOGONAL = 1e-4
 """How far `matrix @ matrix.T` may lie from one, in its largest entry."""
 
@@ -274,15 +274,6 @@ def _values(value: Values) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu().to(torch.float64)
     return torch.tensor(np.asarray(value, dtype=np.float64))
-
-
-def _numbers(name: str, chosen: Numbers | None) -> tuple[int, ...] | None:
-    if chosen is None:
-        return None
-    numbers = (int(chosen),) if isinstance(chosen, SupportsIndex) else tuple(map(int, chosen))
-    if not numbers:
-        raise EditError(f"{name} is empty: the edit would select nothing")
-    return numbers
 
 
 def _hash(tensor: Tensor) -> str:

@@ -42,9 +42,9 @@ class Batch:
     ) -> Batch:
         """Align and check rows of ids.
 
-        tokens: ids (T,), ragged lists of ids, or a tensor (B, T) with `mask` (B, T) true where a
-        token is real. Raises TokenError for an empty row, a hole in the mask, an id outside the
-        vocabulary (named with its place).
+        tokens: ids (T,), ragged lists of ids, or rows of one length (B, T) with `mask` (B, T) true
+        where a token is real; types: (B, T). Raises TokenError for an empty row, a hole in the
+        mask, another shape of mask or types, an id outside the vocabulary (named with its place).
         """
         if isinstance(tokens, np.ndarray):
             tokens = torch.from_numpy(np.array(tokens))
@@ -54,11 +54,13 @@ class Batch:
             raise TokenError(f"token ids are whole numbers; these are {tokens.dtype}")
         if tokens.dim() == 1:
             tokens = tokens[None]
-            mask = None if mask is None else mask.reshape(tokens.shape)
-        if mask is not None and mask.shape != tokens.shape:
-            raise TokenError(
-                f"the mask has shape {tuple(mask.shape)}, the tokens {tuple(tokens.shape)}"
-            )
+        if tokens.dim() == 2 and tokens.shape[0] == 1:
+            mask, types = (x[None] if x is not None and x.dim() == 1 else x for x in (mask, types))
+        for name, beside in (("mask has", mask), ("types have", types)):
+            if beside is not None and beside.shape != tokens.shape:
+                raise TokenError(
+                    f"the {name} the shape {tuple(beside.shape)}, the tokens {tuple(tokens.shape)}"
+                )
         if tokens.dim() != 2:
             raise TokenError(f"tokens have shape {tuple(tokens.shape)}; it must be (T,) or (B, T)")
         if not tokens.numel():
@@ -150,7 +152,8 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
 def _from_lists(
     tokens: Sequence[int] | Sequence[Sequence[int]], mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows side by side (B, T), and where they are real; no mask for lists of one length."""
+    """Rows side by side (B, T), and where they are real: as given, or as long as each list is; no
+    mask for lists of one length without any."""
     if not len(tokens):
         raise TokenError("no token was given: a text needs at least one")
     if not isinstance(tokens[0], Sequence | Tensor | np.ndarray):
@@ -159,17 +162,22 @@ def _from_lists(
     lengths = torch.tensor([len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     if bool((lengths == padded.shape[1]).all()):
-        return padded, None
+        return padded, mask
+    if mask is not None:
+        raise TokenError(
+            f"a mask marks the real tokens of rows of one length; these are {min(lengths)} to "
+            f"{max(lengths)} tokens long, which says that all of them are real"
+        )
     return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
 
 
 def _ids(row: Any) -> Tensor:
-    """One row's ids (T,) as int64; TokenError for what is no list of whole numbers."""
+    """One row's ids (T,), a list or an array, as int64; TokenError where they are not whole."""
     try:
         ids = torch.as_tensor(row)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TokenError(f"a row of token ids holds whole numbers; got {row!r:.60}") from error
-    if ids.numel() and (ids.is_floating_point() or ids.is_complex()):
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
         raise TokenError(f"token ids are whole numbers; got {row!r:.60}")
     return ids.long()
 

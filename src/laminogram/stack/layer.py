@@ -6,6 +6,8 @@ neither its index nor its place in a plan.
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,8 +23,10 @@ from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mix
 from laminogram.stack.mixers.fused import is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels, serves
 from laminogram.stack.norms import Norm
-from laminogram.stack.taps import Taps
+from laminogram.stack.taps import Signature, Taps
 
+MOST_FORMS = 64
+"""Compiled forms of a layer that torch keeps, where it lets one say so; its own limit is 8."""
 _NOTHING = StepSlot()
 
 
@@ -73,7 +77,7 @@ class Layer(nn.Module):
         out = self.by_row_kernels(x, ctx, slot, taps, part)
         if out is not None:
             return out
-        x = taps("resid_pre", x)
+        x = taps.entering(x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
 
@@ -140,10 +144,17 @@ def run_layer(
 
 class CompiledRunLayer:
     """`run_layer` compiled. One token a row goes to the fused kernels first, which are faster than
-    what a compiler makes of the layer."""
+    what a compiler makes of the layer.
+
+    torch keeps a limited number of compiled forms of one function, those of all stacks together; a
+    signature that comes when it is reached runs as it is, with a warning.
+    """
 
     def __init__(self, backend: str | Callable) -> None:
-        self._compiled = torch.compile(run_layer, fullgraph=True, backend=backend)
+        known = inspect.signature(torch.compile).parameters
+        more: Any = {"recompile_limit": MOST_FORMS} if "recompile_limit" in known else {}
+        self._compiled = torch.compile(run_layer, fullgraph=True, backend=backend, **more)
+        self._refused: set[tuple[Signature, Part]] = set()
 
     def __call__(
         self, layer: Layer, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
@@ -151,7 +162,31 @@ class CompiledRunLayer:
         if is_hooked(layer) or has_hooked_mixer(layer):  # what is compiled knows no later hooks
             return run_layer(layer, x, ctx, slot, taps, part)
         out = layer.by_row_kernels(x, ctx, slot, taps, part)
-        return self._compiled(layer, x, ctx, slot, taps, part) if out is None else out
+        if out is not None:
+            return out
+        asked = (taps.signature, part)
+        if asked not in self._refused:
+            try:
+                made: Tensor = self._compiled(layer, x, ctx, slot, taps, part)
+            except Exception as error:
+                if not _is_limit(error):
+                    raise
+                self._refused.add(asked)
+                warnings.warn(
+                    "torch keeps no more compiled forms of a layer (torch._dynamo.config."
+                    f"recompile_limit), so one with taps at {sorted(taps.names)} runs uncompiled",
+                    stacklevel=2,
+                )
+            else:
+                return made
+        return run_layer(layer, x, ctx, slot, taps, part)
+
+
+def _is_limit(error: Exception) -> bool:
+    """Whether torch refused to compile once more; then nothing of the layer has run."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # takes long, and compiling has it
+
+    return isinstance(error, FailOnRecompileLimitHit)
 
 
 def passes_rows(run: Callable[..., Tensor]) -> bool:

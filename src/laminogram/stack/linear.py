@@ -94,6 +94,14 @@ def weight_dtype(weight: Weight) -> torch.dtype:
     return weight.dtype if isinstance(weight, Tensor) else getattr(weight, "dtype", torch.float32)
 
 
+def kept_dtype(stack: nn.Module, path: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a parameter where the weights are `dtype`: fp32 at least for those that their
+    module names in `in_fp32`."""
+    owner, _, name = path.rpartition(".")
+    wide = name in getattr(stack.get_submodule(owner), "in_fp32", ())
+    return torch.promote_types(dtype, torch.float32) if wide else dtype
+
+
 class Linear(nn.Module):
     """Parameters of one product: `weight (out, in)`, `bias (out,)` or None.
 

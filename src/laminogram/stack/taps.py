@@ -182,6 +182,14 @@ class Taps:
             self.out[site] = x
         return x
 
+    def entering(self, x: Tensor) -> Tensor:
+        """The site `resid_pre`. Where gradients are kept it is a tensor of its own: the same stream
+        may enter other branches, or feed a side stream, and what it does there is not this step's.
+        """
+        if torch.is_grad_enabled() and "resid_pre" in self.reads:
+            x = x.view_as(x)
+        return self("resid_pre", x)
+
     def edit_token(self, site: str, x: Tensor, t: int) -> Tensor:
         """Edit one token's slice (B, 1, ...) of a site that is made token by token."""
         for slot in self.edits.get(site, ()):

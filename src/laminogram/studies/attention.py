@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from laminogram.errors import ConfigError
+from laminogram.probe.numbers import numbers
 from laminogram.probe.program import steps_of
-from laminogram.probe.recording import numbers
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.sites import MATRIX
 from laminogram.studies.pooling import strongest

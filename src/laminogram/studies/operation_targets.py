@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from laminogram.errors import ConfigError
-from laminogram.probe.measuring import measure
-from laminogram.probe.program import Reads, Sink, steps_of
+from laminogram.probe.measuring import in_batches, measure
+from laminogram.probe.program import Reads, Sink, check_together, steps_of
 from laminogram.probe.recording import documents
 from laminogram.probe.statistics.moments import Moments
 from laminogram.probe.subject import Subject, Text
@@ -55,9 +55,8 @@ class Target:
 def batches(view: Subject, texts: Text, size: int) -> Iterator[tuple[list[int], Batch]]:
     """Documents with their numbers, texts of like length together."""
     rows = documents(view, texts)
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
+    check_together(view.edits, len(rows), size)
+    for chosen in in_batches(rows, size):
         yield chosen, Batch.of([rows[i] for i in chosen], vocab_size=view.config.vocab_size)
 
 

@@ -20,7 +20,8 @@ from laminogram.evaluate.loss import check_predicts
 from laminogram.infer.generate import generate
 from laminogram.probe.manifest import manifest
 from laminogram.probe.measuring import measure
-from laminogram.probe.recording import documents, numbers
+from laminogram.probe.numbers import numbers
+from laminogram.probe.recording import documents
 from laminogram.probe.statistics.bootstrap import HALVES, variant_weights
 from laminogram.probe.subject import PRECISIONS, Subject, Text
 from laminogram.stack.quantise import Scheme

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from laminogram.errors import ConfigError
-from laminogram.stack.linear import Linear
+from laminogram.stack.linear import Linear, kept_dtype
 from laminogram.stack.mixers.moe import MoE
 from laminogram.stack.quantise.activations import Activations, Rounded
 from laminogram.stack.quantise.int8 import Int8
@@ -141,11 +140,8 @@ def _packed(weight: Tensor, scheme: Scheme) -> Packed:
 def _plain(stack: Stack, path: str, parameter: nn.Parameter, scheme: Scheme) -> nn.Parameter:
     """A parameter that stays dense: itself where its dtype stays, a token table rounded if asked
     for."""
-    owner, _, name = path.rpartition(".")
     assert scheme.dtype is not None
-    dtype = scheme.dtype
-    if name in getattr(stack.get_submodule(owner), "in_fp32", ()):
-        dtype = torch.promote_types(dtype, torch.float32)
+    dtype = kept_dtype(stack, path, scheme.dtype)
     if scheme.embeddings and path == "embed.tokens.weight":
         rounded = Packed(parameter, scheme.weights, dtype=dtype).dense()
         return nn.Parameter(rounded, parameter.requires_grad)

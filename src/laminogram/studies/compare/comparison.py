@@ -18,6 +18,7 @@ import torch
 from laminogram.errors import ConfigError, SiteError
 from laminogram.evaluate.divergence import mean_of_documents
 from laminogram.probe.manifest import manifest
+from laminogram.probe.program import check_together
 from laminogram.probe.subject import Subject
 from laminogram.studies.compare.distributions import (
     BIN_WIDTH,
@@ -105,6 +106,8 @@ def compare(
         _Side(view, given.get(number, texts), name, switch)
         for number, (view, name, switch) in enumerate(zip(views, names, switches, strict=True))
     ]
+    for side in sides:
+        check_together(side.view.edits, len(side.rows), batch_size)
     how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     pairs = tuple(_pair(sides[0], other, tuple(sites), scale, how) for other in sides[1:])
     first = sides[0]

@@ -16,6 +16,7 @@ from laminogram.evaluate.result import TaskResult
 from laminogram.evaluate.tasks import Task
 from laminogram.plans import Plan
 from laminogram.probe.manifest import manifest
+from laminogram.probe.program import check_together
 from laminogram.probe.subject import Subject
 from laminogram.stack.conditions import KeysAndValues
 from laminogram.studies.painters.forecast import forecast
@@ -86,6 +87,7 @@ def paint(
     for plan in plans:
         view.using(plan=plan)  # finds a plan that cannot run, now
     pieces = cut(view, PASSAGES if texts is None else texts, bos)
+    check_together(view.edits, len(pieces.rows), None)
     reader, folder = scorer(view, pieces), None if work is None else Path(work)
     ledger = Ledger(folder)
     waiting = open_reads(ledger, reader, keys(view, reader, plans))
