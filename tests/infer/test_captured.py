@@ -22,7 +22,9 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     step = DecodeGraph.step
     monkeypatch.setattr(captured, "DEVICES", ("cpu",))
     monkeypatch.setattr(captured, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(DecodeGraph, "step", lambda *a: used.append("step") or step(*a))
+    monkeypatch.setattr(
+        DecodeGraph, "step", lambda *a, **how: used.append("step") or step(*a, **how)
+    )
     return used
 
 

@@ -15,11 +15,12 @@ from laminogram.stack.config import (
     WrappedConfig,
 )
 from laminogram.stack.flops import idle_entries
+from laminogram.stack.linear import kept_dtype
 from laminogram.stack.quantise import weights_of
 from laminogram.stack.stack import Stack
 
 PARTS = ("embedding", "attn", "ffn", "norms", "head")
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def make_card(
         counts[part_of(path)] += weight.numel()
         stored += weight.nbytes
     total = sum(counts.values())
-    sizes = {name: size * total for name, size in _BYTES.items()}
+    sizes = {str(dtype).removeprefix("torch."): _bytes_in(stack, dtype) for dtype in _DTYPES}
     if stack.quantised is not None:
         sizes[str(stack.quantised)] = stored
     return Card(
@@ -114,6 +115,14 @@ def make_card(
         plan=str(plan),
         begins_with=begins_with,
         limits=stack.config.limits,
+    )
+
+
+def _bytes_in(stack: Stack, dtype: torch.dtype) -> int:
+    """Bytes of all weights in a dtype, but for those that are kept in fp32."""
+    return sum(
+        weight.numel() * kept_dtype(stack, path, dtype).itemsize
+        for path, weight in weights_of(stack)
     )
 
 

@@ -28,11 +28,12 @@ function axisTicks(kind, low, high) {
   return grids.find((ticks) => ticks.filter((t) => t >= low * 0.9 && t <= high * 1.1).length > 2) || grids[3];
 }
 
-// kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" or "rank" (a logarithm, 1 at the top).
+// kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" or "rank" (a log, 1 at the top).
 function lineScale(asked, series, tall) {
   const all = series.flatMap((s) => [s.values, s.dashed, s.low, s.high].flatMap((some) => (some ? [...some] : []))).filter(Number.isFinite), whole = asked === "probability";
-  // Below 1 a symlog is even, and has no tick but 0.
-  const bent = asked === "symlog" || (asked === "log" && all.some((v) => v <= 0)), kind = bent ? (all.every((v) => Math.abs(v) < 1) ? "linear" : "symlog") : asked, ratio = kind === "log" || kind === "rank";
+  let kind = asked === "log" && all.some((v) => v <= 0) ? "symlog" : asked;
+  if (kind === "symlog" && all.every((v) => v * v < 1)) kind = "linear";
+  const ratio = kind === "log" || kind === "rank";
   const fits = (v) => Number.isFinite(v) && (!ratio || v > 0), known = all.filter(fits);
   let [low, high] = known.length ? [Math.min, Math.max].map((most) => known.reduce((a, b) => most(a, b))) : [+ratio, 1];
   if (kind === "rank") low = 1;
