@@ -26,8 +26,6 @@ MOST_ROWS = 128
 """More rows make the products no longer a matter of reading weights."""
 BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 128, 4, 5
 """Outputs of a program, inputs at a time, its warps, and tiles of inputs under way at once."""
-SHARE_STAGES = 4
-"""The same where programs share several products: a little faster, other things equal."""
 MOST_SPLITS = 8
 WIDER = 2
 """Up to so many blocks a processor are made wider, so that all run at once."""
@@ -244,7 +242,7 @@ def share_rows(inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tens
         **{f"K{i}": size for i, size in enumerate(sizes + [0] * fill)},
         SHARE=share,
         LINES=_lines(share * block, constants["BLOCK_N"]),
-        **constants | {"num_stages": min(SHARE_STAGES, constants["num_stages"])},
+        **constants,
     )
     ends = list(accumulate(counts))
     return [
