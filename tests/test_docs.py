@@ -10,7 +10,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 @pytest.mark.parametrize(
     ("page", "blocks"),
-    [("plans", 3), ("outliers", None), ("train", None)],  # the last of plans is of transformers
+    # The last of plans is of transformers, the second of python takes minutes.
+    [("plans", 3), ("outliers", None), ("train", None), ("python", 1)],
 )
 def test_the_python_of_a_page_runs(page, blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -54,6 +54,16 @@ def test_what_is_wrong_is_one_line_before_a_model_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_who_stops_it_is_told_where_it_goes_on(tmp_path: Path, monkeypatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("laminogram.studies.outlier_report.outlier_report", stopped)
+    result = run("tiny-llama", *FAST, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1 and "the same command goes on" in result.stderr
+    assert str(tmp_path / "out") in result.stderr
+
+
 @contextmanager
 def started(out: Path) -> Iterator[subprocess.Popen[str]]:
     """The command as a process of its own, which does not outlive the test."""

@@ -10,6 +10,7 @@ import click
 
 from laminogram.cli import commands
 from laminogram.cli.folder import FolderGroup
+from laminogram.cli.options import KEPT
 from laminogram.errors import LaminogramError
 
 EXAMPLES = """\b
@@ -48,6 +49,11 @@ class Commands(FolderGroup):
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            if (folder := ctx.meta.get(KEPT)) is not None:
+                said = f"\nWhat is finished lies in {folder}; the same command goes on from there."
+                click.echo(said, err=True)
+            raise
 
 
 @click.command(

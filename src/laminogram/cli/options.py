@@ -104,6 +104,16 @@ def parse_device(text: str | None) -> str | list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+KEPT = "laminogram.kept"
+"""In a context's `meta`: where a command that is stopped leaves what it has finished."""
+
+
+def keeps_parts(folder: Path | None) -> None:
+    """Whoever stops this command is told that the same one goes on from what lies in `folder`."""
+    if folder is not None:
+        click.get_current_context().meta[KEPT] = folder
+
+
 def refuse_unknown(models: Iterable[str]) -> None:
     """CheckpointError for what can be no model, at once: torch takes seconds to be imported."""
     from laminogram.checkpoint.resolve import refuse_unknown

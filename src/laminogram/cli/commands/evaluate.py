@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import load_view, placement, remembering
+from laminogram.cli.options import keeps_parts, load_view, placement, remembering
 from laminogram.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def command(
     chosen = [str(view.plan), *(str(view.using(plan=plan).plan) for plan in plans)]
     chosen = list(dict.fromkeys(chosen))
     facts: dict[str, Any] = {}
+    keeps_parts(out)
     if names:
         opened = _open([one.strip() for one in names.split(",")], data, text_file, limit, shots)
         facts |= _tasks(view, opened, chosen, bos, out)

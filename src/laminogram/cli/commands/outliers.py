@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from laminogram.cli.options import load_view, placement, read_short, short_documents
+from laminogram.cli.options import (
+    keeps_parts,
+    load_view,
+    placement,
+    read_short,
+    short_documents,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -94,6 +100,7 @@ def command(
     folder = out or (None if text_only else Path("laminogram-outliers"))
     if folder is not None:
         refuse_existing(folder / "report", force=True)  # said before the models run, not after
+    keeps_parts(folder)
     texts = read_short(text_file, letters, documents)
     result = outlier_report(
         [load_view(model, dtype, device) for model in dict.fromkeys(models)],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import load_view, placement, remembering
+from laminogram.cli.options import keeps_parts, load_view, placement, remembering
 
 if TYPE_CHECKING:
     from laminogram.studies.painters import Painters
@@ -109,6 +109,7 @@ def command(
     view = load_view(model, dtype, device)
     folder = out or (None if text_only else Path(f"laminogram-paint-{slug(view.name)}"))
     _refuse_others(folder)
+    keeps_parts(folder)
     result = paint(
         view,
         variants=_names(variants),
