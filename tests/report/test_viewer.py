@@ -231,7 +231,8 @@ def test_it_follows_the_theme_while_open(opened):
     dark = opened.page.evaluate("() => matchMedia('(prefers-color-scheme: dark)').matches")
     opened.page.emulate_media(color_scheme="light" if dark else "dark")
     assert opened.page.evaluate(ground) != was
-    assert opened.pixels("heat") != pixels
+    drawn = "was => document.querySelector('.panel canvas.heat').toDataURL() !== was"
+    opened.page.wait_for_function(drawn, arg=pixels)  # with the next frame
 
 
 def test_nothing_spills_over_a_narrow_screen(opened):
