@@ -22,7 +22,7 @@ from laminogram.stack.config import (
 from laminogram.stack.context import Rotary
 from laminogram.stack.kernels import matvec
 from laminogram.stack.layer import Layer
-from laminogram.stack.mixers.attention_fused import AttentionDecoder
+from laminogram.stack.mixers.fused import FusedDecoder
 from laminogram.stack.quantise.int8 import Int8
 from laminogram.stack.quantise.packed import Packed
 from laminogram.stack.stack import Stack
@@ -95,7 +95,7 @@ class Bench:
             x = x.to(self.dtype)
             found = self.layer(x.clone(), ctx, self.slot, NO_TAPS)
             expected = self.layer(x.clone(), ctx, self.usual, TAPPED)
-            assert isinstance(self.slot.decoder, AttentionDecoder) == decoded
+            assert isinstance(self.slot.decoder, FusedDecoder) == decoded
             assert self.usual.decoder is None
             close = CLOSE[self.dtype]
             assert found.dtype is x.dtype and relative(found, expected) < close
@@ -235,7 +235,7 @@ def test_what_is_not_a_number_stays_so():
     bench = Bench()
     bench.layer.attn.v.weight[0, 0] = torch.nan
     out = bench.layer(torch.ones(1, 1, SIZE), bench.context(), bench.slot, NO_TAPS)
-    assert isinstance(bench.slot.decoder, AttentionDecoder) and out.isnan().all()
+    assert isinstance(bench.slot.decoder, FusedDecoder) and out.isnan().all()
 
 
 def view_of_layers(config=LAYER, layers=3):
@@ -244,7 +244,7 @@ def view_of_layers(config=LAYER, layers=3):
 
 
 def decoders(past):
-    return [isinstance(slot.decoder, AttentionDecoder) for slot in past.cache.slots]
+    return [isinstance(slot.decoder, FusedDecoder) for slot in past.cache.slots]
 
 
 def test_a_fork_of_a_cache_goes_on_by_itself():
@@ -268,7 +268,7 @@ def test_any_plan_says_the_same_with_the_cache_as_without(plan):
     assert made[0].tokens == uncached[0].tokens
     for step, slot in zip(view.plan, made.cache.cache.slots, strict=True):
         served = step.part == "both" and not isinstance(slot.attn, BlockSlot)
-        assert isinstance(slot.decoder, AttentionDecoder) == served
+        assert isinstance(slot.decoder, FusedDecoder) == served
 
 
 def test_the_greedy_text_of_transformers():

@@ -15,7 +15,7 @@ TAPPED = Taps(reads=("wkv",))  # a tap takes the usual path
 class OneToken:
     """All that these mixers ask of a context."""
 
-    lengths = None
+    lengths, start, columns, rope = None, 0, 1, ()
 
     def last(self, h):
         return h[:, -1]

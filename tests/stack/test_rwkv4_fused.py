@@ -7,8 +7,8 @@ from tests.stacks import relative
 from torch import nn
 
 from laminogram.stack.kernels import matvec
+from laminogram.stack.mixers.fused import FusedDecoder
 from laminogram.stack.mixers.rwkv4_decode import LayerDecoder
-from laminogram.stack.mixers.rwkv4_fused import FusedDecoder
 from laminogram.stack.quantise.int8 import Int8
 from laminogram.stack.quantise.packed import Packed
 from laminogram.stack.taps import NO_TAPS, Taps

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laminogram.errors import CacheError
 from laminogram.plans import Group, Item, Plan, Step
-from laminogram.stack import context, together
+from laminogram.stack import at_once, context, together
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import AveragedSlot, Cache, StepSlot
 from laminogram.stack.conditions import Provision
@@ -24,7 +24,6 @@ from laminogram.stack.context import Context
 from laminogram.stack.devices import go_on, on
 from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.layer import Layer, passes_rows
-from laminogram.stack.mixers import row_decode, rows_decode
 from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
@@ -139,10 +138,11 @@ class Walk:
         x, ctx, number = flow.x, flow.ctx, flow.step
         left = list(items)
         while left:
-            layers = self._layers_at_once(left, x, ctx, number)
-            if layers:
+            way = None if self.cache is None else at_once.way(x, ctx)
+            layers = [] if way is None else self._layers_at_once(way, left, x, ctx, number)
+            if way is not None and layers:
                 go_on(x.device)
-                x = rows_decode.several_layers(layers, x, ctx)
+                x = way.run(layers, x, ctx)
                 number += len(layers)
                 del left[: len(layers)]
                 continue
@@ -156,14 +156,11 @@ class Walk:
         return Flow(x, ctx, number)
 
     def _layers_at_once(
-        self, items: list[Item], x: Tensor, ctx: Context, number: int
+        self, way: at_once.Way, items: list[Item], x: Tensor, ctx: Context, number: int
     ) -> list[tuple[Layer, StepSlot]]:
-        """The layers of the next steps that one token of several rows passes without stopping
-        between them; none for other runs."""
+        """The layers of the next steps that a token passes this way."""
         found: list[tuple[Layer, StepSlot]] = []
-        if self.cache is None or x.shape[0] == 1 or not row_decode.is_one_token(x, ctx):
-            return found
-        if not passes_rows(self.stack.run_layer):
+        if self.cache is None or not passes_rows(self.stack.run_layer):
             return found
         for at, item in enumerate(items, number):
             if not isinstance(item, Step) or item.part != "both":
@@ -171,7 +168,7 @@ class Walk:
             layer, slot = self.stack.layer(item.layer), self.cache.slots[at]
             if layer.device != x.device or _taps(self.observer, at).names:
                 break
-            if not isinstance(layer, Layer) or not layer.takes_rows(x, ctx, slot):
+            if not isinstance(layer, Layer) or not way.takes(layer, x, ctx, slot):
                 break
             found.append((layer, slot))
         return found

@@ -19,8 +19,8 @@ from laminogram.stack.cache import StepSlot
 from laminogram.stack.config import LayerConfig
 from laminogram.stack.context import Context, Rotary
 from laminogram.stack.hooks import has_hooked_mixer, is_hooked
-from laminogram.stack.mixers import Mixer, channel_mixer, row_decoder, token_mixer
-from laminogram.stack.mixers.fused import is_one_row
+from laminogram.stack.mixers import Mixer, RowDecoder, channel_mixer, row_decoder, token_mixer
+from laminogram.stack.mixers.fused import FusedDecoder, is_one_row
 from laminogram.stack.mixers.row_decode import decoded, has_row_kernels, serves
 from laminogram.stack.norms import Norm
 from laminogram.stack.taps import Signature, Taps
@@ -42,7 +42,7 @@ class Layer(nn.Module):
             self.ffn_post_norm = Norm(config.norm, size)
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
-        self._row_decoder = row_decoder(config)
+        self._find_row_decoder = row_decoder(config)
         self._has_row_kernels = has_row_kernels(config)
 
     @property
@@ -70,16 +70,23 @@ class Layer(nn.Module):
     ) -> Tensor:
         """The residual `x (B, T, C)` after this layer or one half of it, by the shortest path that
         serves; the slot, where there is one, moves on by T tokens, and taps see every site."""
-        if self._row_decoder is not None and slot is not None and part == "both":
-            out = self._row_decoder(self, x, ctx, slot) if is_one_row(x, ctx, taps) else None
-            if out is not None:
-                return out
+        if slot is not None and part == "both" and not taps.names and is_one_row(x, ctx):
+            decoder = self.row_decoder(slot, x.dtype)
+            if decoder is not None:
+                return decoder(x, ctx)
         out = self.by_row_kernels(x, ctx, slot, taps, part)
         if out is not None:
             return out
         x = taps.entering(x)
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
+
+    def row_decoder(self, slot: StepSlot, dtype: torch.dtype) -> RowDecoder | None:
+        """What takes one token of one row through this layer on a CPU, with this memory; None where
+        it goes the usual way."""
+        if self._find_row_decoder is None or has_hooked_mixer(self):
+            return None
+        return self._find_row_decoder(self, slot, dtype)
 
     def by_row_kernels(
         self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part
@@ -88,6 +95,11 @@ class Layer(nn.Module):
         if not self._has_row_kernels or slot is None or part != "both":
             return None
         return decoded(self, x, ctx, slot, taps)
+
+    def takes_row(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
+        """Whether a compiled kernel takes one token of one row, and nobody waits for this module to
+        be called."""
+        return not is_hooked(self) and isinstance(self.row_decoder(slot, x.dtype), FusedDecoder)
 
     def takes_rows(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
         """Whether fused kernels take one token of these rows, and nobody waits for this module to
@@ -190,6 +202,6 @@ def _is_limit(error: Exception) -> bool:
 
 
 def passes_rows(run: Callable[..., Tensor]) -> bool:
-    """Whether a stack's `run_layer` is one of those above, which give one token of several rows to
-    fused kernels, and not somebody's own."""
+    """Whether a stack's `run_layer` is one of those above, which give one token of a row to fused
+    kernels, and not somebody's own."""
     return run is run_layer or isinstance(run, CompiledRunLayer)

@@ -60,7 +60,7 @@ def compare_layers(kind: str, rows: int, dtype: torch.dtype, *, skip: bool = Fal
     if skip:
         view.stack.skip_zero_rows()
     for layer in view.stack.layers:
-        layer._row_decoder = None  # that of the CPU would come first
+        layer._find_row_decoder = None  # that of the CPU would come first
     LAUNCHED.clear()
     with joining(view.stack):
         found, reads, memory = decoded(view, rows, SHOWN)

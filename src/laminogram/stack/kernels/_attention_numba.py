@@ -1,6 +1,6 @@
-"""One layer of attention and feed-forward network, pre-norm, for one token of one row, in one call:
-norms, products and attention by a crew of threads (`_crew_numba`), the rotary turn, the memory and
-both additions, in fp32.
+"""One layer of attention and feed-forward network, pre-norm, for one token of one row
+(`_layers_numba`): norms, products and attention by a crew of threads (`_crew_numba`), the rotary
+turn, the memory and both additions, in fp32.
 
 The formulas are those of `mixers/attention.py`, `mixers/mlp.py`, `rope.turn` and `norms.py`.
 
@@ -15,33 +15,29 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, cfunc, njit
 
-from ._attend_numba import (
-    ANSWERS,
-    ATTENTION,
-    CAPACITY,
-    END,
-    FIRST,
-    GROUP,
-    KEY_HEADS,
-    KEYS,
-    KIND,
-    QUERIES,
-    SIZE,
-    VALUES,
-    attend_head,
-)
-from ._crew_numba import X, finish, together
+from . import _attend_numba as attend
+from ._crew_numba import JOB, PRODUCT, X, finish, together
 from ._dots_numba import how, pointer
+from ._layers_numba import END, ROPE, ROPES, STREAM
 from ._vectors_numba import normalise, normalise_by_square, read, sigmoid, write
 
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS, DOWN_BIAS) = range(6)
 """Rows of the table of vectors (C,)."""
 RMS, LAYER = range(2)
 SILU, GELU, GELU_TANH, RELU, RELU2 = range(5)
-ATTEND = attend_head.address
+ATTEND_HEAD = attend.attend_head.address
 """Where the function lies that does a share of an attention."""
+(KIND, NORM, ACTIVATION, SIZE, WEIGHTS, PARTS, TABLE, QKV_BIAS, FFN_BIASES, NUMBERS) = range(10)
+(KEYS, VALUES, KEY_HEADS, GROUP, HEAD_SIZE, CAPACITY, ATTEND, TURN, WINDOW) = range(10, 19)
+ENTRIES = 19
+"""Entries of a layer (int64): what the residual stream and the memory are held in; kinds of norm
+and activation; C; the addresses of its products (parts, 5), how many there are (of q, k, v, o, the
+gate where there is one, up, down), and the addresses of its vectors (6, C), of the biases of q, k
+and v in one and of gate and up in one, and of three numbers: both eps, scale. Keys and values
+(K, capacity, D), K, G = H / K, D and the capacity; `ATTEND_HEAD`; which rope turns, from 0, or -1;
+the window, or 0. Numbers are fp32 where nothing else is said."""
 
 _ROOT_HALF, _ROOT_2_PI = np.float32(0.5**0.5), np.float32((2 / math.pi) ** 0.5)
 _CUBIC = np.float32(0.044715)
@@ -85,12 +81,12 @@ def _turn(x, size, cos, sin, spare):
 
 
 @njit(**how)
-def _remember(table, x, memory):
-    """Write `x` (K * D,) to the last column that is looked at."""
-    size, width = table[SIZE], 4 if table[KIND] == 0 else 2
-    for head in range(table[KEY_HEADS]):
-        column = head * table[CAPACITY] + table[END] - 1
-        write(table[KIND], x[head * size : (head + 1) * size], memory + column * size * width)
+def _remember(layer, x, memory, column):
+    """Write `x` (K * D,) to a column of the memory."""
+    size, width = layer[HEAD_SIZE], 4 if layer[KIND] == 0 else 2
+    for head in range(layer[KEY_HEADS]):
+        at = head * layer[CAPACITY] + column
+        write(layer[KIND], x[head * size : (head + 1) * size], memory + at * size * width)
 
 
 @njit(**how)
@@ -100,67 +96,81 @@ def _add(x, more):
 
 
 @njit(**how)
-def layer_step(job, x_in, products, vectors, biases, kinds, numbers, heads, wide, now, out):
-    """A token through the layer.
-
-    x_in, out: the address of the residual stream (C,), and where to write it. products: of q, k, v,
-    o, the gate where there is one, up, down, as in `_crew_numba.together`. vectors (6, C); biases:
-    of q, k and v in one, of gate and up in one. kinds: of stream and memory, norm, activation.
-    numbers: both eps, scale. heads: keys, values, K, G, D,
-    capacity, address of `attend_head`. wide (3, .): memory. now: this
-    token's cosines and sines (R,), R, the first column that is looked at, and the end.
-    """
-    kind, norm, activation = kinds
-    size, row = vectors.shape[1], wide[2]
-    x, h, qkv = wide[0, :size], wide[1, :size], row[: len(biases[0])]
-    read(kind, x_in, x)
-    _norm(norm, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
-    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
-    _add(qkv, biases[0])
-    table = np.empty(ATTENTION, np.int64)
-    keys, values, key_heads, group, head_size, capacity = heads[:6]
-    table[KIND], table[KEYS], table[VALUES], table[CAPACITY] = kind, keys, values, capacity
-    table[KEY_HEADS], table[GROUP], table[SIZE] = key_heads, group, head_size
-    table[FIRST], table[END] = now[3], now[4]
-    z = wide[1, : key_heads * group * head_size]
-    table[QUERIES], table[ANSWERS] = qkv.ctypes.data, z.ctypes.data
-    _attention(job, heads[6], table, qkv, numbers[2], now)
-    added = row[:size]
-    together(job, products[3:4], z.ctypes.data, 0, added.ctypes.data)
-    _add(x, added)
-    _add(x, vectors[O_BIAS])
-    _norm(norm, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
-    both = row[: len(biases[1])]
-    together(job, products[4:-1], h.ctypes.data, 0, both.ctypes.data)
-    _add(both, biases[1])
-    inner = products[-1, 4]
-    act = both[:inner]
-    _activate(activation, act)
-    if len(both) > inner:
-        for i in range(inner):
-            act[i] *= both[inner + i]
-    down = wide[1, :size]
-    together(job, products[-1:], act.ctypes.data, 0, down.ctypes.data)
-    _add(x, down)
-    _add(x, vectors[DOWN_BIAS])
-    write(kind, x, out)
+def _numbers(address, shape):
+    return carray(pointer(address), shape, np.float32)
 
 
 @njit(**how)
-def _attention(job, attend, table, qkv, scale, now):
-    """From q, k and v in one vector to the answers; the memory takes the keys and values."""
-    size, narrow = table[SIZE], table[KEY_HEADS] * table[SIZE]
-    width = narrow * table[GROUP]
+def _turn_both(rope, q, k, size):
+    """rope: addresses of cosines and sines, and R."""
+    cos, sin = _numbers(rope[0], (rope[2],)), _numbers(rope[1], (rope[2],))
+    spare = np.empty(rope[2], np.float32)
+    _turn(q, size, cos, sin, spare)
+    _turn(k, size, cos, sin, spare)
+
+
+@njit(**how)
+def _attention(job, layer, token, qkv, scale, z):
+    """From q, k and v in one vector to the answers `z` (H * D,); the memory takes the keys and
+    values."""
+    size, narrow = layer[HEAD_SIZE], layer[KEY_HEADS] * layer[HEAD_SIZE]
+    width = narrow * layer[GROUP]
     q, k, v = qkv[:width], qkv[width : width + narrow], qkv[width + narrow :]
-    if now[2] > 0:
-        cos = carray(pointer(now[0]), (now[2],), np.float32)
-        sin = carray(pointer(now[1]), (now[2],), np.float32)
-        spare = np.empty(now[2], np.float32)
-        _turn(q, size, cos, sin, spare)
-        _turn(k, size, cos, sin, spare)
+    if layer[TURN] >= 0:
+        _turn_both(token[ROPES + ROPE * layer[TURN] :], q, k, size)
     for i in range(width):
         q[i] *= scale
-    _remember(table, k, table[KEYS])
-    _remember(table, v, table[VALUES])
+    end = token[END]
+    _remember(layer, k, layer[KEYS], end - 1)
+    _remember(layer, v, layer[VALUES], end - 1)
+    table = np.empty(attend.ATTENTION, np.int64)
+    table[attend.KIND], table[attend.CAPACITY] = layer[KIND], layer[CAPACITY]
+    table[attend.QUERIES], table[attend.ANSWERS] = qkv.ctypes.data, z.ctypes.data
+    table[attend.KEYS], table[attend.VALUES] = layer[KEYS], layer[VALUES]
+    table[attend.KEY_HEADS], table[attend.GROUP] = layer[KEY_HEADS], layer[GROUP]
+    table[attend.SIZE], table[attend.END] = size, end
+    table[attend.FIRST] = max(0, end - layer[WINDOW]) if layer[WINDOW] > 0 else 0
     job[X] = table.ctypes.data
-    finish(job, attend, table[KEY_HEADS])
+    finish(job, layer[ATTEND], layer[KEY_HEADS])
+
+
+@njit(**how)
+def _feed_forward(job, layer, products, vectors, x, h):
+    inner = products[-1, 4]
+    outputs = inner * (len(products) - 5)  # of the gate and up, or of up
+    both = np.empty(outputs, np.float32)
+    together(job, products[4:-1], h.ctypes.data, 0, both.ctypes.data)
+    _add(both, _numbers(layer[FFN_BIASES], (outputs,)))
+    act = both[:inner]
+    _activate(layer[ACTIVATION], act)
+    if outputs > inner:
+        for i in range(inner):
+            act[i] *= both[inner + i]
+    together(job, products[-1:], act.ctypes.data, 0, h.ctypes.data)
+    _add(x, h)
+    _add(x, vectors[DOWN_BIAS])
+
+
+@cfunc("void(int64, int64, int64)", **how)
+def layer_step(job_address, layer_address, token_address):
+    """A token through the layer."""
+    job = carray(pointer(job_address), (JOB,), np.int64)
+    layer = carray(pointer(layer_address), (ENTRIES,), np.int64)
+    token = carray(pointer(token_address), (ROPES + ROPE * (layer[TURN] + 1),), np.int64)
+    products = carray(pointer(layer[WEIGHTS]), (layer[PARTS], PRODUCT), np.int64)
+    kind, norm, size = layer[KIND], layer[NORM], layer[SIZE]
+    vectors, numbers = _numbers(layer[TABLE], (6, size)), _numbers(layer[NUMBERS], (3,))
+    width, joint = products[3, 4], products[0, 3] + 2 * products[1, 3]
+    qkv, z = np.empty(joint, np.float32), np.empty(width, np.float32)
+    x, h = np.empty(size, np.float32), np.empty(size, np.float32)
+    read(kind, token[STREAM], x)
+    _norm(norm, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
+    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
+    _add(qkv, _numbers(layer[QKV_BIAS], (joint,)))
+    _attention(job, layer, token, qkv, numbers[2], z)
+    together(job, products[3:4], z.ctypes.data, 0, h.ctypes.data)
+    _add(x, h)
+    _add(x, vectors[O_BIAS])
+    _norm(norm, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
+    _feed_forward(job, layer, products, vectors, x, h)
+    write(kind, x, token[STREAM])

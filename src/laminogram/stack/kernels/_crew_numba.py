@@ -25,7 +25,18 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._dots_numba import BF16, FP32, FP32_CHECKED, INT8, STEP, TOGETHER, fill_rows, how, pointer
+from ._dots_numba import (
+    BF16,
+    FP32,
+    FP32_CHECKED,
+    INT8,
+    PAIRS,
+    STEP,
+    TOGETHER,
+    fill_rows,
+    how,
+    pointer,
+)
 from ._gather_numba import BF16_BY_INPUTS, FP32_BY_INPUTS, gather_rows
 
 __all__ = [
@@ -35,6 +46,7 @@ __all__ = [
     "FP32_BY_INPUTS",
     "FP32_CHECKED",
     "INT8",
+    "PAIRS",
     "STEP",
     "finish",
     "help_out",
@@ -92,16 +104,18 @@ def add(typing, job, index, value):
     return types.int64(job, types.intp, types.int64), code
 
 
+def code_of_call(context, builder, signature, arguments):
+    """Of an intrinsic (address, numbers...) that calls `void(int64, ...)` at the address."""
+    function, *numbers = arguments
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(numbers))
+    builder.call(builder.inttoptr(function, kind.as_pointer()), numbers)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def _call(typing, function, job, number):
     """Call `void(int64, int64)` at an address."""
-
-    def code(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 2)
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), code
+    return types.void(*[types.int64] * 3), code_of_call
 
 
 @cfunc("void(int64, int64)", **how)

@@ -15,9 +15,9 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._dots_numba import how, pointer
+from ._dots_numba import FP32_CHECKED, how, pointer
 
-FP32_BY_INPUTS, BF16_BY_INPUTS = 4, 5
+FP32_BY_INPUTS, BF16_BY_INPUTS = FP32_CHECKED + 1, FP32_CHECKED + 2
 """What a weight is stored in, after the kinds of `_dots_numba`."""
 ROWS_AHEAD = 16
 """Rows of a weight between the reading of one and its asking ahead."""
@@ -61,6 +61,7 @@ def _gathering(entry, size, widened):
 
     @njit(**how)
     def gather(weight, x, rows, y, start, stop):
+        """weight: the address of (I, O = rows) numbers; x (I,), y (O,) fp32."""
         width, own = stop - start, y[start:stop]
         own[:] = np.float32(0)
         places = np.empty(len(x) + 1, np.int64)  # one more: what is not kept is written, too

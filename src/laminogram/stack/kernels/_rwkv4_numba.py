@@ -1,4 +1,4 @@
-"""One layer of RWKV-4 for one token of one row, in one call: norms, token shifts, the seven
+"""One layer of RWKV-4 for one token of one row (`_layers_numba`): norms, token shifts, the seven
 products by a crew of threads (`_crew_numba`), the recurrence and both additions, in fp32.
 
 The formulas are those of `mixers/rwkv4.py` and `wkv4_naive`. Where the last weight lies by its
@@ -13,10 +13,11 @@ Axes: C channels, A width, F ffn width.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import carray, cfunc, njit
 
-from ._crew_numba import together
-from ._dots_numba import how
+from ._crew_numba import JOB, PRODUCT, together
+from ._dots_numba import how, pointer
+from ._layers_numba import STREAM
 from ._vectors_numba import exp, normalise, read, sigmoid, write
 
 R, K, V, O, UP, GATE, DOWN = range(7)  # noqa: E741 - the mixer's own names
@@ -28,6 +29,11 @@ VECTORS = 9
 X, H, LAST, ENTERING, ROWS = 0, 1, 2, 3, 6
 """Rows of working memory for C or A numbers: the residual, what a mixer sees and saw last, and from
 `ENTERING` on what enters up to three products."""
+(KIND, WEIGHTS, TABLE, PAST, EPS, ATTN_SHIFT, FFN_SHIFT, STATE, SIZE, WIDTH) = range(10)
+ENTRIES = 10
+"""Entries of a layer (int64): what the residual stream and the shifts are held in; the addresses of
+its products (7, 5), its vectors (9, C), decay and bonus (2, A), the eps of both norms, what both
+mixers saw last (C,), its state (3, A); C and A. Numbers are fp32 where nothing else is said."""
 
 
 @njit(**how)
@@ -66,33 +72,57 @@ def _recur(r, k, v, decay, bonus, state):
 
 
 @njit(**how)
-def layer_step(job, kind, x_in, products, vectors, past, eps, shifts, state, rows, wide, out):
-    """A token through the layer.
+def _numbers(address, shape):
+    return carray(pointer(address), shape, np.float32)
 
-    kind, x_in, out: what the residual stream (C,) is held in, its address, and where to write it.
-    vectors (9, C), past (2, A): decay and bonus, fp32. eps: of both norms. shifts: the addresses of
-    what both mixers saw last (C,), in `kind`. state (3, A). rows (6, .), wide (.): memory.
-    """
-    size, width, inner = vectors.shape[1], past.shape[1], products[UP, 3]
-    x, h, last, added = rows[X, :size], rows[H, :size], rows[LAST, :size], rows[ENTERING, :size]
-    read(kind, x_in, x)
-    normalise(x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], eps[0], h)
-    read(kind, shifts[0], last)
+
+@njit(**how)
+def _time_mix(job, layer, products, vectors, rows, wide):
+    size, width = layer[SIZE], layer[WIDTH]
+    x, h, last = rows[X, :size], rows[H, :size], rows[LAST, :size]
+    past, state = _numbers(layer[PAST], (2, width)), _numbers(layer[STATE], (3, width))
+    read(layer[KIND], layer[ATTN_SHIFT], last)
     _mixed_products(job, products[R : V + 1], rows, vectors[MIX_R : MIX_V + 1], size, wide)
-    write(kind, h, shifts[0])
+    write(layer[KIND], h, layer[ATTN_SHIFT])
     r, k, v = wide[:width], wide[width : 2 * width], wide[2 * width : 3 * width]
     _recur(r, k, v, past[0], past[1], state)
+    added = rows[ENTERING, :size]
     _product(job, products[O : O + 1], r, added)
     for i in range(size):
         x[i] += added[i]
-    normalise(x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], eps[1], h)
-    read(kind, shifts[1], last)
+
+
+@njit(**how)
+def _channel_mix(job, layer, products, vectors, rows, wide):
+    size, inner = layer[SIZE], products[UP, 3]
+    x, h, last = rows[X, :size], rows[H, :size], rows[LAST, :size]
+    read(layer[KIND], layer[FFN_SHIFT], last)
     _mixed_products(job, products[UP : GATE + 1], rows, vectors[MIX_UP : MIX_GATE + 1], size, wide)
-    write(kind, h, shifts[1])
+    write(layer[KIND], h, layer[FFN_SHIFT])
     act, gate = wide[:inner], wide[inner : inner + size]
     for i in range(inner):
         act[i] = np.float32(0) if act[i] < np.float32(0) else act[i] * act[i]
+    added = rows[ENTERING, :size]
     _product(job, products[DOWN : DOWN + 1], act, added)
     for i in range(size):
         x[i] += sigmoid(gate[i]) * added[i]
-    write(kind, x, out)
+
+
+@cfunc("void(int64, int64, int64)", **how)
+def layer_step(job_address, layer_address, token_address):
+    """A token through the layer."""
+    job = carray(pointer(job_address), (JOB,), np.int64)
+    layer = carray(pointer(layer_address), (ENTRIES,), np.int64)
+    stream = carray(pointer(token_address), (STREAM + 1,), np.int64)[STREAM]
+    products = carray(pointer(layer[WEIGHTS]), (PRODUCTS, PRODUCT), np.int64)
+    size, width, inner = layer[SIZE], layer[WIDTH], products[UP, 3]
+    vectors, eps = _numbers(layer[TABLE], (VECTORS, size)), _numbers(layer[EPS], (2,))
+    rows = np.empty((ROWS, max(size, width)), np.float32)
+    wide = np.empty(max(3 * width, inner + size), np.float32)
+    x, h = rows[X, :size], rows[H, :size]
+    read(layer[KIND], stream, x)
+    normalise(x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], eps[0], h)
+    _time_mix(job, layer, products, vectors, rows, wide)
+    normalise(x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], eps[1], h)
+    _channel_mix(job, layer, products, vectors, rows, wide)
+    write(layer[KIND], x, stream)

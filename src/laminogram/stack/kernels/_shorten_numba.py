@@ -1,5 +1,7 @@
-"""fp32 numbers whose last 16 bits are zero, copied as bf16 or compared with such a copy, by a crew
-of threads: everything by address, bit by bit, and no further than the first number that is odd.
+"""fp32 numbers whose last 16 bits are zero, copied in 16 bits or compared with such a copy, by a
+crew of threads: everything by address, bit by bit, and no further than the first number that is
+odd.
+A copy is bf16 in the order of its numbers, or in pairs (`_dots_numba`).
 """
 
 # Compiled functions take arrays and addresses, for which Python has no types to write.
@@ -10,17 +12,28 @@ import numpy as np
 from numba import carray, cfunc, njit
 
 from ._crew_numba import JOB, X, finish
-from ._dots_numba import how, pointer
+from ._dots_numba import STEP, how, pointer
 
-__all__ = ["COMPARE", "COPY", "LONG", "NUMBERS", "ODD", "SHORT", "TABLE", "whole"]
+__all__ = [
+    "COMPARE",
+    "COMPARE_PAIRS",
+    "COPY",
+    "COPY_PAIRS",
+    "LONG",
+    "NUMBERS",
+    "ODD",
+    "SHORT",
+    "TABLE",
+    "whole",
+]
 
 LONG, SHORT, NUMBERS, ODD = range(4)
-"""Of a pass: the addresses of fp32 and bf16 numbers, how many there are, and whether one of them
-is not what was hoped for."""
+"""Of a pass: the addresses of fp32 numbers and their copies, how many there are, and whether one of
+them is not what was hoped for."""
 TABLE = 4
 _BLOCK = 1 << 16
 """Numbers of a share: too few to delay the others, too many to be counted with care."""
-_LOW, _HALF = np.uint32(0xFFFF), np.uint32(16)
+_LOW, _HIGH, _HALF = np.uint32(0xFFFF), np.uint32(0xFFFF0000), np.uint32(16)
 # What is gathered is made uint32 at every turn: numba would widen it to 64 bits, half as fast.
 
 
@@ -61,11 +74,48 @@ def _compare_share(address, number):
         table[ODD] = 1
 
 
+@njit(**how)
+def _pair(long, i):
+    """The word of two numbers that lie half a step apart, and the bits that it has no room for."""
+    one, other = long[i], long[i + STEP // 2]
+    return np.uint32((one >> _HALF) | (other & _HIGH)), np.uint32((one | other) & _LOW)
+
+
+@cfunc("void(int64, int64)", **how)
+def _copy_pairs(address, number):
+    table, long, short = _share(address, number)
+    if table[ODD]:
+        return
+    low, words = np.uint32(0), short.view(np.uint32)
+    for start in range(0, len(long), STEP):
+        for i in range(STEP // 2):
+            word, rest = _pair(long, start + i)
+            low = np.uint32(low | rest)
+            words[start // 2 + i] = word
+    if low:
+        table[ODD] = 1
+
+
+@cfunc("void(int64, int64)", **how)
+def _compare_pairs(address, number):
+    table, long, short = _share(address, number)
+    if table[ODD]:
+        return
+    other, words = np.uint32(0), short.view(np.uint32)
+    for start in range(0, len(long), STEP):
+        for i in range(STEP // 2):
+            word, rest = _pair(long, start + i)
+            other = np.uint32(other | rest | (word ^ words[start // 2 + i]))
+    if other:
+        table[ODD] = 1
+
+
 COPY, COMPARE = _copy_share.address, _compare_share.address
+COPY_PAIRS, COMPARE_PAIRS = _copy_pairs.address, _compare_pairs.address
 
 
 def whole(job, work, table):
-    """Do `COPY` or `COMPARE` to all numbers of a table; whether all of them were as hoped for."""
+    """Do one of the four passes to all numbers of a table; whether all were as hoped for."""
     job[X] = table.ctypes.data
     finish(job, work, (table[NUMBERS] + _BLOCK - 1) // _BLOCK)
     return not table[ODD]

@@ -17,6 +17,8 @@ from .crew import crew, kernels, numba_missing
 
 LEAST_ENTRIES = 1 << 16
 """Below this, or without numba, torch does it: the weight is in the caches anyway."""
+PAIRED = torch.int32
+"""What a copy (O, I / 2) of an fp32 weight in pairs of 16 bits (`_dots_numba`) is held in."""
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}
 
 
@@ -62,9 +64,10 @@ def fits_by_inputs(weight: Tensor) -> bool:
 
 
 def kind_of(weight: Tensor) -> int:
-    """The number by which the kernels know the dtype and layout of a weight."""
+    """The number by which the kernels know the dtype and layout of a weight, or of a copy."""
     layout = "_BY_INPUTS" if lies_by_inputs(weight) else ""
-    number: int = getattr(kernels(), _KINDS[weight.dtype] + layout)
+    name = "PAIRS" if weight.dtype is PAIRED else _KINDS[weight.dtype] + layout
+    number: int = getattr(kernels(), name)
     return number
 
 

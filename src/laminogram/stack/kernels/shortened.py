@@ -2,8 +2,8 @@
 them with one row on a CPU.
 
 Nearly all published weights are stored in bf16. Read into fp32, half of their bytes are zeros, and
-one token costs what reading its weights costs. From a copy in bf16 the kernels make the very same
-fp32 numbers and add them in the same order: equal results for half of the reading.
+one token costs what reading its weights costs. From a copy in 16 bits the kernels make the very
+same fp32 numbers and add them in the same order: equal results for half of the reading.
 
 A copy is only as good as its weight is what it was. Writes that autograd counts, other memory and
 other parameters are seen by a `stamp`; a write past its eyes (`weight.data[...] = 0`, a numpy view)
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .crew import crew, kernels
-from .matvec import fits, fits_by_inputs, lies_by_inputs, matvec, product
+from .matvec import PAIRED, fits, fits_by_inputs, kind_of, lies_by_inputs, product
 from .room import has_room
 from .wkv4_decode import stamp
 
@@ -46,17 +46,19 @@ def _kernel() -> ModuleType:
 
 
 def shortened(weight: Tensor) -> Tensor | None:
-    """A copy in bf16 of an fp32 weight (O, I) that `matvec` multiplies, each number equal to the
-    last bit and laid as the weight is; None where there is a number that bf16 does not hold, or no
-    room. Both are read once, in some milliseconds per 100 MB."""
+    """A copy in 16 bits of an fp32 weight (O, I) that `matvec` multiplies, each number equal to the
+    last bit: `PAIRED` (O, I / 2), or bf16 (O, I) laid as a weight that lies by its inputs; None
+    where there is a number that bf16 does not hold, or no room. Both are read once, in some
+    milliseconds per 100 MB."""
     if not _can_have_one(weight) or _full.get(weight) == stamp(weight):
         return None
     by_inputs = lies_by_inputs(weight)
     laid = weight.detach().t() if by_inputs else weight.detach()
     copy: Tensor | None = _copies.get(weight)
-    if copy is None or copy.shape != laid.shape or not _pass(_kernel().COMPARE, laid, copy):
+    dtype = torch.bfloat16 if by_inputs else PAIRED
+    if copy is None or not _is_of(copy, laid, dtype) or not _pass("COMPARE", laid, copy):
         _copies.pop(weight, None)
-        copy = _made(weight, laid)
+        copy = _made(weight, laid, dtype)
         if copy is None:
             return None
         _copies[weight] = copy
@@ -64,7 +66,7 @@ def shortened(weight: Tensor) -> Tensor | None:
 
 
 class Check:
-    """An fp32 weight and a copy of it in bf16 that is compared with it, bit by bit, by the next
+    """An fp32 weight and a copy of it in pairs that is compared with it, bit by bit, by the next
     product of both. `kind` and `address` stand for the weight's kind and scale there."""
 
     def __init__(self, copy: Tensor) -> None:
@@ -81,9 +83,9 @@ class Check:
 def check_of(weight: Tensor) -> Check | None:
     """A check of the copy that there is of this weight (O, I) from before, if there is one."""
     copy: Tensor | None = _copies.get(weight)
-    if copy is None or copy.shape != weight.shape or not _can_have_one(weight) or not fits(weight):
+    if copy is None or not _can_have_one(weight) or not fits(weight):
         return None
-    return Check(copy)
+    return Check(copy) if _is_of(copy, weight, PAIRED) else None
 
 
 def forget(weight: Tensor) -> None:
@@ -98,20 +100,32 @@ def _can_have_one(weight: Tensor) -> bool:
     return fits(weight) or fits_by_inputs(weight)
 
 
-def _made(weight: Tensor, laid: Tensor) -> Tensor | None:
+def _width(inputs: int, dtype: torch.dtype) -> int:
+    """Entries of a row of a copy."""
+    return inputs // 2 if dtype is PAIRED else inputs
+
+
+def _is_of(copy: Tensor, laid: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it may be a copy in this dtype of a weight that lies so."""
+    rows, inputs = laid.shape
+    return copy.dtype is dtype and copy.shape == (rows, _width(inputs, dtype))
+
+
+def _made(weight: Tensor, laid: Tensor, dtype: torch.dtype) -> Tensor | None:
     looks = laid.view(-1)[:: max(1, laid.numel() // _LOOKS)].contiguous().view(torch.int32)
     if not (looks & 0xFFFF).any():
         if not has_room(2 * laid.numel()):
             return None
-        copy = torch.empty_like(laid, dtype=torch.bfloat16)
-        if _pass(_kernel().COPY, laid, copy):
+        copy = torch.empty(len(laid), _width(laid.shape[1], dtype), dtype=dtype)
+        if _pass("COPY", laid, copy):
             return copy
     _full[weight] = stamp(weight)
     return None
 
 
-def _pass(work: int, laid: Tensor, copy: Tensor) -> bool:
-    """Copy or compare all numbers; whether they were equal."""
+def _pass(what: str, laid: Tensor, copy: Tensor) -> bool:
+    """`COPY` or `COMPARE` all numbers; whether they were equal."""
+    work = getattr(_kernel(), f"{what}_PAIRS" if copy.dtype is PAIRED else what)
     table = np.array([laid.data_ptr(), copy.data_ptr(), laid.numel(), 0], np.int64)
     with crew().at_work() as job:
         equal: bool = _kernel().whole(job, work, table)
@@ -146,4 +160,5 @@ class Reader:
             return y
         if self._tokens == AFTER + 1 and self._copy is None:
             self._copy = shortened(weight)
-        return matvec(x, weight if self._copy is None else self._copy)
+        read = weight if self._copy is None else self._copy
+        return product(x, (kind_of(read), read.data_ptr(), 0, *weight.shape))

@@ -39,9 +39,10 @@ from laminogram.stack.mixers.rwkv6 import ChannelMix6, TimeMix6
 from laminogram.stack.mixers.rwkv7 import ChannelMix7, TimeMix7
 from laminogram.stack.taps import Taps
 
-RowDecoder = Callable[..., Tensor | None]
-"""`(layer, x (1, 1, C), ctx, slot) -> (1, 1, C)`: a layer's forward, or None where it must go the
-usual way."""
+RowDecoder = Callable[[Tensor, Context], Tensor]
+"""`(x (1, 1, C), ctx) -> (1, 1, C)`: a layer's forward, with the memory that it was made for."""
+FindRowDecoder = Callable[..., RowDecoder | None]
+"""`(layer, slot, dtype)`: the decoder of a layer, or None where a token must go the usual way."""
 
 
 class Mixer(Protocol):
@@ -71,14 +72,14 @@ def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
             return TimeMix7(config, size)
 
 
-def row_decoder(config: LayerConfig) -> RowDecoder | None:
+def row_decoder(config: LayerConfig) -> FindRowDecoder | None:
     """The shortest path of a layer for one token of one row on a CPU; None where it has no path of
     its own for that."""
     if attention_fused.has_fused_step(config):
-        return attention_fused.decoded
+        return attention_fused.row_decoder
     four = isinstance(config.attn, TimeMix4Config) and isinstance(config.ffn, ChannelMix4Config)
     plain = config.block == "pre" and config.norm.kind == "layer"
-    return rwkv4_decode.decoded if four and plain else None
+    return rwkv4_decode.row_decoder if four and plain else None
 
 
 def channel_mixer(config: FfnConfig, size: int) -> nn.Module:

@@ -1,5 +1,5 @@
-"""A pre-norm layer of attention and a plain or gated feed-forward network, for one token of one row
-in one call of a compiled kernel (`kernels/_attention_numba.py`).
+"""What the compiled kernel takes (`kernels/_attention_numba.py`) of a pre-norm layer of attention
+and a plain or gated feed-forward network.
 
 Large layers only, and only where numba is there; everything else goes the usual way.
 
@@ -9,24 +9,19 @@ Axes: C channels, H heads, K key heads, D head size, F ffn width.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from laminogram.stack.cache import AttentionSlot, StepSlot
 from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig
-from laminogram.stack.context import Context
-from laminogram.stack.hooks import has_hooked_mixer
-from laminogram.stack.kernels.crew import crew
 from laminogram.stack.kernels.matvec import kind_of
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.attention import Attention
-from laminogram.stack.mixers.fused import STREAMS, Watch, Weights, stored, vector
+from laminogram.stack.mixers.fused import STREAMS, FusedDecoder, Weights, stored, vector
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.norms import Norm
 
@@ -70,21 +65,19 @@ def has_fused_step(config: LayerConfig) -> bool:
     )
 
 
-def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
-    """`Layer.forward` of one token of one row, `x (1, 1, C)`, by the decoder that the slot keeps or
-    a new one where that no longer serves; None where the kernel does not take the layer."""
-    if ctx.start is None or has_hooked_mixer(layer):
-        return None
-    decoder = slot.decoder
-    if not isinstance(decoder, AttentionDecoder) or not decoder.serves(layer, slot, x.dtype):
-        decoder = _new_decoder(layer, slot, x.dtype)
-        if decoder is None:
-            return None
-        slot.decoder = decoder
-    return decoder(x, ctx)
+def row_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecoder | None:
+    """The decoder that the slot keeps, or a new one where that no longer serves; None where the
+    kernel does not take the layer, or not in this dtype of the residual stream."""
+    kept = slot.decoder
+    if isinstance(kept, FusedDecoder) and kept.serves(layer, slot, dtype):
+        return kept
+    made = _new_decoder(layer, slot, dtype)
+    if made is not None:
+        slot.decoder = made
+    return made
 
 
-def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionDecoder | None:
+def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecoder | None:
     memory = slot.attn
     if type(memory) is not AttentionSlot or memory.k.dtype is not dtype or dtype not in STREAMS:
         return None
@@ -103,70 +96,45 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> AttentionD
     found = stored(products)
     if found is None:
         return None
-    return AttentionDecoder(layer, slot, products, Weights(products, found, slot.short))
+    weights = Weights(products, found, slot.short)
+    entries = _entries(layer, memory, [_bias(product) for product in products])
+    return FusedDecoder(layer, slot, dtype, _memories, weights, _kernel(), entries)
 
 
-class AttentionDecoder:
-    """`Layer.forward` of one token; its key and value join the slot."""
+def _entries(
+    layer: Layer, memory: AttentionSlot, biases: list[np.ndarray]
+) -> dict[str, int | np.ndarray]:
+    """What the kernel takes of a layer beside its weights; biases: of the products in their
+    order."""
+    attn: Any = layer.attn
+    ffn: Any = layer.ffn
+    kernel, norms = _kernel(), (layer.attn_norm, layer.ffn_norm)
+    rows = [row for norm in norms for row in _scaled(norm)]
+    numbers = [float(norms[0].eps), float(norms[1].eps), float(attn.scale)]
+    return {
+        "KIND": kind_of(memory.k),
+        "NORM": kernel.RMS if norms[0].kind == "rms" else kernel.LAYER,
+        "ACTIVATION": getattr(kernel, _ACTIVATIONS[ffn.config.activation]),
+        "SIZE": norms[0].size,
+        "PARTS": len(biases),
+        "TABLE": np.stack([*rows, biases[3], biases[-1]]),
+        "QKV_BIAS": np.concatenate(biases[:3]),
+        "FFN_BIASES": np.concatenate(biases[4:-1]),
+        "NUMBERS": np.array(numbers, np.float32),
+        "KEYS": memory.k.data_ptr(),
+        "VALUES": memory.v.data_ptr(),
+        "KEY_HEADS": memory.k.shape[1],
+        "GROUP": attn.config.num_attention_heads // memory.k.shape[1],
+        "HEAD_SIZE": attn.config.head_dim,
+        "CAPACITY": memory.k.shape[2],
+        "ATTEND": kernel.ATTEND_HEAD,
+        "TURN": attn.rope_index,
+        "WINDOW": attn.config.window or 0,
+    }
 
-    def __init__(
-        self, layer: Layer, slot: StepSlot, products: Sequence[Linear], weights: Weights
-    ) -> None:
-        attn: Any = layer.attn
-        ffn: Any = layer.ffn
-        kernel, memory = _kernel(), slot.attn
-        norms = layer.attn_norm, layer.ffn_norm
-        self._watch = Watch(layer, (memory.k, memory.v))
-        self._weights = weights
-        self._dtype, self._step = memory.k.dtype, kernel.layer_step
-        self._rope, self._window = attn.rope_index, attn.config.window
-        biases = [_bias(product) for product in products]
-        rows = [row for norm in norms for row in _scaled(norm)]
-        joined = np.concatenate(biases[:3]), np.concatenate(biases[4:-1])
-        heads, key_heads = attn.config.num_attention_heads, memory.k.shape[1]
-        size, capacity = attn.config.head_dim, memory.k.shape[2]
-        widest = max(layer.attn_norm.size, heads * size, *(len(bias) for bias in joined))
-        self._constant = (
-            weights.table,
-            np.stack([*rows, biases[3], biases[-1]]),
-            joined,
-            (
-                kind_of(memory.k),
-                kernel.RMS if layer.attn_norm.kind == "rms" else kernel.LAYER,
-                getattr(kernel, _ACTIVATIONS[ffn.config.activation]),
-            ),
-            (float(norms[0].eps), float(norms[1].eps), float(attn.scale)),
-            (
-                memory.k.data_ptr(),
-                memory.v.data_ptr(),
-                key_heads,
-                heads // key_heads,
-                size,
-                capacity,
-                kernel.ATTEND,
-            ),
-            np.empty((3, widest), np.float32),
-        )
 
-    def serves(self, layer: Layer, slot: StepSlot, dtype: torch.dtype) -> bool:
-        """Whether it was made for this layer, as it is now, for this very memory and dtype."""
-        memory = slot.attn
-        return dtype is self._dtype and self._watch.unchanged(layer, (memory.k, memory.v))
-
-    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
-        """`x (1, 1, C) -> (1, 1, C)`."""
-        x, out = x.contiguous(), torch.empty_like(x)
-        self._weights.count()
-        end = ctx.columns
-        first = 0 if self._window is None else max(0, end - self._window)
-        if self._rope < 0:
-            now = 0, 0, 0, first, end
-        else:
-            cos, sin = ctx.rope[self._rope]
-            now = cos.data_ptr(), sin.data_ptr(), cos.shape[-1], first, end
-        with crew().at_work() as job:
-            self._step(job, x.data_ptr(), *self._constant, now, out.data_ptr())
-        return out
+def _memories(slot: StepSlot) -> tuple[Any, ...]:
+    return slot.attn.k, slot.attn.v
 
 
 def _bias(product: Linear) -> np.ndarray:

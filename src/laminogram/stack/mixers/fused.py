@@ -1,5 +1,5 @@
-"""What decoders share that run one layer for one token of one row in one call of a compiled kernel
-(`kernels/_rwkv4_numba.py`, `kernels/_attention_numba.py`), for weights in fp32, bf16 or int8.
+"""Layers for one token of one row in one call of compiled kernels (`kernels/_layers_numba.py`): one
+of them, where somebody looks at what is between two, or all; weights in fp32, bf16 or int8.
 
 Weights and memories are read where they lie, but for fp32 weights that are numbers of 16 bits, of
 which a copy is read after some tokens (`kernels/shortened.py`). Vectors are copied in fp32. A write
@@ -8,34 +8,48 @@ to what is copied past autograd's eyes (`.data`, a numpy view) is seen by a new 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from operator import is_
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from laminogram.stack.cache import StepSlot
 from laminogram.stack.context import Context
+from laminogram.stack.kernels.crew import crew
 from laminogram.stack.kernels.matvec import fits, kind_of
 from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, shortened
-from laminogram.stack.taps import Taps
+
+if TYPE_CHECKING:
+    from laminogram.stack.layer import Layer
 
 STREAMS = (torch.float32, torch.bfloat16)
 """What the residual stream and a memory may be held in."""
 _SERVED = (*STREAMS, torch.float64)
 Stored = tuple[Tensor, Tensor | None]
 """What is read of a weight: its numbers (O, I), and the steps (O,) of int8 ones."""
+Memories = Callable[[StepSlot], tuple[Any, ...]]
+"""From a slot to the tensors in it that a decoder has the addresses of."""
 
 
-def is_one_row(x: Tensor, ctx: Context, taps: Taps) -> bool:
-    """Whether `x` is one token of one row on a CPU, in fp32, fp64 or bf16, and nothing is tapped,
-    differentiated or compiled."""
+@cache
+def _layers() -> ModuleType:
+    return importlib.import_module("laminogram.stack.kernels._layers_numba")
+
+
+def is_one_row(x: Tensor, ctx: Context) -> bool:
+    """Whether `x` is one token of one row on a CPU, in fp32, fp64 or bf16, and nothing is
+    differentiated, captured or compiled."""
     return (
         x.numel() == x.shape[-1]
-        and not taps.names
         and ctx.lengths is None
+        and ctx.start is not None
         and x.is_cpu
         and x.dtype in _SERVED
         and not torch.is_grad_enabled()
@@ -68,7 +82,7 @@ def _stored(weight: Any) -> Stored | None:
 
 class Weights:
     """The weights of a decoder's products as its kernel takes them. `table` (weights, 5): kind,
-    addresses of numbers and steps, shape. With `short` fp32 ones give way to copies in bf16: to
+    addresses of numbers and steps, shape. With `short` fp32 ones give way to copies in 16 bits: to
     those that there are once a token has read both, to new ones after some more tokens.
 
     found: what `stored` says of the products, kept for as long as the kernel has the addresses. It
@@ -80,7 +94,7 @@ class Weights:
         self._checks: list[Check | None] = []
         self._copies: list[Tensor | None] = [None] * len(found)
         self._tokens = 0
-        self.table = np.array([_row(*one) for one in found], np.int64)
+        self.table = np.array([(*_read(*one), *one[0].shape) for one in found], np.int64)
 
     def count(self) -> None:
         """A token comes."""
@@ -111,12 +125,12 @@ class Weights:
         """Read copies where there are some."""
         self._copies = copies
         for i, copy in enumerate(copies):
-            self.table[i] = _row(*self._found[i]) if copy is None else _row(copy, None)
+            read, steps = self._found[i] if copy is None else (copy, None)
+            self.table[i, :3] = _read(read, steps)
 
 
-def _row(numbers: Tensor, scale: Tensor | None) -> tuple[int, ...]:
-    steps = 0 if scale is None else scale.data_ptr()
-    return (kind_of(numbers), numbers.data_ptr(), steps, *numbers.shape)
+def _read(numbers: Tensor, steps: Tensor | None) -> tuple[int, int, int]:
+    return kind_of(numbers), numbers.data_ptr(), 0 if steps is None else steps.data_ptr()
 
 
 def vector(x: Tensor) -> np.ndarray:
@@ -167,3 +181,58 @@ class _Entries:
         if sum(map(len, self._views)) != len(self.kept):
             return False
         return all(map(is_, chain.from_iterable(self._views), self.kept))
+
+
+class FusedDecoder:
+    """`Layer.forward` of one token in one call; what the slot remembers moves on.
+
+    dtype: of the residual stream; kernel: the module of its `layer_step`; entries: by name what
+    that takes beside its weights, as numbers, or as arrays, which are kept for as long as the
+    kernel has their addresses.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        slot: StepSlot,
+        dtype: torch.dtype,
+        memories: Memories,
+        weights: Weights,
+        kernel: ModuleType,
+        entries: Mapping[str, int | np.ndarray],
+    ) -> None:
+        self._dtype, self._memories, self.weights = dtype, memories, weights
+        self._watch = Watch(layer, memories(slot))
+        self._kept = entries
+        table = np.zeros(kernel.ENTRIES, np.int64)
+        for name, value in {**entries, "WEIGHTS": weights.table}.items():
+            at = getattr(kernel, name)
+            table[at] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        self._table = table
+        self.entry: tuple[int, int] = kernel.layer_step.address, table.ctypes.data
+
+    def serves(self, layer: Layer, slot: StepSlot, dtype: torch.dtype) -> bool:
+        """Whether it was made for this layer, as it is now, for this very memory and dtype."""
+        return dtype is self._dtype and self._watch.unchanged(layer, self._memories(slot))
+
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        """`x (1, 1, C) -> (1, 1, C)`."""
+        return through((self,), x, ctx)
+
+
+def several_layers(layers: Iterable[tuple[Layer, StepSlot]], x: Tensor, ctx: Context) -> Tensor:
+    """Layers one after the other, `x (1, 1, C)`, each by the decoder that its slot keeps."""
+    return through([slot.decoder for _, slot in layers], x, ctx)
+
+
+def through(decoders: Sequence[FusedDecoder], x: Tensor, ctx: Context) -> Tensor:
+    """`x (1, 1, C)` after the layers of these decoders."""
+    for decoder in decoders:
+        decoder.weights.count()
+    table = np.array([decoder.entry for decoder in decoders], np.int64)
+    out = x.clone(memory_format=torch.contiguous_format)
+    ropes = [(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in ctx.rope]
+    token = np.array([out.data_ptr(), ctx.columns, *chain.from_iterable(ropes)], np.int64)
+    with crew().at_work() as job:
+        _layers().through(job, table, token)
+    return out

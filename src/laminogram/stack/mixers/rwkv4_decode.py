@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from laminogram.stack.cache import StateSlot, StepSlot
 from laminogram.stack.context import Context
-from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.wkv4_decode import Wkv4Decoder
 from laminogram.stack.mixers.rwkv4_fused import FusedDecoder, fused_decoder
 
@@ -40,7 +39,7 @@ class LayerDecoder:
         self._channel = ChannelDecoder(layer.ffn, slot.ffn)  # type: ignore[arg-type]
         self._shape = (layer.attn_norm.size,)
 
-    def serves(self, layer: Layer, slot: StepSlot) -> bool:
+    def serves(self, layer: Layer, slot: StepSlot, dtype: torch.dtype) -> bool:
         """Whether it was made for this layer, as it is put together now, and this very memory."""
         norms, modules = self._norms, layer._modules
         return (
@@ -50,7 +49,7 @@ class LayerDecoder:
             and self._channel.serves(modules["ffn"], slot.ffn)  # type: ignore[arg-type]
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """`x (1, 1, C) -> (1, 1, C)`."""
         before, between = self._norms
         table = before._parameters
@@ -61,14 +60,16 @@ class LayerDecoder:
         return x.add_(self._channel(h))
 
 
-def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder | None:
-    """The decoder that the slot keeps, or a new one where that no longer serves: one compiled call
+def row_decoder(
+    layer: Layer, slot: StepSlot, dtype: torch.dtype
+) -> LayerDecoder | FusedDecoder | None:
+    """The decoder that the slot keeps, or a new one where that no longer serves: a compiled call
     where there can be, else operations of torch. None where neither takes the weights: packed ones,
     bf16, another dtype than the memory."""
     decoder: LayerDecoder | FusedDecoder | None = slot.decoder
-    if decoder is not None and decoder.serves(layer, slot):
+    if decoder is not None and decoder.serves(layer, slot, dtype):
         return decoder
-    fused = fused_decoder(layer, slot)
+    fused = fused_decoder(layer, slot, dtype)
     if fused is not None:
         slot.decoder = fused
         return fused
@@ -83,12 +84,6 @@ def layer_decoder(layer: Layer, slot: StepSlot) -> LayerDecoder | FusedDecoder |
         return None
     plainest = slot.decoder = LayerDecoder(layer, slot)
     return plainest
-
-
-def decoded(layer: Layer, x: Tensor, ctx: Context, slot: StepSlot) -> Tensor | None:
-    """`Layer.forward` of one token of one row, `x (1, 1, C)`, or None where no decoder serves."""
-    decoder = None if has_hooked_mixer(layer) else layer_decoder(layer, slot)
-    return None if decoder is None else decoder(x)
 
 
 class _Decoder:

@@ -1,0 +1,37 @@
+"""Layers that one token of one row passes in one call, whatever their kind: each is the address of
+a function and that of what it takes for its layer (`_rwkv4_numba`, `_attention_numba`).
+
+Between two calls from Python memory stands still, and what the interpreter needs there is cold
+after every sweep of the caches.
+"""
+
+# Compiled functions take arrays and addresses, for which Python has no types to write.
+# An intrinsic is called without the typing context that it is written with.
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
+from __future__ import annotations
+
+from numba import njit, types
+from numba.extending import intrinsic
+
+from ._crew_numba import code_of_call
+from ._dots_numba import how
+
+STREAM, END, ROPES = range(3)
+"""Entries of a token (int64): the address of its residual stream (C,), which layers read and write,
+how many tokens there are with it, and for each rope the addresses of cosines and sines (R,) and
+R."""
+ROPE = 3
+"""Entries of a rope."""
+
+
+@intrinsic
+def _call(typing, function, job, layer, token):
+    """Call `void(int64, int64, int64)` at an address."""
+    return types.void(*[types.int64] * 4), code_of_call
+
+
+@njit("void(int64[::1], int64[:, ::1], int64[::1])", **how)
+def through(job, layers, token):
+    """A token through `layers (L, 2)`, one after the other; `job` is a crew's."""
+    for layer in range(len(layers)):
+        _call(layers[layer, 0], job.ctypes.data, layers[layer, 1], token.ctypes.data)
