@@ -85,4 +85,7 @@ def test_random_plans_differ_and_every_list_holds_the_one_before():
 def test_the_page_shows_what_the_results_say():
     results = {path.stem: json.loads(path.read_text()) for path in page.RESULTS.glob("*.json")}
     text = page.PAGE.read_text(encoding="utf-8")
+    pairs = zip(page.filled(text, results).splitlines(), text.splitlines())
+    changed = [line for line, kept in pairs if line != kept]
+    assert not changed, "make it anew: python -m benchmarks.page"
     assert page.filled(text, results) == text

@@ -1,6 +1,6 @@
 """Runs models on a second GPU, and with their layers over both, and compares with the first.
 
-    python tests/gpu/check_devices.py [--tokens 24]
+    python tests/gpu/check_devices.py [--tokens 24] [--models rwkv7]
 
 For a Llama, an RWKV-4 and an RWKV-7 with random weights: logits, sites of every layer, statistics
 and gradients in fp32 and bf16; in fp32 texts of one and of three rows, generated uncaptured and
@@ -76,12 +76,13 @@ def check(kind: str, dtype: torch.dtype, count: int, checks: Checks) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--models", nargs="+", choices=list(SIZES), default=list(SIZES))
     given = parser.parse_args()
     if torch.cuda.device_count() < 2:
         print("two GPUs are needed", file=sys.stderr)
         return 2
     checks = Checks()
-    for kind in SIZES:
+    for kind in given.models:
         for dtype in DTYPES:
             check(kind, dtype, given.tokens, checks)
     print("all passed" if not checks.failed else f"{checks.failed} checks FAILED")
