@@ -251,7 +251,8 @@ def test_the_layer_that_predicts_a_second_token_is_left_out(
     save_file(weights | more, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((pair.folder / "config.json").read_text())
     with torch.no_grad():
-        assert torch.equal(ref.load(tmp_path)(pair.x), ref.load(pair.folder)(pair.x))
+        found, plain = ref.load(tmp_path)(pair.x), ref.load(pair.folder)(pair.x)
+    assert ref.error(found, plain) <= ref.TOLERANCE  # a weight's place in memory can tell in a bit
 
 
 Change = Callable[[StackConfig], StackConfig]

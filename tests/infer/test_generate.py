@@ -122,6 +122,7 @@ def test_a_rotary_that_changes_on_the_way(view: View) -> None:
     assert ended[0].tokens == made[0].tokens
 
 
+@pytest.mark.filterwarnings("ignore:the text is")  # longer than 64 tokens
 @pytest.mark.parametrize("kind", ["llama", "rwkv7"])
 @pytest.mark.parametrize("phase", ["new", "prompt"])
 def test_edits_of_a_phase_are_the_same_on_every_way(kind: str, phase: str) -> None:
@@ -315,3 +316,23 @@ def test_a_cache_of_another_model_is_refused(tmp_path: Path) -> None:
         other.generate(cache=made.cache, max_new_tokens=2)
     with pytest.raises(CacheError, match=r"filled under \[llama, plan .* under \[other, plan"):
         load_past(other, tmp_path / "past")
+
+
+def test_a_text_beyond_the_context_is_told() -> None:
+    view = _made_for(speaking_view("llama"), 6)
+    generate(view, [1, 2, 3], max_new_tokens=3)  # a warning would be an error
+    with pytest.warns(UserWarning, match="7 tokens long, and .* was made for 6"):
+        generate(view, [1, 2, 3], max_new_tokens=4)
+
+
+@pytest.mark.parametrize("kind", ["rwkv4", "alibi", "dynamic"])
+def test_nothing_is_told_of_a_context_that_may_grow(kind: str) -> None:
+    grows = kind == "dynamic"
+    view = view_with_rope(kind, factor=2.0) if grows else speaking_view(kind)
+    assert _made_for(view, 6).config.longest_text is None
+    generate(view, [1, 2, 3], max_new_tokens=9)
+
+
+def _made_for(view: View, tokens: int) -> View:
+    view.stack.config = replace(view.stack.config, max_position_embeddings=tokens)
+    return view

@@ -5,6 +5,7 @@ import pytest
 from tests.stacks import ids_of, view_of
 
 from laminogram.errors import ConfigError, SiteError
+from laminogram.probe import edits
 from laminogram.probe.measuring import measure
 
 ROWS = [ids_of(1, n, seed=n)[0].tolist() for n in (3, 9, 1, 6, 5)]
@@ -46,6 +47,22 @@ def test_tables_name_the_layers_and_other_plans_do_not_merge() -> None:
     other = view_of("llama").measure(ROWS, sites="attn_out")
     with pytest.raises(ConfigError, match="different plans"):
         measured.merge(other)
+
+
+def test_what_was_taken_under_other_conditions_does_not_merge() -> None:
+    view, other = view_of("llama"), view_of("llama")
+    other.stack.layer(1).ffn.down.weight.data.mul_(1.01)
+    measured = view.measure(ROWS, sites="ffn_out")
+    for odd, name in (
+        (view.using(edits=[edits.zero("ffn_out", layers=0)]), "edits"),
+        (view.using(precision="fp16"), "precision"),
+        (other, "weights_hash"),
+    ):
+        with pytest.raises(ConfigError, match=f"differ in {name}"):
+            measured.merge(odd.measure(ROWS, sites="ffn_out"))
+    twice = measured.merge(view.measure(ROWS[:2], sites="ffn_out"))
+    with pytest.raises(ConfigError, match="differ in edits"):
+        twice.merge(view.using(edits=[edits.zero("ffn_out")]).measure(ROWS, sites="ffn_out"))
 
 
 def test_sites_may_want_different_statistics() -> None:

@@ -154,9 +154,11 @@ class FakeView:
         self.name, self.family, self.causal = name, family, causal
         self.tokenizer: Any = object()
         self.context: int | None = 512
-        self.config = SimpleNamespace(
-            bos_token_id=BOS, causal=causal, recurrent=family.startswith("rwkv")
-        )
+
+    @property
+    def config(self) -> Any:
+        longest = None if self.family.startswith("rwkv") else self.context
+        return SimpleNamespace(bos_token_id=BOS, causal=self.causal, longest_text=longest)
 
     def card(self) -> FakeCard:
         card = FakeCard(self.name, self.family, 6, 192)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from laminogram.report.colour import make_tables, oklab_from_srgb, palette, table
+from laminogram.report.colour import (
+    _FILE,
+    make_tables,
+    oklab_from_srgb,
+    palette,
+    table,
+    write_palette,
+)
 
 TABLES = sorted(palette()["tables"])
 
@@ -49,3 +56,8 @@ def test_the_two_signs_differ_for_a_red_green_blind_eye():
 def test_an_unknown_table_is_named_with_those_there_are():
     with pytest.raises(KeyError, match="diverging-dark"):
         table("rainbow")
+
+
+def test_the_file_is_what_writing_it_anew_gives(tmp_path):
+    write_palette(tmp_path / "colours.json")
+    assert (tmp_path / "colours.json").read_bytes() == _FILE.read_bytes()

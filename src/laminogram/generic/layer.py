@@ -89,6 +89,11 @@ class WrappedLayer(nn.Module):
     def forward(
         self, x: Tensor, ctx: Context, slot: StepSlot | None, taps: Taps, part: Part = "both"
     ) -> Tensor:
+        """The residual `x (B, T, C)` after the wrapped layer or one half of it, its own code called
+        under hooks where taps name something inside; the slot, where there is one, moves on.
+
+        Raises CacheError for a slot where the layer's memory was not found.
+        """
         if slot is not None and self.found.memory is None:
             raise CacheError(f"{self.found.refusal}: run it without a cache (use_cache=False)")
         if slot is not None and part == "ffn":  # the first half runs, unheard: it wants its columns
@@ -139,6 +144,7 @@ def _hook(
     """
 
     def read_and_edit(module: nn.Module, args: Any, output: Any) -> Any:
+        """What torch calls after the module; what it returns stands for the module's output."""
         if silent:
             return with_first(output, torch.zeros_like(x))
         answer = first(output).view(x.shape)

@@ -8,6 +8,7 @@ Rows are independent: each has its own length, its own draws, and ends on its ow
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,6 +69,7 @@ def generate(
         stream: called with each new piece of text; for many rows with (row, piece).
         observer: sees every forward; it must carry the view's edits (`view.program` makes such).
 
+    Warns where a text ends longer than the model was made for (`StackConfig.longest_text`).
     Raises FamilyError for a model that cannot go on from a text, ConfigError for options out of
     range, TokenError for ids or text that cannot be read, CacheError for a cache of other
     conditions.
@@ -86,6 +88,7 @@ def generate(
     texts = _texts(view, past, stop, stream, single)
     ends = _Ends(begun, max_new_tokens, frozenset(view.config.eos_token_ids if stop_at_eos else ()))
     reasons = _watched(view, past, sampling, texts, ends, use_cache, observer)
+    _note_context(view, past)
     kept = past if use_cache else None
     made = [
         Generation(
@@ -218,6 +221,16 @@ def _check(view: Subject, max_new_tokens: int, cache: Past | None, use_cache: bo
             f"cache must be the `cache` of an earlier generation, found {type(cache).__name__}"
         )
     cache.cache.check(view.memory, cache.rows)
+
+
+def _note_context(view: Subject, past: Past) -> None:
+    context, longest = view.config.longest_text, max(map(len, past.tokens))
+    if context is not None and longest > context:
+        warnings.warn(
+            f"the text is {longest} tokens long, and {view.name} was made for {context}: what "
+            "comes after them may make no sense",
+            stacklevel=4,
+        )
 
 
 def _check_text(view: Subject, stop: str | Sequence[str], stream: Stream | None) -> None:

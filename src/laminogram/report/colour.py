@@ -149,12 +149,6 @@ def inks(theme: str) -> dict[str, str]:
 
 
 def write_palette(path: Path = _FILE) -> None:
-    """Compute the tables anew and write the file; needed only when a colour is changed."""
-    content = {
-        "tables": {name: rgb.tobytes().hex() for name, rgb in sorted(make_tables().items())},
-        "models": {
-            "light": ["#0b6e8f", "#c2541b", "#6b4fa0", "#2f7d4f", "#a8327a", "#6d6a12"],
-            "dark": ["#5cc3e0", "#f0965a", "#b49cf0", "#74c995", "#ee86bf", "#cfc95a"],
-        },
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Compute the tables of the file anew and write it; needed when what makes them is changed."""
+    tables = {name: rgb.tobytes().hex() for name, rgb in sorted(make_tables().items())}
+    path.write_text(json.dumps({**palette(), "tables": tables}, indent=1) + "\n", encoding="utf-8")

@@ -196,6 +196,13 @@ class StackConfig:
         keeping = ("attention", "latent", "wrapped")
         return all(layer.attn.kind not in keeping for layer in self.layers)
 
+    @property
+    def longest_text(self) -> int | None:
+        """The most tokens that the model was made for; None where no such number holds: it names
+        none, remembers in a state, or has slopes (ALiBi) or a stretched rotary for longer texts."""
+        free = self.recurrent or any(_reads_on(layer.attn) for layer in self.layers)
+        return None if free else self.max_position_embeddings
+
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that `from_dict` reads back, fit for JSON."""
         return asdict(self)
@@ -218,6 +225,14 @@ class StackConfig:
         fields["limits"] = tuple(data.get("limits", ()))
         return cls(**fields)
 
+
+def _reads_on(attn: Any) -> bool:
+    rope = getattr(attn, "rope", None)
+    return getattr(attn, "alibi", False) or (rope is not None and rope.kind in _STRETCHED)
+
+
+_STRETCHED = ("linear", "dynamic", "dynamic_log2", "yarn")
+"""Kinds of rotary beside which checkpoints give the length before it was stretched, or may."""
 
 _MIXERS: dict[str, type] = {
     "attention": AttentionConfig,

@@ -113,8 +113,8 @@ def rows_of(view: Subject, texts: Sequence[str], bos: bool | None = None) -> lis
     """
     tokenizer = view.needed_tokenizer()
     rows = [tokenizer.encode(text, bos) for text in texts]
-    context, longest = view.config.max_position_embeddings, max(map(len, rows))
-    if context is not None and longest > context and not view.config.recurrent:
+    context, longest = view.config.longest_text, max(map(len, rows))
+    if context is not None and longest > context:
         raise ConfigError(
             f"a document is {longest} tokens for {view.name}, which was made for {context}; read "
             "fewer letters of each"

@@ -37,8 +37,8 @@ def read_one(view: Subject, text: Text) -> Batch:
 
 def check_length(view: Subject, batch: Batch) -> None:
     """ConfigError for a row beyond the context; a recurrent model reads on past it."""
-    context, longest = view.config.max_position_embeddings, max(batch.lengths)
-    if context is not None and longest > context and not view.config.recurrent:
+    context, longest = view.config.longest_text, max(batch.lengths)
+    if context is not None and longest > context:
         raise ConfigError(
             f"the text is {longest} tokens for {view.name}, which was made for {context}; "
             "shorten the text"

@@ -192,7 +192,7 @@ def _record(
         raise ConfigError(f"{view.name} has no tokenizer, so it cannot read a text")
     card = view.card()
     if leader is None:
-        more = _continuation(view, card, int(view.tokens(text).lengths[0]), new_tokens)
+        more = _continuation(view, int(view.tokens(text).lengths[0]), new_tokens)
         # The last token that a model generates is never read by it: one more is asked for.
         gram = view.record(text, sites=(site,), new_tokens=more + 1 if more else 0)
         prompt_length = int(gram.prompt_lengths[0])
@@ -212,10 +212,9 @@ def _record(
     )
 
 
-def _continuation(view: Any, card: Any, length: int, new_tokens: int | None) -> int:
+def _continuation(view: Any, length: int, new_tokens: int | None) -> int:
     """How many tokens the model generates after `length` ones; ConfigError past its context."""
-    # A recurrent model reads on past the length it was trained at; positions run out, a state not.
-    limit = None if view.config.recurrent else card.context
+    limit = view.config.longest_text
     more = new_tokens
     if more is None:
         more = CONTINUATION if view.config.causal else 0

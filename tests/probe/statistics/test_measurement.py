@@ -59,11 +59,11 @@ def test_merging_two_halves_is_measuring_both():
 
 
 def test_merging_keeps_what_only_one_has_and_both_manifests():
-    a, b = measured(0, range(2)), Measurement(["moments"], manifest={"plan": "other"})
+    a, b = measured(0, range(2)), Measurement(["moments"], manifest={"device": "other"})
     b.observe("q", 0, torch.ones(1, 2, 3))
     merged = a.merge(b).merge(a)
     assert ("moments", "q", 0) in merged
-    assert merged.manifest == {"merged": [{"plan": "0-2"}, {"plan": "other"}, {"plan": "0-2"}]}
+    assert merged.manifest == {"merged": [{"plan": "0-2"}, {"device": "other"}, {"plan": "0-2"}]}
     with pytest.raises(ConfigError, match="they ran different plans"):
         a.merge(Measurement(step_layers={1: (3, None)}))
 

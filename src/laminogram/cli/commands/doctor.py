@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from laminogram.cli.options import load_view, placement
+from laminogram.cli.options import load_view, placement, refuse_unknown
 from laminogram.cli.tables import print_table
 
 VERDICTS = {True: "held", False: "BROKEN", None: "not asked"}
@@ -24,6 +24,7 @@ def command(model: str, dtype: str | None, device: str | None) -> None:
     batch against its rows, an edit that changes nothing, and on a GPU a step from a CUDA graph, or
     why none could be captured. The exit status is 1 if a check did not hold.
     """
+    refuse_unknown([model])
     from laminogram.studies.doctor import examine
 
     report = examine(load_view(model, dtype, device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -78,5 +79,8 @@ def command(
     if chat:
         text = view.chat([{"role": "user", "content": prompt}])
         given["stop"] = (*given["stop"], *view.needed_tokenizer().turn_ends)
-    view.generate(text, **given, stream=lambda text: click.echo(text, nl=False))
+    with warnings.catch_warnings(record=True) as notes:
+        view.generate(text, **given, stream=lambda text: click.echo(text, nl=False))
     click.echo()
+    for note in notes:
+        click.echo(str(note.message), err=True)

@@ -12,6 +12,7 @@ from laminogram.cli.options import (
     load_view,
     placement,
     read_short,
+    refuse_unknown,
     short_documents,
 )
 
@@ -90,6 +91,7 @@ def command(
     divergence, operations on outliers beside random controls, with BOS and without. What it costs
     is said before it starts. With --text-only, parts are kept only where --out is given.
     """
+    refuse_unknown(models)
     from laminogram.report.folder import refuse_existing
     from laminogram.studies.outlier_report import Settings, outlier_report
 

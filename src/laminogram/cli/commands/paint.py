@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from laminogram.cli.options import keeps_parts, load_view, placement, remembering
+from laminogram.cli.options import keeps_parts, load_view, placement, refuse_unknown, remembering
 
 if TYPE_CHECKING:
     from laminogram.studies.painters import Painters
@@ -103,6 +103,7 @@ def command(
     Without tasks a variant is told by its loss on held-out text and its divergence from the
     unchanged model. An encoder is told by its masked tokens, or by its states where it has no head.
     """
+    refuse_unknown([model])
     from laminogram.report.tables import slug
     from laminogram.studies.painters import paint
 

@@ -20,6 +20,8 @@ from laminogram.probe.store import read_tensors, write_tensors
 Key = tuple[str, str, int]
 Kinds = Iterable[str | Statistic | type[Statistic]]
 _FORMAT = "laminogram-measurement/1"
+_ONE = ("plan", "edits", "precision", "weights_hash")
+"""Conditions of which all parts of a measurement must say the same, where they say anything."""
 
 
 class Measurement(Mapping[Key, Statistic]):
@@ -113,7 +115,8 @@ class Measurement(Mapping[Key, Statistic]):
     def merge(self, other: Measurement) -> Measurement:
         """A new measurement of the tokens of both.
 
-        Steps must stand for the same layers. Where the manifests differ, the new one keeps both
+        Steps must stand for the same layers, and what both manifests say of weights, precision,
+        plan and edits must be the same. Where they differ in anything else, the new one keeps both
         under `merged`. Raises ConfigError.
         """
         for step in self.step_layers.keys() & other.step_layers.keys():
@@ -122,13 +125,15 @@ class Measurement(Mapping[Key, Statistic]):
                     f"step {step} is {self.step_layers[step]} in one measurement and "
                     f"{other.step_layers[step]} in the other; they ran different plans"
                 )
+        parts = [*_parts(self.manifest), *_parts(other.manifest)]
+        _check_conditions(parts)
         entries = {
             key: _joined(self._entries.get(key), other._entries.get(key))
             for key in self._entries.keys() | other._entries.keys()
         }
         manifest = self.manifest
         if self.manifest != other.manifest:
-            manifest = {"merged": [*_parts(self.manifest), *_parts(other.manifest)]}
+            manifest = {"merged": parts}
         merged = Measurement((), self.step_layers | other.step_layers, manifest, entries)
         merged._templates = self._templates
         return merged
@@ -228,3 +233,14 @@ def _joined(a: Statistic | None, b: Statistic | None) -> Statistic:
 
 def _parts(manifest: dict[str, Any]) -> list[Any]:
     return manifest["merged"] if set(manifest) == {"merged"} else [manifest]
+
+
+def _check_conditions(parts: Iterable[Mapping[str, Any]]) -> None:
+    for name in _ONE:
+        said = [part[name] for part in parts if part.get(name) is not None]
+        other = next((value for value in said if value != said[0]), None)
+        if other is not None:
+            raise ConfigError(
+                f"the measurements differ in {name}: {said[0]!r} in one, {other!r} in the other; "
+                "only tokens of one model under one set of conditions are one measurement"
+            )
