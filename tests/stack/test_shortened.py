@@ -75,10 +75,11 @@ class Decoding:
 
     def copies(self, cache):
         """Of every weight whether a copy is read; the head's is the last."""
-        kinds = [kind for slot in cache.slots for kind in slot.decoder.weights.table[:, 0]]
+        tables = [stage.weights.table for stage in cache.passage._stages]
+        assert all(slot.decoder.weights.table is own for slot, own in zip(cache.slots, tables))
         kernel = matvec.kernels()
-        read = [kind in (kernel.PAIRS, kernel.BF16_BY_INPUTS) for kind in kinds]
-        return [*read, cache.reader is not None and cache.reader._copy is not None]
+        copies = (kernel.PAIRS, kernel.BF16_BY_INPUTS)
+        return [kind in copies for table in tables for kind in table[:, 0]]
 
 
 def bits_of(numbers):

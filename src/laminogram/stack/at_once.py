@@ -1,17 +1,27 @@
-"""Layers that a decoded token passes without stopping between them, where nothing there is seen or
-changed: on a CPU one call for all, on a GPU sums that the next layer finishes."""
+"""What a decoded token passes without stopping on the way, where nothing there is seen or changed:
+layers, on a CPU in one call, on a GPU with sums that the next layer finishes; and on a CPU the
+whole way from the embedding to the logits (`Passage`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from laminogram.stack.cache import StepSlot
+from laminogram.plans import Item, Step
+from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.context import Context
-from laminogram.stack.layer import Layer
+from laminogram.stack.ends_fused import head_stage
+from laminogram.stack.hooks import is_hooked
+from laminogram.stack.kernels.shortened import AFTER
+from laminogram.stack.layer import Layer, passes_rows
 from laminogram.stack.mixers import fused, row_decode, rows_decode
+from laminogram.stack.mixers.fused import FusedDecoder, Stage, Watch
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
 
 
 class Way(NamedTuple):
@@ -28,3 +38,98 @@ def way(x: Tensor, ctx: Context) -> Way | None:
     if x.shape[0] > 1 and row_decode.is_one_token(x, ctx):
         return Way(Layer.takes_rows, rows_decode.several_layers)
     return None
+
+
+def logits(
+    stack: Stack, items: tuple[Item, ...], cache: Cache, x: Tensor, ctx: Context
+) -> Tensor | None:
+    """From `x (1, 1, C)`, which enters the first step of a plan, to logits (1, 1, V) in one call,
+    by the passage that the cache keeps; None where the token must go step by step."""
+    if not fused.is_one_row(x, ctx):
+        return None
+    kept: Passage | None = cache.passage
+    if kept is None or not kept.serves(stack, items, cache, x.dtype):
+        kept = cache.passage = _passage(stack, items, cache, x.dtype)
+    return None if kept is None else kept(x, ctx)
+
+
+def _passage(
+    stack: Stack, items: tuple[Item, ...], cache: Cache, dtype: torch.dtype
+) -> Passage | None:
+    if not passes_rows(stack.run_layer) or is_hooked(stack.head):
+        return None
+    layers, decoders = [], []
+    for item, slot in zip(items, cache.slots):
+        if not isinstance(item, Step) or item.part != "both":
+            return None
+        layer: Any = stack.layer(item.layer)
+        if not isinstance(layer, Layer) or is_hooked(layer):
+            return None
+        decoder = layer.row_decoder(slot, dtype)
+        if not isinstance(decoder, FusedDecoder):
+            return None
+        layers.append(layer)
+        decoders.append(decoder)
+    head = head_stage(stack, dtype, cache.reader is not None)
+    if head is None:
+        return None
+    return Passage(stack, items, layers, decoders, head, dtype)
+
+
+class Passage:
+    """The stages of all steps of a plan and of the head, with the memory of one cache, for as long
+    as nothing of it changes."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        items: tuple[Item, ...],
+        layers: Sequence[Layer],
+        decoders: Sequence[FusedDecoder],
+        head: Stage,
+        dtype: torch.dtype,
+    ) -> None:
+        self._stack, self._items, self._run_layer = stack, items, stack.run_layer
+        self._decoders, self._dtype, self._tokens = decoders, dtype, 0
+        self._stages: list[Stage] = [*decoders, head]
+        self._table = fused.table_of(self._stages)
+        distinct = list(dict.fromkeys(layers))
+        ends = (stack.final_norm, stack.head, stack.embed)
+        tables: list[Any] = [stack._modules, stack.layers._modules]
+        self._watch = Watch([*distinct, *ends], tables)
+        self._hooks = _hooks([stack.head, *distinct, *(x.attn for x in distinct)])
+        self._hooks += _hooks([x.ffn for x in distinct])
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # as a stage
+
+    def serves(
+        self, stack: Stack, items: tuple[Item, ...], cache: Cache, dtype: torch.dtype
+    ) -> bool:
+        """Whether it was made for this plan of this stack, both as they are now, for the memory of
+        this cache and a residual stream in this dtype."""
+        return (
+            stack is self._stack
+            and items == self._items
+            and dtype is self._dtype
+            and stack.run_layer is self._run_layer
+            and not any(self._hooks)
+            and all(map(FusedDecoder.remembers, self._decoders, cache.slots))
+            and self._watch.unchanged()
+        )
+
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        """`x (1, 1, C) -> (1, 1, V)`; what the cache remembers moves on."""
+        if self._tokens <= AFTER:
+            self._tokens += 1
+            for stage in self._stages:
+                stage.weights.count()
+        out = x.clone(memory_format=torch.contiguous_format)
+        scores = x.new_empty(1, 1, self._stages[-1].weights.outputs)
+        fused.pass_through(self._table, out, ctx, scores)
+        return scores
+
+
+def _hooks(modules: Sequence[nn.Module]) -> list[dict[int, Any]]:
+    """The tables of hooks of modules, which are empty where nobody waits for a call."""
+    return [x for m in modules for x in (m._forward_hooks, m._forward_pre_hooks)]

@@ -259,7 +259,8 @@ class Cache:
     `slots` has one for each step of the plan; the steps of a group may share theirs.
     `conditions` names what it was filled under; `regime` the rope regime of each row; `prompts`
     how many tokens the first forward brought. A run that broke off half-way leaves it `broken`.
-    `reader` reads the head's weight for one token; None where it is read as it is.
+    `reader` reads the head's weight for one token; None where it is read as it is. `passage` is
+    what takes a token through all of it in one call (`at_once`), never saved.
     """
 
     slots: list[StepSlot]
@@ -271,6 +272,8 @@ class Cache:
     prompts: list[int] = field(default_factory=list)
     broken: bool = False
     reader: Reader | None = None
+    passage: Any = field(default=None, init=False, repr=False, compare=False)
+    _room: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
     def batch(self) -> int:
@@ -283,6 +286,9 @@ class Cache:
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` tokens a row in every slot."""
+        if capacity <= self._room:  # asked at every token
+            return
+        self._room = capacity
         for slot in self._distinct().values():
             for _, part in slot.parts():
                 part.reserve(capacity)

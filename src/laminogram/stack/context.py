@@ -255,8 +255,11 @@ def build(
     """
     start = starts[0] if len(set(starts)) == 1 else None
     columns = max(starts) + width
-    offsets = torch.tensor(starts if start is None else starts[:1], device=device)
-    positions = offsets[:, None] + torch.arange(width, device=device)
+    if start is None:
+        offsets = torch.tensor(starts, device=device)
+        positions = offsets[:, None] + torch.arange(width, device=device)
+    else:
+        positions = torch.arange(start, start + width, device=device)[None]
     uniform = all(length == width for length in lengths)
     real = None if uniform else torch.tensor(lengths, device=device)
     masks: dict[MaskKey, Mask] = {}

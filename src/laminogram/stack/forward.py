@@ -103,7 +103,8 @@ def through(
     walk = Walk(stack, cache, observer)
     with on(stack.device):
         flow = walk.enter(batch, ctx, v_first)
-        return walk.leave(walk.over(plan.items, flow), logits)
+        found = walk.straight(plan.items, flow) if logits != "none" else None
+        return walk.leave(walk.over(plan.items, flow), logits) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,12 @@ class Walk:
             _provide_v_first(stack, x, ctx, self.cache, ends)
         _hand_over(self.observer, STACK_STEP, ends)
         return Flow(x, ctx)
+
+    def straight(self, items: tuple[Item, ...], flow: Flow) -> Tensor | None:
+        """Logits of one token that passes all there is in one call; None where it cannot."""
+        if self.cache is None or self.observer is not None:
+            return None
+        return at_once.logits(self.stack, items, self.cache, flow.x, flow.ctx)
 
     def over(self, items: Iterable[Item], flow: Flow) -> Flow:
         """Run items one after the other."""

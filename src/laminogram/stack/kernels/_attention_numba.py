@@ -21,11 +21,10 @@ from . import _attend_numba as attend
 from ._crew_numba import JOB, PRODUCT, X, finish, together
 from ._dots_numba import how, pointer
 from ._layers_numba import END, ROPE, ROPES, STREAM
-from ._vectors_numba import normalise, normalise_by_square, read, sigmoid, write
+from ._vectors_numba import norm, read, sigmoid, write
 
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS, DOWN_BIAS) = range(6)
 """Rows of the table of vectors (C,)."""
-RMS, LAYER = range(2)
 SILU, GELU, GELU_TANH, RELU, RELU2 = range(5)
 ATTEND_HEAD = attend.attend_head.address
 """Where the function lies that does a share of an attention."""
@@ -41,14 +40,6 @@ the window, or 0. Numbers are fp32 where nothing else is said."""
 
 _ROOT_HALF, _ROOT_2_PI = np.float32(0.5**0.5), np.float32((2 / math.pi) ** 0.5)
 _CUBIC = np.float32(0.044715)
-
-
-@njit(**how)
-def _norm(kind, x, weight, bias, eps, out):
-    if kind == RMS:
-        normalise_by_square(x, weight, bias, eps, out)
-    else:
-        normalise(x, weight, bias, eps, out)
 
 
 @njit(**how)
@@ -152,25 +143,25 @@ def _feed_forward(job, layer, products, vectors, x, h):
 
 
 @cfunc("void(int64, int64, int64)", **how)
-def layer_step(job_address, layer_address, token_address):
+def step(job_address, layer_address, token_address):
     """A token through the layer."""
     job = carray(pointer(job_address), (JOB,), np.int64)
     layer = carray(pointer(layer_address), (ENTRIES,), np.int64)
     token = carray(pointer(token_address), (ROPES + ROPE * (layer[TURN] + 1),), np.int64)
     products = carray(pointer(layer[WEIGHTS]), (layer[PARTS], PRODUCT), np.int64)
-    kind, norm, size = layer[KIND], layer[NORM], layer[SIZE]
+    kind, norm_kind, size = layer[KIND], layer[NORM], layer[SIZE]
     vectors, numbers = _numbers(layer[TABLE], (6, size)), _numbers(layer[NUMBERS], (3,))
     width, joint = products[3, 4], products[0, 3] + 2 * products[1, 3]
     qkv, z = np.empty(joint, np.float32), np.empty(width, np.float32)
     x, h = np.empty(size, np.float32), np.empty(size, np.float32)
     read(kind, token[STREAM], x)
-    _norm(norm, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
+    norm(norm_kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
     together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
     _add(qkv, _numbers(layer[QKV_BIAS], (joint,)))
     _attention(job, layer, token, qkv, numbers[2], z)
     together(job, products[3:4], z.ctypes.data, 0, h.ctypes.data)
     _add(x, h)
     _add(x, vectors[O_BIAS])
-    _norm(norm, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
+    norm(norm_kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
     _feed_forward(job, layer, products, vectors, x, h)
     write(kind, x, token[STREAM])

@@ -1,5 +1,6 @@
-"""Layers that one token of one row passes in one call, whatever their kind: each is the address of
-a function and that of what it takes for its layer (`_rwkv4_numba`, `_attention_numba`).
+"""Layers, and the head, that one token of one row passes in one call, whatever their kind: each is
+the address of a function and that of what it takes for its layer (`_rwkv4_numba`,
+`_attention_numba`, `_head_numba`).
 
 Between two calls from Python memory stands still, and what the interpreter needs there is cold
 after every sweep of the caches.
@@ -16,10 +17,10 @@ from numba.extending import intrinsic
 from ._crew_numba import code_of_call
 from ._dots_numba import how
 
-STREAM, END, ROPES = range(3)
+STREAM, END, LOGITS, ROPES = range(4)
 """Entries of a token (int64): the address of its residual stream (C,), which layers read and write,
-how many tokens there are with it, and for each rope the addresses of cosines and sines (R,) and
-R."""
+how many tokens there are with it, the address of its logits (V,), which the head writes, and for
+each rope the addresses of cosines and sines (R,) and R."""
 ROPE = 3
 """Entries of a rope."""
 

@@ -109,7 +109,7 @@ def _channel_mix(job, layer, products, vectors, rows, wide):
 
 
 @cfunc("void(int64, int64, int64)", **how)
-def layer_step(job_address, layer_address, token_address):
+def step(job_address, layer_address, token_address):
     """A token through the layer."""
     job = carray(pointer(job_address), (JOB,), np.int64)
     layer = carray(pointer(layer_address), (ENTRIES,), np.int64)

@@ -13,6 +13,8 @@ from numba import carray, njit
 
 from ._dots_numba import BF16, how, pointer
 
+RMS, LAYER = range(2)
+"""Kinds of norm."""
 _LOG2_E = np.float32(1.4426950408889634)
 _TAYLOR = tuple(np.float32(math.log(2) ** n / math.factorial(n)) for n in range(7, -1, -1))
 """Of 2**x, highest power first."""
@@ -90,3 +92,12 @@ def normalise_by_square(x, weight, bias, eps, out):
     factor = np.float32(1) / np.sqrt(square / np.float32(len(x)) + np.float32(eps))
     for i in range(len(x)):
         out[i] = x[i] * factor * weight[i] + bias[i]
+
+
+@njit(**how)
+def norm(kind, x, weight, bias, eps, out):
+    """`x (C,)` normalised in one of both ways."""
+    if kind == RMS:
+        normalise_by_square(x, weight, bias, eps, out)
+    else:
+        normalise(x, weight, bias, eps, out)

@@ -71,6 +71,12 @@ def kind_of(weight: Tensor) -> int:
     return number
 
 
+def dtype_kind(dtype: torch.dtype) -> int:
+    """The number of fp32, bf16 or int8 alone."""
+    number: int = getattr(kernels(), _KINDS[dtype])
+    return number
+
+
 def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
     """`x (..., I)` of one row times `weight (O, I)`: (..., O) in the dtype of `x`, summed in fp32.
 

@@ -21,9 +21,16 @@ from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig
 from laminogram.stack.kernels.matvec import kind_of
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.attention import Attention
-from laminogram.stack.mixers.fused import STREAMS, FusedDecoder, Weights, stored, vector
+from laminogram.stack.mixers.fused import (
+    STREAMS,
+    FusedDecoder,
+    Weights,
+    kind_of_norm,
+    scaled,
+    stored,
+    vector,
+)
 from laminogram.stack.mixers.mlp import MLP
-from laminogram.stack.norms import Norm
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
@@ -109,11 +116,11 @@ def _entries(
     attn: Any = layer.attn
     ffn: Any = layer.ffn
     kernel, norms = _kernel(), (layer.attn_norm, layer.ffn_norm)
-    rows = [row for norm in norms for row in _scaled(norm)]
+    rows = [row for norm in norms for row in scaled(norm)]
     numbers = [float(norms[0].eps), float(norms[1].eps), float(attn.scale)]
     return {
         "KIND": kind_of(memory.k),
-        "NORM": kernel.RMS if norms[0].kind == "rms" else kernel.LAYER,
+        "NORM": kind_of_norm(norms[0]),
         "ACTIVATION": getattr(kernel, _ACTIVATIONS[ffn.config.activation]),
         "SIZE": norms[0].size,
         "PARTS": len(biases),
@@ -140,9 +147,3 @@ def _memories(slot: StepSlot) -> tuple[Any, ...]:
 def _bias(product: Linear) -> np.ndarray:
     bias, outputs = product.bias, product.weight.shape[0]
     return np.zeros(outputs, np.float32) if bias is None else vector(bias)
-
-
-def _scaled(norm: Norm) -> tuple[np.ndarray, np.ndarray]:
-    """What a norm multiplies with, its offset included, and what it adds."""
-    bias = np.zeros(norm.size, np.float32) if norm.bias is None else vector(norm.bias)
-    return vector(norm.weight) + np.float32(norm.offset), bias

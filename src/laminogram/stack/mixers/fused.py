@@ -28,6 +28,7 @@ from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, 
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
+    from laminogram.stack.norms import Norm
 
 STREAMS = (torch.float32, torch.bfloat16)
 """What the residual stream and a memory may be held in."""
@@ -95,6 +96,7 @@ class Weights:
         self._copies: list[Tensor | None] = [None] * len(found)
         self._tokens = 0
         self.table = np.array([(*_read(*one), *one[0].shape) for one in found], np.int64)
+        self.outputs = int(self.table[-1, 3])
 
     def count(self) -> None:
         """A token comes."""
@@ -139,32 +141,41 @@ def vector(x: Tensor) -> np.ndarray:
     return array
 
 
+def scaled(norm: Norm) -> tuple[np.ndarray, np.ndarray]:
+    """What a norm multiplies with, its offset included, and what it adds."""
+    bias = np.zeros(norm.size, np.float32) if norm.bias is None else vector(norm.bias)
+    return vector(norm.weight) + np.float32(norm.offset), bias
+
+
+def kind_of_norm(norm: Norm) -> int:
+    """The number by which the kernels know it."""
+    vectors = importlib.import_module("laminogram.stack.kernels._vectors_numba")
+    kind: int = vectors.RMS if norm.kind == "rms" else vectors.LAYER
+    return kind
+
+
 class Watch:
-    """What a decoder took for granted: modules, parameters, memories. Asked at every token with
-    cold caches, so it is loops of the interpreter's own wherever it can be."""
+    """What a decoder took for granted: modules, parameters, other `tables` of objects. Asked at
+    every token with cold caches, so it is loops of the interpreter's own wherever it can be."""
 
-    def __init__(self, layer: nn.Module, memories: tuple[Any, ...]) -> None:
-        modules = [layer]
-        for module in modules:  # grows; what `layer.modules()` gives, in a fifth of its time
+    def __init__(self, roots: Iterable[nn.Module], tables: Sequence[dict[str, Any]] = ()) -> None:
+        modules = list(roots)
+        for module in modules:  # grows; what `modules()` gives, in a fifth of its time
             modules += [child for child in module._modules.values() if child is not None]
-        self._own = layer._modules
-        self._modules = _Entries(module._modules for module in modules)
+        self._modules = _Entries([*tables, *(module._modules for module in modules)])
         self._parameters = _Entries(module._parameters for module in modules)
-        self._memories = memories
         found = [x for x in self._parameters.kept if x is not None]
-        self._tensors = found
+        self._places = [x.data_ptr for x in found]
         self._counted = [x for x in found if not x.is_inference()]  # others count no writes
-        self._now = [x.data_ptr() for x in found], [x._version for x in self._counted]
+        self._now = [place() for place in self._places], [x._version for x in self._counted]
 
-    def unchanged(self, layer: nn.Module, memories: tuple[Any, ...]) -> bool:
-        """Whether all is as it was, and this the layer and these the memories."""
+    def unchanged(self) -> bool:
+        """Whether all is as it was."""
         places, versions = self._now
         return (
-            layer._modules is self._own
-            and all(map(is_, memories, self._memories))
-            and self._modules.unchanged()
+            self._modules.unchanged()
             and self._parameters.unchanged()
-            and [x.data_ptr() for x in self._tensors] == places
+            and [place() for place in self._places] == places
             and [x._version for x in self._counted] == versions
         )
 
@@ -183,13 +194,31 @@ class _Entries:
         return all(map(is_, chain.from_iterable(self._views), self.kept))
 
 
-class FusedDecoder:
-    """`Layer.forward` of one token in one call; what the slot remembers moves on.
+class Stage:
+    """A part of a token's way that a compiled kernel does.
 
-    dtype: of the residual stream; kernel: the module of its `layer_step`; entries: by name what
-    that takes beside its weights, as numbers, or as arrays, which are kept for as long as the
-    kernel has their addresses.
+    kernel: the module of its `step`; entries: by name what that takes beside its weights, as
+    numbers, or as arrays, which are kept for as long as the kernel has their addresses.
     """
+
+    def __init__(
+        self, weights: Weights, kernel: ModuleType, entries: Mapping[str, int | np.ndarray]
+    ) -> None:
+        self.weights, self._kept = weights, entries
+        table = np.zeros(kernel.ENTRIES, np.int64)
+        for name, value in {**entries, "WEIGHTS": weights.table}.items():
+            at = getattr(kernel, name)
+            table[at] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        self._table = table
+        self.entry: tuple[int, int] = kernel.step.address, table.ctypes.data
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # addresses mean nothing in a copy of a cache, which makes its own
+
+
+class FusedDecoder(Stage):
+    """`Layer.forward` of one token in one call; what the slot remembers moves on. `dtype` is that
+    of the residual stream; weights, kernel and entries as a stage takes them."""
 
     def __init__(
         self,
@@ -201,19 +230,18 @@ class FusedDecoder:
         kernel: ModuleType,
         entries: Mapping[str, int | np.ndarray],
     ) -> None:
-        self._dtype, self._memories, self.weights = dtype, memories, weights
-        self._watch = Watch(layer, memories(slot))
-        self._kept = entries
-        table = np.zeros(kernel.ENTRIES, np.int64)
-        for name, value in {**entries, "WEIGHTS": weights.table}.items():
-            at = getattr(kernel, name)
-            table[at] = value.ctypes.data if isinstance(value, np.ndarray) else value
-        self._table = table
-        self.entry: tuple[int, int] = kernel.layer_step.address, table.ctypes.data
+        super().__init__(weights, kernel, entries)
+        self._layer, self._dtype, self._memories = layer, dtype, memories
+        self._watch, self._remembered = Watch([layer]), memories(slot)
 
     def serves(self, layer: Layer, slot: StepSlot, dtype: torch.dtype) -> bool:
         """Whether it was made for this layer, as it is now, for this very memory and dtype."""
-        return dtype is self._dtype and self._watch.unchanged(layer, self._memories(slot))
+        same = layer is self._layer and dtype is self._dtype
+        return same and self.remembers(slot) and self._watch.unchanged()
+
+    def remembers(self, slot: StepSlot) -> bool:
+        """Whether the memory of this slot lies where it was."""
+        return all(map(is_, self._memories(slot), self._remembered))
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """`x (1, 1, C) -> (1, 1, C)`."""
@@ -225,14 +253,24 @@ def several_layers(layers: Iterable[tuple[Layer, StepSlot]], x: Tensor, ctx: Con
     return through([slot.decoder for _, slot in layers], x, ctx)
 
 
-def through(decoders: Sequence[FusedDecoder], x: Tensor, ctx: Context) -> Tensor:
-    """`x (1, 1, C)` after the layers of these decoders."""
-    for decoder in decoders:
-        decoder.weights.count()
-    table = np.array([decoder.entry for decoder in decoders], np.int64)
+def through(stages: Sequence[Stage], x: Tensor, ctx: Context) -> Tensor:
+    """`x (1, 1, C)` after these stages."""
+    for stage in stages:
+        stage.weights.count()
     out = x.clone(memory_format=torch.contiguous_format)
+    pass_through(table_of(stages), out, ctx)
+    return out
+
+
+def table_of(stages: Sequence[Stage]) -> np.ndarray:
+    """What `pass_through` takes of stages (stages, 2)."""
+    return np.array([stage.entry for stage in stages], np.int64)
+
+
+def pass_through(table: np.ndarray, x: Tensor, ctx: Context, logits: Tensor | None = None) -> None:
+    """A token's residual stream `x` through stages, in place; the last may write `logits (V,)`."""
     ropes = [(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in ctx.rope]
-    token = np.array([out.data_ptr(), ctx.columns, *chain.from_iterable(ropes)], np.int64)
+    ends = x.data_ptr(), ctx.columns, 0 if logits is None else logits.data_ptr()
+    token = np.array([*ends, *chain.from_iterable(ropes)], np.int64)
     with crew().at_work() as job:
         _layers().through(job, table, token)
-    return out

@@ -1,0 +1,63 @@
+"""What the compiled kernel takes (`kernels/_head_numba.py`) of a final norm and a head of one
+product: the end of the way of one token of one row on a CPU."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from laminogram.stack.ends import Head
+from laminogram.stack.kernels.matvec import dtype_kind
+from laminogram.stack.mixers.fused import (
+    STREAMS,
+    Stage,
+    Weights,
+    kind_of_norm,
+    scaled,
+    stored,
+    vector,
+)
+
+if TYPE_CHECKING:
+    from laminogram.stack.stack import Stack
+
+
+@cache
+def _kernel() -> ModuleType:
+    return importlib.import_module("laminogram.stack.kernels._head_numba")
+
+
+def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
+    """The stage that makes logits of a residual stream in this dtype; None where the kernel does
+    not take them. With `short` copies of the weight may be read."""
+    head = stack.head
+    if stack.config.final_norm is None or dtype not in STREAMS or not _is_one_product(head):
+        return None
+    norm, product = stack.final_norm, stack.embed.tokens if head.weight is None else head
+    found = stored((product,))
+    if found is None or norm.weight.dtype is not dtype:
+        return None
+    numbers, steps = found[0]
+    if steps is None and numbers.dtype is not dtype:
+        return None
+    bias: int | np.ndarray = 0 if head.bias is None else vector(head.bias)
+    entries: dict[str, int | np.ndarray] = {
+        "KIND": dtype_kind(dtype),
+        "NORM": kind_of_norm(norm),
+        "SIZE": norm.size,
+        "TABLE": np.stack(scaled(norm)),
+        "BIAS": bias,
+        "EPS": np.array([norm.eps], np.float32),
+    }
+    return Stage(Weights((product,), found, short), _kernel(), entries)
+
+
+def _is_one_product(head: Head) -> bool:
+    config = head.config
+    special = config.transform is not None or config.norm is not None or config.normalised
+    return type(head) is Head and config.present and not special
