@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laminogram.probe.statistics import passes, team
+from laminogram.probe.statistics import passes
 from laminogram.probe.statistics.base import create
 from laminogram.probe.statistics.rows import Rows
+from laminogram.stack.kernels import team
 
 pytest.importorskip("numba")
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laminogram.probe.statistics.team import together
 from laminogram.stack.kernels.crew import numba_missing
+from laminogram.stack.kernels.team import together
 
 _LEAST = 1 << 16
 """Values below which torch is as fast."""

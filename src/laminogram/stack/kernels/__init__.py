@@ -7,6 +7,7 @@ beside them.
 | --- | --- |
 | `wkv4`, one token | a direct step of few operations |
 | `wkv4`, a sequence on CUDA, Triton present, no gradient for a state | chunks in Triton |
+| `wkv4`, a long text on a CPU without gradients, numba present | token after token, compiled |
 | `wkv4`, a CPU without gradients | the two-level scan in buffers that fit the cache |
 | `wkv4`, anything else | the two-level scan, differentiable |
 | `wkv6`, one token | a direct step |

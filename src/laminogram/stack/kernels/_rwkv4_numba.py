@@ -18,7 +18,8 @@ from numba import carray, cfunc, njit
 from ._crew_numba import JOB, PRODUCT, together
 from ._dots_numba import how, pointer
 from ._layers_numba import STREAM
-from ._vectors_numba import exp, normalise, read, sigmoid, write
+from ._vectors_numba import normalise, read, sigmoid, write
+from ._wkv4_numba import recur
 
 R, K, V, O, UP, GATE, DOWN = range(7)  # noqa: E741 - the mixer's own names
 PRODUCTS = 7
@@ -56,19 +57,11 @@ def _mixed_products(job, products, rows, mix, size, y):
 @njit(**how)
 def _recur(r, k, v, decay, bonus, state):
     """`r` becomes sigmoid(r) times the answer; state (3, A) moves on."""
-    one = np.float32(1)
     for i in range(len(r)):
-        num, den, scale = state[0, i], state[1, i], state[2, i]
-        ahead = bonus[i] + k[i] - scale
-        share = exp(-abs(ahead))
-        past, own = (share, one) if ahead > 0 else (one, share)
-        r[i] = sigmoid(r[i]) * (past * num + own * v[i]) / (past * den + own)
-        ahead = k[i] - (scale + decay[i])
-        share = exp(-abs(ahead))
-        past, own = (share, one) if ahead > 0 else (one, share)
-        state[0, i] = past * num + own * v[i]
-        state[1, i] = past * den + own
-        state[2, i] = max(scale + decay[i], k[i])
+        y, state[0, i], state[1, i], state[2, i] = recur(
+            k[i], v[i], decay[i], bonus[i], state[0, i], state[1, i], state[2, i]
+        )
+        r[i] = sigmoid(r[i]) * y
 
 
 @njit(**how)

@@ -7,7 +7,6 @@ formulas of the published implementation. Axes: B batch, T tokens, C channels, A
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laminogram.stack import kernels
@@ -17,6 +16,7 @@ from laminogram.stack.context import Context
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import mixed, previous, product_dtype
+from laminogram.stack.norms import relu_squared_
 from laminogram.stack.taps import Taps
 
 
@@ -96,5 +96,5 @@ class ChannelMix4(nn.Module):
         gate = torch.sigmoid(self.r(self._mixed(h, shifted, self.mix_r)))
         if slot is not None:
             slot.store(ctx.last(h))  # last: for one token `shifted` is the slot's own memory
-        act = taps("ffn_act", F.relu(up).square())
+        act = taps("ffn_act", relu_squared_(up))
         return gate * self.down.wide(act)

@@ -25,6 +25,7 @@ from laminogram.stack.mixers.matrix_state import (
 )
 from laminogram.stack.mixers.recurrence import token_by_token
 from laminogram.stack.mixers.shift import moved, previous, product_dtype
+from laminogram.stack.norms import relu_squared_
 from laminogram.stack.taps import Taps
 
 V_FIRST = "v_first"
@@ -180,4 +181,4 @@ class ChannelMix7(nn.Module):
         up = self.up(moved(h, shifted, self.mix_k)).to(product_dtype(self.down.weight))
         if slot is not None:
             slot.store(ctx.last(h))  # last: for one token `shifted` is the slot's own memory
-        return self.down.wide(taps("ffn_act", F.relu(up).square()))
+        return self.down.wide(taps("ffn_act", relu_squared_(up)))

@@ -52,4 +52,4 @@ def _in_pool(function: int, job: int, threads: int) -> None:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="statistics")
+    return ThreadPoolExecutor(threads, thread_name_prefix="team")
