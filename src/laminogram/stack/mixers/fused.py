@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +154,9 @@ def kind_of_norm(norm: Norm) -> int:
     return kind
 
 
+_place, _version = Tensor.data_ptr, attrgetter("_version")
+
+
 class Watch:
     """What a decoder took for granted: modules, parameters, other `tables` of objects. Asked at
     every token with cold caches, so it is loops of the interpreter's own wherever it can be."""
@@ -165,9 +168,9 @@ class Watch:
         self._modules = _Entries([*tables, *(module._modules for module in modules)])
         self._parameters = _Entries(module._parameters for module in modules)
         found = [x for x in self._parameters.kept if x is not None]
-        self._places = [x.data_ptr for x in found]
+        self._tensors = found
         self._counted = [x for x in found if not x.is_inference()]  # others count no writes
-        self._now = [place() for place in self._places], [x._version for x in self._counted]
+        self._now = list(map(_place, found)), list(map(_version, self._counted))
 
     def unchanged(self) -> bool:
         """Whether all is as it was."""
@@ -175,8 +178,8 @@ class Watch:
         return (
             self._modules.unchanged()
             and self._parameters.unchanged()
-            and [place() for place in self._places] == places
-            and [x._version for x in self._counted] == versions
+            and list(map(_place, self._tensors)) == places
+            and list(map(_version, self._counted)) == versions
         )
 
 
