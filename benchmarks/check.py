@@ -31,14 +31,17 @@ def main() -> int:
     if not asked.against.is_file():
         print(f"{asked.against} does not exist: python -m benchmarks.cpu --out writes it")
         return 2
-    old = json.loads(asked.against.read_text(encoding="utf-8"))["rows"]
+    committed = json.loads(asked.against.read_text(encoding="utf-8"))
+    old = committed["rows"]
     names = [name for name, one in old.items() if one["spread"] is not None]
     unknown = sorted(set(asked.rows or ()) - set(names))
     if unknown:
         print(f"no row {unknown[0]} with a spread; there are {', '.join(names)}", file=sys.stderr)
         return 2
-    new = _measured(asked.rows or names)
+    about, new = _measured(asked.rows or names)
     worse = 0
+    if about and about["machine"] != committed["about"]["machine"]:
+        print(f"the old ratios are those of another machine: {committed['about']['machine']}")
     print(f"{'row':28} {'against':16} {'old':>7} {'new':>7} {'bound':>7}")
     for name, against, before, after, bound in compared(old, new):
         verdict = "" if after <= bound else "  beyond"
@@ -59,14 +62,14 @@ def compared(old: Table, new: Table) -> Iterator[tuple[str, str, float, float, f
                 yield name, against, before, after, before * (1 + row["spread"])
 
 
-def _measured(rows: list[str]) -> Table:
-    """The rows of a run of the table, in a process of its own."""
+def _measured(rows: list[str]) -> tuple[Table, Table]:
+    """Where a run of the table ran, and its rows, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "cpu.json"
         command = [sys.executable, "-m", "benchmarks.cpu", "--rows", *rows, "--out", str(out)]
         subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
-        found: Table = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else {}
-    return found
+        found: Table = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    return found.get("about", {}), found.get("rows", {})
 
 
 def _arguments() -> argparse.Namespace:
