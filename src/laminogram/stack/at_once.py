@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from laminogram.plans import Item, Step
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.context import Context
-from laminogram.stack.ends_fused import head_stage
+from laminogram.stack.ends_fused import head_stage, is_one_product
 from laminogram.stack.hooks import is_hooked
 from laminogram.stack.kernels.shortened import AFTER
 from laminogram.stack.layer import Layer, passes_rows
@@ -56,7 +56,7 @@ def logits(
 def _passage(
     stack: Stack, items: tuple[Item, ...], cache: Cache, dtype: torch.dtype
 ) -> Passage | None:
-    if not passes_rows(stack.run_layer) or is_hooked(stack.head):
+    if not passes_rows(stack.run_layer) or not is_one_product(stack) or is_hooked(stack.head):
         return None
     layers, decoders = [], []
     for item, slot in zip(items, cache.slots):

@@ -32,11 +32,19 @@ def _kernel() -> ModuleType:
     return importlib.import_module("laminogram.stack.kernels._head_numba")
 
 
+def is_one_product(stack: Stack) -> bool:
+    """Whether logits are one product of what the final norm gives."""
+    config = stack.config.head
+    more = config.transform is not None or config.norm is not None or config.normalised
+    plain = type(stack.head) is Head and stack.config.final_norm is not None
+    return plain and config.present and not more
+
+
 def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
     """The stage that makes logits of a residual stream in this dtype; None where the kernel does
     not take them. With `short` copies of the weight may be read."""
     head = stack.head
-    if stack.config.final_norm is None or dtype not in STREAMS or not _is_one_product(head):
+    if dtype not in STREAMS or not is_one_product(stack):
         return None
     norm, product = stack.final_norm, stack.embed.tokens if head.weight is None else head
     found = stored((product,))
@@ -55,9 +63,3 @@ def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
         "EPS": np.array([norm.eps], np.float32),
     }
     return Stage(Weights((product,), found, short), _kernel(), entries)
-
-
-def _is_one_product(head: Head) -> bool:
-    config = head.config
-    special = config.transform is not None or config.norm is not None or config.normalised
-    return type(head) is Head and config.present and not special
