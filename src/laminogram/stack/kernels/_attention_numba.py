@@ -21,7 +21,7 @@ from . import _attend_numba as attend
 from ._crew_numba import JOB, PRODUCT, X, finish, together
 from ._dots_numba import how, pointer
 from ._layers_numba import END, ROPE, ROPES, STREAM
-from ._vectors_numba import norm, read, sigmoid, write
+from ._vectors_numba import norm, numbers, read, sigmoid, write
 
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS, DOWN_BIAS) = range(6)
 """Rows of the table of vectors (C,)."""
@@ -87,14 +87,9 @@ def _add(x, more):
 
 
 @njit(**how)
-def _numbers(address, shape):
-    return carray(pointer(address), shape, np.float32)
-
-
-@njit(**how)
 def _turn_both(rope, q, k, size):
     """rope: addresses of cosines and sines, and R."""
-    cos, sin = _numbers(rope[0], (rope[2],)), _numbers(rope[1], (rope[2],))
+    cos, sin = numbers(rope[0], (rope[2],)), numbers(rope[1], (rope[2],))
     spare = np.empty(rope[2], np.float32)
     _turn(q, size, cos, sin, spare)
     _turn(k, size, cos, sin, spare)
@@ -131,7 +126,7 @@ def _feed_forward(job, layer, products, vectors, x, h):
     outputs = inner * (len(products) - 5)  # of the gate and up, or of up
     both = np.empty(outputs, np.float32)
     together(job, products[4:-1], h.ctypes.data, 0, both.ctypes.data)
-    _add(both, _numbers(layer[FFN_BIASES], (outputs,)))
+    _add(both, numbers(layer[FFN_BIASES], (outputs,)))
     act = both[:inner]
     _activate(layer[ACTIVATION], act)
     if outputs > inner:
@@ -150,18 +145,18 @@ def step(job_address, layer_address, token_address):
     token = carray(pointer(token_address), (ROPES + ROPE * (layer[TURN] + 1),), np.int64)
     products = carray(pointer(layer[WEIGHTS]), (layer[PARTS], PRODUCT), np.int64)
     kind, norm_kind, size = layer[KIND], layer[NORM], layer[SIZE]
-    vectors, numbers = _numbers(layer[TABLE], (6, size)), _numbers(layer[NUMBERS], (3,))
+    vectors, three = numbers(layer[TABLE], (6, size)), numbers(layer[NUMBERS], (3,))
     width, joint = products[3, 4], products[0, 3] + 2 * products[1, 3]
     qkv, z = np.empty(joint, np.float32), np.empty(width, np.float32)
     x, h = np.empty(size, np.float32), np.empty(size, np.float32)
     read(kind, token[STREAM], x)
-    norm(norm_kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], numbers[0], h)
+    norm(norm_kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], three[0], h)
     together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
-    _add(qkv, _numbers(layer[QKV_BIAS], (joint,)))
-    _attention(job, layer, token, qkv, numbers[2], z)
+    _add(qkv, numbers(layer[QKV_BIAS], (joint,)))
+    _attention(job, layer, token, qkv, three[2], z)
     together(job, products[3:4], z.ctypes.data, 0, h.ctypes.data)
     _add(x, h)
     _add(x, vectors[O_BIAS])
-    norm(norm_kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], numbers[1], h)
+    norm(norm_kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], three[1], h)
     _feed_forward(job, layer, products, vectors, x, h)
     write(kind, x, token[STREAM])

@@ -9,23 +9,18 @@ Axes: C channels, V vocabulary.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, cfunc
 
 from ._crew_numba import JOB, PRODUCT, together
 from ._dots_numba import BF16, how, pointer
 from ._layers_numba import LOGITS, ROPES, STREAM
-from ._vectors_numba import norm, read, write
+from ._vectors_numba import norm, numbers, read, write
 
 (KIND, NORM, SIZE, WEIGHTS, TABLE, BIAS, EPS) = range(7)
 ENTRIES = 7
 """Entries (int64): what the residual stream and the logits are held in; the kind of norm; C; the
 addresses of the head's product (1, 5), of what the norm multiplies with and adds (2, C), of the
 head's bias (V,), or 0, and of eps. Numbers are fp32 where nothing else is said."""
-
-
-@njit(**how)
-def _numbers(address, shape):
-    return carray(pointer(address), shape, np.float32)
 
 
 @cfunc("void(int64, int64, int64)", **how)
@@ -38,15 +33,15 @@ def step(job_address, head_address, token_address):
     size, outputs = head[SIZE], products[0, 3]
     x, h = np.empty(size, np.float32), np.empty(size, np.float32)
     read(head[KIND], token[STREAM], x)
-    scale = _numbers(head[TABLE], (2, size))
-    norm(head[NORM], x, scale[0], scale[1], _numbers(head[EPS], (1,))[0], h)
+    scale = numbers(head[TABLE], (2, size))
+    norm(head[NORM], x, scale[0], scale[1], numbers(head[EPS], (1,))[0], h)
     narrow = head[KIND] == BF16
     y = np.empty(outputs if narrow else 1, np.float32)
     logits = y.ctypes.data if narrow else token[LOGITS]
     together(job, products, h.ctypes.data, 0, logits)
-    scores = _numbers(logits, (outputs,))
+    scores = numbers(logits, (outputs,))
     if head[BIAS] != 0:
-        bias = _numbers(head[BIAS], (outputs,))
+        bias = numbers(head[BIAS], (outputs,))
         for i in range(outputs):
             scores[i] += bias[i]
     if narrow:

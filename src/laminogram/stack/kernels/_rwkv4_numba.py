@@ -18,7 +18,7 @@ from numba import carray, cfunc, njit
 from ._crew_numba import JOB, PRODUCT, together
 from ._dots_numba import how, pointer
 from ._layers_numba import STREAM
-from ._vectors_numba import normalise, read, sigmoid, write
+from ._vectors_numba import normalise, numbers, read, sigmoid, write
 from ._wkv4_numba import recur
 
 R, K, V, O, UP, GATE, DOWN = range(7)  # noqa: E741 - the mixer's own names
@@ -65,15 +65,10 @@ def _recur(r, k, v, decay, bonus, state):
 
 
 @njit(**how)
-def _numbers(address, shape):
-    return carray(pointer(address), shape, np.float32)
-
-
-@njit(**how)
 def _time_mix(job, layer, products, vectors, rows, wide):
     size, width = layer[SIZE], layer[WIDTH]
     x, h, last = rows[X, :size], rows[H, :size], rows[LAST, :size]
-    past, state = _numbers(layer[PAST], (2, width)), _numbers(layer[STATE], (3, width))
+    past, state = numbers(layer[PAST], (2, width)), numbers(layer[STATE], (3, width))
     read(layer[KIND], layer[ATTN_SHIFT], last)
     _mixed_products(job, products[R : V + 1], rows, vectors[MIX_R : MIX_V + 1], size, wide)
     write(layer[KIND], h, layer[ATTN_SHIFT])
@@ -109,7 +104,7 @@ def step(job_address, layer_address, token_address):
     stream = carray(pointer(token_address), (STREAM + 1,), np.int64)[STREAM]
     products = carray(pointer(layer[WEIGHTS]), (PRODUCTS, PRODUCT), np.int64)
     size, width, inner = layer[SIZE], layer[WIDTH], products[UP, 3]
-    vectors, eps = _numbers(layer[TABLE], (VECTORS, size)), _numbers(layer[EPS], (2,))
+    vectors, eps = numbers(layer[TABLE], (VECTORS, size)), numbers(layer[EPS], (2,))
     rows = np.empty((ROWS, max(size, width)), np.float32)
     wide = np.empty(max(3 * width, inner + size), np.float32)
     x, h = rows[X, :size], rows[H, :size]

@@ -21,6 +21,12 @@ _TAYLOR = tuple(np.float32(math.log(2) ** n / math.factorial(n)) for n in range(
 
 
 @njit(**how)
+def numbers(address, shape):
+    """The fp32 numbers at an address."""
+    return carray(pointer(address), shape, np.float32)
+
+
+@njit(**how)
 def exp(x):
     """e**x of a number that is not positive, to two roundings; a loop over it is vectorised."""
     power = x * _LOG2_E
@@ -48,9 +54,9 @@ def read(kind, address, out):
         for i in range(len(out)):
             out[i] = np.uint32(np.uint32(bits[i]) << np.uint32(16)).view(np.float32)
     else:
-        numbers = carray(pointer(address), out.shape, np.float32)
+        given = numbers(address, out.shape)
         for i in range(len(out)):  # an assignment of the whole takes seconds to compile
-            out[i] = numbers[i]
+            out[i] = given[i]
 
 
 @njit(**how)
@@ -63,9 +69,9 @@ def write(kind, x, address):
             odd = np.uint32(own >> np.uint32(16)) & np.uint32(1)
             bits[i] = np.uint16(np.uint32(own + np.uint32(0x7FFF) + odd) >> np.uint32(16))
     else:
-        numbers = carray(pointer(address), x.shape, np.float32)
+        out = numbers(address, x.shape)
         for i in range(len(x)):
-            numbers[i] = x[i]
+            out[i] = x[i]
 
 
 @njit(**how)

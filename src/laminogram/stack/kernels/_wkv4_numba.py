@@ -14,7 +14,7 @@ from numba import carray, cfunc, njit
 
 from ._crew_numba import add
 from ._dots_numba import BF16, how, pointer
-from ._vectors_numba import exp, read
+from ._vectors_numba import exp, numbers, read
 
 LEFT = 0
 """Where a job says how many shares are left: a cache line of its own."""
@@ -42,11 +42,6 @@ def recur(k, v, decay, bonus, num, den, scale):
 
 
 @njit(**how)
-def _numbers(address, shape):
-    return carray(pointer(address), shape, np.float32)
-
-
-@njit(**how)
 def _whole(address, shape):
     return carray(pointer(address), shape, np.int64)
 
@@ -55,7 +50,7 @@ def _whole(address, shape):
 def _share(job, row, start, count):
     """Channels `start` on of a row."""
     kind, tokens, width = job[KIND], job[TOKENS], job[WIDTH]
-    past, state = _numbers(job[PAST], (2, width)), _numbers(job[STATE], (job[ROWS], 3, width))
+    past, state = numbers(job[PAST], (2, width)), numbers(job[STATE], (job[ROWS], 3, width))
     decay, bonus = past[0, start : start + count], past[1, start : start + count]
     k, v, num, den, scale = np.empty((5, count), np.float32)
     for i in range(count):
@@ -65,7 +60,7 @@ def _share(job, row, start, count):
     real, size = _whole(job[LENGTHS], (job[ROWS],))[row], 2 if kind == BF16 else 4
     for token in range(tokens):
         at = (row * tokens + token) * width + start
-        y = _numbers(job[ANSWERS] + 4 * at, (count,))
+        y = numbers(job[ANSWERS] + 4 * at, (count,))
         if token >= real:
             y[:] = 0
             continue
