@@ -199,9 +199,8 @@ def test_weights_of_full_fp32_are_read_as_they_are_and_looked_at_once(monkeypatc
     stack = stack_of("rwkv4")
     for weight in stack.parameters():
         weight.mul_(1.001)
-    before = len(shortened._copies)
     assert not any(Decoding(stack).equal())
-    assert len(shortened._copies) == before
+    assert not any(weight in shortened._copies for weight in stack.parameters())
     with monkeypatch.context() as patch:
         patch.setattr(shortened, "_made", None)
         Decoding(stack).equal()
