@@ -9,7 +9,7 @@ import torch
 from tests.infer.speaking import speaking_view, view_with_eos, view_with_rope
 from tests.stacks import CAUSAL, VOCABULARY, ids_of, view_of
 
-from laminogram.errors import CacheError, ConfigError, FamilyError, TokenError
+from laminogram.errors import CacheError, ConfigError, EditError, FamilyError, TokenError
 from laminogram.infer.generate import Generation, Generations, generate
 from laminogram.infer.past import load_past
 from laminogram.probe import edits
@@ -296,6 +296,19 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     before = [list(row) for row in made.cache.tokens]
     assert before == made.cache.tokens
     assert "[1]" in repr(made)
+
+
+@pytest.mark.parametrize("where", [{"positions": [[0], [-1, 1]]}, {"phase": "prompt"}])
+def test_an_edit_that_acted_in_what_a_cache_holds_is_no_error(where: dict[str, Any]) -> None:
+    view = view_of("llama").using(edits=edits.scale("ffn_out", 0.1, **where))
+    prompts, options = [[1, 2, 3], [4, 5, 6, 7]], {"stop_at_eos": False}
+    whole = view.generate(prompts, max_new_tokens=6, **options)
+    part = view.generate(prompts, max_new_tokens=2, **options)
+    rest = view.generate(None, max_new_tokens=4, cache=part.cache, **options)
+    assert [a.tokens + b.tokens for a, b in zip(part, rest, strict=True)] == tokens_of(whole)
+    never = view_of("llama").using(edits=edits.zero("ffn_out", positions=[30]))
+    with pytest.raises(EditError, match="selected nothing"):
+        never.generate([1, 2], max_new_tokens=1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "rwkv4"])
