@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
-from laminogram.errors import EditError, SiteError
+from laminogram.errors import ConfigError, EditError, SiteError
 from laminogram.probe.program import EditWarning
 from laminogram.stack import sites
 
@@ -191,6 +191,21 @@ def test_numbers_are_those_of_any_library(array):
     assert view.record(ids, "ffn_out", array(1)).steps == (1,)
     name = "layers.0.ffn.down.weight"
     assert edits.weights.zero_rows(name, array([1])) == edits.weights.zero_rows(name, [1])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [np.array([False, True]), torch.tensor([True]), [True], True, [1.5], 1.5, np.array(1.5), "12"],
+)
+def test_what_is_no_whole_number_chooses_nothing(odd):
+    """A mask would choose 0 and 1, a fraction its whole part, a word its digits."""
+    for name in ("layers", "heads", "channels", "positions"):
+        with pytest.raises(EditError, match=rf"{name} holds .*; it takes whole numbers"):
+            edits.zero("q", **{name: odd})
+    with pytest.raises(EditError, match="positions holds"):
+        edits.zero("q", positions=[[0], odd])
+    with pytest.raises(ConfigError, match="layers holds"):
+        view_of("llama").record([1], "q", layers=odd)
 
 
 def test_edits_are_values():
