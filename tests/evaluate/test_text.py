@@ -93,6 +93,9 @@ def test_what_cannot_be_scored_says_so() -> None:
         score_text(speaking_view("llama"), ["a"])
     with pytest.raises(ConfigError, match="stride is 9"):
         score_text(speaking_view("llama"), ["a text"], window=8, stride=9)
+    for none in ({"window": 0}, {"stride": 0}):
+        with pytest.raises(ConfigError, match="between 1 and the window"):
+            score_text(speaking_view("llama"), ["a text"], **none)
 
 
 @pytest.mark.parametrize("count", [1, 2])
