@@ -13,7 +13,7 @@ from tests.train.tiny import Tiny, trainer
 
 from laminogram.errors import CheckpointError, ConfigError, LaminogramError
 from laminogram.plans import Plan
-from laminogram.train import OptimiserConfig, TrainConfig, Trainer, build_optimiser
+from laminogram.train import OptimiserConfig, Schedule, TrainConfig, Trainer, build_optimiser
 from laminogram.train.loop import row_losses
 
 PROGRAM = Path(__file__).with_name("tiny.py")
@@ -44,6 +44,14 @@ def test_the_curve_has_the_loss_of_each_source(tmp_path):
     assert first["loss_counting"] == pytest.approx(wanted["counting"] / 5, rel=1e-5)
     whole = (3 * first["loss_squares"] + first["loss_counting"]) / 4
     assert first["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_run_that_was_squeezed_ends_at_the_rate_of_the_end(tmp_path):
+    run = trainer(tmp_path, 10, log_every=1, schedule=Schedule(warmup=0.0, floor=0.1))
+    run.anchor = (0, 0.5)
+    rates = [row["lr"] for row in run.run().curve]
+    factor = run.config.schedule.factor
+    assert rates == pytest.approx([0.01 * factor(0.5 + step / 20) for step in range(1, 11)])
 
 
 def test_curve_on_disk_is_the_curve(tmp_path):
