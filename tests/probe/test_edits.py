@@ -114,6 +114,15 @@ def test_a_patch_from_its_own_run_changes_nothing_and_from_another_moves_it_ther
         assert view.using(edits=edits.patch("resid_post", own)).logits(ids).equal(view.logits(ids))
 
 
+def test_a_patch_is_made_at_the_steps_that_its_gram_has():
+    view, ids = view_of("llama"), ids_of(1, 4)
+    gram = view.record(ids_of(1, 4, seed=9), sites="ffn_out", layers=[0, 2])
+    found = view.using(edits=edits.patch("ffn_out", gram)).record(ids, "ffn_out")
+    for step in (0, 2):
+        assert (found["ffn_out", step] == gram["ffn_out", step]).all()
+    assert (found["ffn_out", 1] != gram["ffn_out", 2]).any()
+
+
 @pytest.mark.parametrize("kind", ("llama", "gpt_neox", "bert"))
 def test_removing_every_head_leaves_the_bias(kind):
     view, ids = view_of(kind), ids_of(1, 4)
@@ -309,6 +318,11 @@ def test_values_of_another_shape_are_refused(shape):
 def test_edits_whose_values_differ_are_not_equal():
     assert edits.set_to("z", 1234567.0) != edits.set_to("z", 1234568.0)
     assert edits.scale("z", 1.0) != edits.scale("z", 1.0000001)
+    heads = torch.arange(4.0)
+    assert edits.add("q", heads) != edits.add("q", heads[:, None])  # by channel, by head
+    assert edits.normalise("z", rms=1.0) != edits.normalise("z", rms=1.0, dose=0.5)
+    grams = [view_of("llama").record(ids_of(1, 4, seed=seed), "z") for seed in (1, 2)]
+    assert edits.patch("z", grams[0]) != edits.patch("z", grams[1])
 
 
 def test_a_position_that_only_some_shards_have_is_no_error(tmp_path):
