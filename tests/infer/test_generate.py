@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.infer.speaking import speaking_view, view_with_eos, view_with_rope
-from tests.stacks import CAUSAL, VOCABULARY, ids_of, view_of
+from tests.stacks import CAUSAL, VOCABULARY, ids_of, relative, view_of
 
 from laminogram.errors import CacheError, ConfigError, EditError, FamilyError, TokenError
 from laminogram.infer.generate import Generation, Generations, generate
@@ -98,6 +98,16 @@ def test_ended_rows_are_frozen(kind: str) -> None:
     for row, (one, more) in enumerate(zip(made, [[4, 4], [], [2]], strict=True)):
         whole = [*RAGGED[row], *one.tokens, *more]
         assert going[row].tokens == view.generate(whole, max_new_tokens=4, stop_at_eos=False).tokens
+
+
+@torch.no_grad()
+def test_a_cache_that_knows_the_length_to_come_turns_as_the_whole_text_does() -> None:
+    view, ids = view_with_rope("dynamic", factor=2.0), ids_of(1, 12)
+    cache = view.new_cache(1, planned=12)
+    parts = [view.run(view.tokens(part), cache=cache) for part in (ids[:, :5], ids[:, 5:])]
+    assert relative(torch.cat(parts, 1), view.logits(ids)) < 1e-5
+    short = view.run(view.tokens(ids[:, :5]), cache=view.new_cache(1))
+    assert relative(short, parts[0]) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,21 @@ def test_minutes_end_in_time_with_the_schedule_run_out(tmp_path, monkeypatch):
     assert result.curve[-1]["lr"] == pytest.approx(0.1 * 0.01, rel=0.05)
 
 
+def test_products_in_bf16_train_weights_in_fp32(tmp_path):
+    runs = [trainer(tmp_path / way, 20, precision=way) for way in ("fp32", "bf16")]
+    runs[1].model.eval()
+    wide, narrow = (run.run().curve for run in runs)
+    assert narrow[-1]["loss"] == pytest.approx(wide[-1]["loss"], rel=0.05)
+    assert narrow[0]["loss"] != wide[0]["loss"]
+    assert all(x.dtype is torch.float32 for x in _parameters(runs[1]).values())
+    assert runs[1].model.training
+
+
 def test_a_slower_machine_shortens_the_run(tmp_path):
     run = trainer(tmp_path, None, minutes=1.0)
     run._begin = time.perf_counter() - 30.0
+    run.step, run.steps = 900, 1000
+    assert not run._replan(pace=0.1)  # ten seconds of thirty
     run.step, run.steps = 100, 1000
     assert run._replan(pace=0.1)
     assert run.steps == pytest.approx(100 + 30 / 0.1, rel=0.05)
