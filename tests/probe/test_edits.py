@@ -315,6 +315,17 @@ def test_values_of_another_shape_are_refused(shape):
         view_of("llama").using(edits=edits.add("ffn_out", torch.ones(shape)))
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (1, 8), (4, 8)])
+def test_values_are_spread_over_heads_and_channels(shape):
+    view, ids = view_of("llama"), ids_of(2, 3)
+    values = torch.randn(shape)
+    plain, moved = (
+        torch.tensor(one.record(ids, "z", layers=1)["z", 1])
+        for one in (view, view.using(edits=edits.add("z", values, layers=1)))
+    )
+    assert torch.allclose(moved, plain + values)
+
+
 def test_edits_whose_values_differ_are_not_equal():
     assert edits.set_to("z", 1234567.0) != edits.set_to("z", 1234568.0)
     assert edits.scale("z", 1.0) != edits.scale("z", 1.0000001)
