@@ -75,8 +75,18 @@ def test_the_bundled_models_load_from_a_folder_like_any_other(tmp_path: Path) ->
         assert torch.equal(again.logits([5, 6, 7]), load(name).logits([5, 6, 7]))
 
 
+def test_types_are_those_of_the_model_and_pads_have_none() -> None:
+    view, ids = view_of("bert"), ids_of(2, 3)
+    padded = view.logits(ids, mask=[[1, 1, 1], [1, 1, 0]], types=[[0, 1, 1], [0, 1, 9]])
+    assert torch.allclose(padded[1, :2], view.logits(ids[1, :2], types=[0, 1])[0], atol=1e-5)
+    for kind, odd in (("bert", 2), ("bert", 0.5), ("rwkv4", 1)):
+        with pytest.raises(TokenError, match=rf"0 to \d, not {odd}"):
+            view_of(kind).logits([5, 6], types=[0, odd])
+
+
 def test_what_would_have_no_effect_on_tokens_is_refused() -> None:
     view, ids = view_of("llama"), ids_of(2, 3)
+    assert load("tiny-llama").tokens("a", bos=True).lengths == (2,)
     with pytest.raises(TokenError, match="bos says how texts begin"):
         view.tokens(ids, bos=True)
     with pytest.raises(TokenError, match="a batch has its mask"):

@@ -32,16 +32,19 @@ def test_equals_cross_entropy_of_the_logits(
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "rwkv7"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_pads_count_nowhere(kind: str, side: str) -> None:
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+@pytest.mark.parametrize("width", [9, 12])
+def test_pads_count_nowhere(kind: str, side: str, width: int) -> None:
     view = view_of(kind)
     rows = [ids_of(1, n, seed=n)[0] for n in (9, 4, 1, 6)]
-    ids, mask = torch.zeros(4, 9, dtype=torch.long), torch.zeros(4, 9, dtype=torch.bool)
+    ids, mask = torch.zeros(4, width, dtype=torch.long), torch.zeros(4, width, dtype=torch.bool)
     for i, row in enumerate(rows):
-        place = slice(9 - len(row), 9) if side == "left" else slice(0, len(row))
+        pads = width - len(row)
+        first = {"left": pads, "right": 0, "both": pads // 2}[side]
+        place = slice(first, first + len(row))
         ids[i, place], mask[i, place] = row, True
     found = loss(view, view.tokens(ids, mask=mask))
-    assert found.per_token.shape == found.mask.shape == (4, 8)
+    assert found.per_token.shape == found.mask.shape == (4, width - 1)
     assert found.mask.sum(1).tolist() == [8, 3, 0, 5]
     assert (found.per_token[~found.mask] == 0).all()
     for i, row in enumerate(rows):

@@ -26,7 +26,7 @@ def texts(count: int = 4, words: int = 8) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["llama", "rwkv7"])
 def test_short_documents_are_read_whole(kind: str) -> None:
-    view, documents = speaking_view(kind), texts()
+    view, documents = speaking_view(kind), [*texts(), *texts(1)]
     for one in score_text(view, documents, PLANS, window=200):
         alone = loss(view.using(plan=one.plan), documents)
         assert one.tokens == alone.tokens
@@ -60,6 +60,8 @@ def test_windows_overlap_by_what_the_stride_leaves() -> None:
         begin, end = min(end, len(ids)), min(end + stride, len(ids))
     (found,) = score_text(view, [document], window=window, stride=stride)
     assert found.nats.value * found.tokens == pytest.approx(sum(nats), rel=1e-5)
+    usual, half = (score_text(view, [document], window=window, stride=n) for n in (None, 10))
+    assert usual[0].nats == half[0].nats
 
 
 def test_divergences_are_those_of_the_distributions() -> None:
@@ -84,6 +86,8 @@ def test_edits_are_measured_against_the_model_without_them() -> None:
     assert one.nats.value == pytest.approx(math.log(view.config.vocab_size), rel=1e-6)
     assert one.kl_from.value > 0.01
     assert one.plan == str(Plan.of("0-2"))
+    (other,) = score_text(speaking_view("llama").using(plan="0, 2"), texts())
+    assert other.kl_from.value > 0.01
 
 
 def test_what_cannot_be_scored_says_so() -> None:
@@ -93,6 +97,9 @@ def test_what_cannot_be_scored_says_so() -> None:
         score_text(speaking_view("llama"), ["a"])
     with pytest.raises(ConfigError, match="stride is 9"):
         score_text(speaking_view("llama"), ["a text"], window=8, stride=9)
+    for none in ({"window": 0}, {"stride": 0}):
+        with pytest.raises(ConfigError, match="between 1 and the window"):
+            score_text(speaking_view("llama"), ["a text"], **none)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -104,6 +111,7 @@ def test_stretches_that_repeat_are_counted_once_each(count: int) -> None:
     assert found.tokens == whole.tokens
     assert found.nats.value == pytest.approx(whole.mean, rel=1e-4)
     assert found.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-4)
+    assert (found.unit == "documents", found.units == 2) == (count == 2,) * 2
 
 
 def test_an_edit_may_lack_its_position_in_one_batch_and_not_in_all() -> None:
@@ -120,6 +128,8 @@ def test_an_edit_of_the_rows_of_a_run_is_refused() -> None:
     edited = speaking_view("llama").using(edits=edits.zero("ffn_out", positions=[[1], [2]]))
     with pytest.raises(EditError, match=r"of 2 rows of one run; here 2 texts run in an order"):
         score_text(edited, texts(2), window=200)
+    with pytest.raises(EditError, match=r"of 2 rows of one run"):
+        score_text(speaking_view("llama"), texts(2), reference=edited)
 
 
 def test_a_token_that_both_rule_out_adds_nothing_to_a_divergence() -> None:

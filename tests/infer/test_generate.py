@@ -9,7 +9,7 @@ import torch
 from tests.infer.speaking import speaking_view, view_with_eos, view_with_rope
 from tests.stacks import CAUSAL, VOCABULARY, ids_of, view_of
 
-from laminogram.errors import CacheError, ConfigError, FamilyError, TokenError
+from laminogram.errors import CacheError, ConfigError, EditError, FamilyError, TokenError
 from laminogram.infer.generate import Generation, Generations, generate
 from laminogram.infer.past import load_past
 from laminogram.probe import edits
@@ -296,6 +296,15 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     before = [list(row) for row in made.cache.tokens]
     assert before == made.cache.tokens
     assert "[1]" in repr(made)
+
+
+def test_an_edit_that_acted_in_what_a_cache_holds_is_no_error() -> None:
+    view = view_of("llama").using(edits=edits.zero("ffn_out", positions=[1]))
+    whole, part = (view.generate([1, 2, 3], max_new_tokens=n) for n in (6, 2))
+    rest = view.generate(None, max_new_tokens=4, cache=part.cache)
+    assert tokens_of(part)[0] + tokens_of(rest)[0] == tokens_of(whole)[0]
+    with pytest.raises(EditError, match="selected nothing"):
+        view.generate([1], max_new_tokens=1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "rwkv4"])

@@ -193,6 +193,13 @@ def test_numbers_are_those_of_any_library(array):
     assert edits.weights.zero_rows(name, array([1])) == edits.weights.zero_rows(name, [1])
 
 
+@pytest.mark.parametrize("odd", [torch.tensor([True]), [True], [1.5], 1.5, np.array(1.5), "1"])
+def test_what_is_no_whole_number_chooses_nothing(odd):
+    for where in ({"layers": odd}, {"positions": odd}, {"positions": [[0], odd]}):
+        with pytest.raises(EditError, match=r"s holds .*; it takes whole numbers"):
+            edits.zero("q", **where)
+
+
 def test_edits_are_values():
     one, two = edits.zero("z", layers=1, heads=[2]), edits.zero("z", layers=1, heads=[2])
     assert one == two and hash(one) == hash(two) and str(one) == str(two)
@@ -291,9 +298,20 @@ def test_values_of_another_shape_are_refused(shape):
         view_of("llama").using(edits=edits.add("ffn_out", torch.ones(shape)))
 
 
+def test_values_are_spread_over_heads():
+    values = torch.randn(4, 1)
+    found = view_of("llama").using(edits=edits.set_to("z", values)).record([1], "z")
+    assert (found["z"] == values.numpy()).all()
+
+
 def test_edits_whose_values_differ_are_not_equal():
     assert edits.set_to("z", 1234567.0) != edits.set_to("z", 1234568.0)
     assert edits.scale("z", 1.0) != edits.scale("z", 1.0000001)
+    assert edits.add("q", torch.ones(4)) != edits.add("q", torch.ones(4, 1))  # channels, heads
+    assert edits.normalise("z", rms=1.0) != edits.normalise("z", rms=1.0, dose=0.5)
+    grams = [view_of("llama").record(ids_of(1, 4, seed=seed), "z") for seed in (1, 2)]
+    assert edits.patch("z", grams[0]) != edits.patch("z", grams[1])
+    assert edits.patch("z", view_of("llama").record([1], "z", layers=[0, 2])).steps == (0, 2)
 
 
 def test_a_position_that_only_some_shards_have_is_no_error(tmp_path):

@@ -51,6 +51,8 @@ MAKERS = {
     "rotate": lambda **w: edits.rotate("attn_out", random_rotation(WIDTH, 3), **w),
     "apply": lambda **w: edits.apply("attn_out", Halved(), **w),
     "zero": lambda **w: edits.zero("attn_out", **w),
+    "set": lambda **w: edits.set_to("attn_out", 0.4, **w),
+    "add": lambda **w: edits.add("attn_out", 0.4, **w),
     "clip": lambda **w: edits.clip("attn_out", low=-0.2, high=0.1, **w),
 }
 
@@ -71,6 +73,8 @@ def expected(make, x):
         "rotate": lambda: x @ random_rotation(WIDTH, 3).numpy(),
         "apply": lambda: x * 0.5 + np.linspace(-1, 1, WIDTH) * x**2,
         "zero": lambda: 0 * x,
+        "set": lambda: 0 * x + 0.4,
+        "add": lambda: x + 0.4,
         "clip": lambda: np.clip(x, -0.2, 0.1),
     }[make]()
 

@@ -56,6 +56,7 @@ def test_what_was_taken_under_other_conditions_does_not_merge() -> None:
     for odd, name in (
         (view.using(edits=[edits.zero("ffn_out", layers=0)]), "edits"),
         (view.using(precision="fp16"), "precision"),
+        (view.using(v_first="first-step"), "v_first"),
         (other, "weights_hash"),
     ):
         with pytest.raises(ConfigError, match=f"differ in {name}"):

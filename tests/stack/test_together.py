@@ -1,14 +1,16 @@
 """Layers of a group that run together equal the same layers one by one."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
+from tests.stacks import CAUSAL, KINDS, config_of, ids_of, relative, view_of
 
 from laminogram.probe import edits
 from laminogram.stack import together
 from laminogram.stack.cache import AttentionBlock, BlockSlot
+from laminogram.stack.stack import Stack
 from laminogram.view import View
 
 PLANS = ["0, mean(1-4), 5", "sum(0-2), 3-5", "0, 3x(mean(1-4)), 5", "0, mean(mean(1-3) | 4), 5"]
@@ -164,7 +166,7 @@ def _one_by_one(view, plan, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("change", ["activation", "scale", "hook", "inner hook", "module"])
+@pytest.mark.parametrize("change", ["activation", "scale", "eps", "hook", "inner hook", "module"])
 def test_what_others_put_into_a_layer_runs_as_it_is(change, when, monkeypatch):
     view = view_of("llama", layers=6)
     plan = "0, mean(1-4), 5"
@@ -176,6 +178,8 @@ def test_what_others_put_into_a_layer_runs_as_it_is(change, when, monkeypatch):
             layer.ffn.activation = torch.relu
         case "scale":
             layer.attn.scale = 1.0
+        case "eps":
+            layer.ffn_norm.eps = 1.0
         case "hook":
             layer.register_forward_hook(lambda *_: seen.append(1))
         case "inner hook":
@@ -196,6 +200,21 @@ class Doubled(torch.nn.Module):
 
     def forward(self, x):
         return 2 * self.inner(x)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_offsets_of_norms_and_layers_that_differ(alike, calls, monkeypatch):
+    config = config_of("llama", layers=6)
+    one = config.layers[0]
+    other = replace(one, norm=replace(one.norm, offset=1.0), attn=replace(one.attn, window=2))
+    stack = Stack(replace(config, layers=(other, other if alike else one) * 3))
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    view = View(stack, None, "mixed", stack.full_plan())
+    found = calls(view)
+    joint = view.using(plan="mean(0-4)").logits([1, 2, 3])
+    assert sum(found) == alike
+    assert relative(joint, _one_by_one(view, "mean(0-4)", monkeypatch)) < 1e-5
 
 
 def test_layers_stacked_without_autograd_can_still_be_trained():

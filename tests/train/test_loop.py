@@ -13,7 +13,7 @@ from tests.train.tiny import Tiny, trainer
 
 from laminogram.errors import CheckpointError, ConfigError, LaminogramError
 from laminogram.plans import Plan
-from laminogram.train import OptimiserConfig, TrainConfig, Trainer, build_optimiser
+from laminogram.train import OptimiserConfig, Schedule, TrainConfig, Trainer, build_optimiser
 from laminogram.train.loop import row_losses
 
 PROGRAM = Path(__file__).with_name("tiny.py")
@@ -44,6 +44,35 @@ def test_the_curve_has_the_loss_of_each_source(tmp_path):
     assert first["loss_counting"] == pytest.approx(wanted["counting"] / 5, rel=1e-5)
     whole = (3 * first["loss_squares"] + first["loss_counting"]) / 4
     assert first["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("done", [0.0, 0.5])
+def test_the_last_step_has_the_rate_of_the_end(tmp_path, done):
+    schedule = Schedule(warmup=0.3, floor=0.1)
+    optimiser = OptimiserConfig(lr=1.0, rates={"up.bias": 3.0})
+    run = trainer(tmp_path, 5, schedule=schedule, optimiser=optimiser, log_every=1)
+    run.anchor = (0, done)  # as where it was squeezed
+    for i, row in enumerate(run.run().curve, 1):
+        assert row["lr"] == pytest.approx(schedule.factor(done + (1 - done) * i / 5))
+
+
+def test_gradients_are_clipped(tmp_path, monkeypatch):
+    run, found = trainer(tmp_path, 1, clip=0.01), []
+    monkeypatch.setattr(
+        "laminogram.train.loop.take_step",
+        lambda _: found.extend(p.grad.norm() for p in run.model.parameters()),
+    )
+    run.run()
+    assert torch.stack(found).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_row_of_the_curve_is_of_its_own_steps(tmp_path):
+    run = trainer(tmp_path, 7, optimiser=OptimiserConfig(lr=0.0))
+    one, two = run.run().curve
+    last = [row_losses(run.model, run.rows(step)).mean().item() for step in (5, 6)]
+    assert two["loss"] == pytest.approx(sum(last) / 2, rel=1e-5)
+    tokens = two["tokens_per_second"] * (two["seconds"] - one["seconds"])
+    assert tokens == pytest.approx(two["tokens"] - one["tokens"])
 
 
 def test_curve_on_disk_is_the_curve(tmp_path):
@@ -106,10 +135,13 @@ def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    trainer(tmp_path, 10).run()
-    again = trainer(tmp_path, 10)
+    first, again = trainer(tmp_path, 10), trainer(tmp_path, 10)
+    first.run()
+    first.anchor = (4, 0.25)
+    first._save()
     again.rows = lambda step: pytest.fail("trained on")
     assert again.run().steps == 10
+    assert again.anchor == (4, 0.25) and again.elapsed >= first.curve[-1]["seconds"]
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
@@ -150,6 +182,7 @@ def test_minutes_end_in_time_with_the_schedule_run_out(tmp_path, monkeypatch):
     def planned() -> None:
         plan()
         checked.append(all(torch.equal(before[k], v) for k, v in run.model.state_dict().items()))
+        assert not run.optimiser.state and run.tokens == 0
 
     run._plan_steps = planned
     begin = time.perf_counter()
@@ -164,6 +197,8 @@ def test_minutes_end_in_time_with_the_schedule_run_out(tmp_path, monkeypatch):
 def test_a_slower_machine_shortens_the_run(tmp_path):
     run = trainer(tmp_path, None, minutes=1.0)
     run._begin = time.perf_counter() - 30.0
+    run.step, run.steps = 900, 1000
+    assert not run._replan(pace=0.1)  # ten seconds of thirty
     run.step, run.steps = 100, 1000
     assert run._replan(pace=0.1)
     assert run.steps == pytest.approx(100 + 30 / 0.1, rel=0.05)

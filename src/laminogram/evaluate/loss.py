@@ -150,7 +150,8 @@ def _loss(view: Subject, batch: Batch, out: Tensor) -> Loss:
     whole = F.pad(aligned, (1, 0))
     real = batch.mask.to(whole.device)
     real = torch.cat((torch.zeros_like(real[:, :1]), real[:, 1:]), 1)
-    restored, mask = batch.restore(whole), _restored_mask(batch, real)
+    # What `restore` repeats at pads is none of the row's.
+    restored, mask = batch.restore(whole), batch.restore(real) & batch.restored_mask.to(real.device)
     return Loss(
         torch.where(mask, restored, 0)[:, 1:].contiguous(),
         mask[:, 1:].contiguous(),
@@ -170,13 +171,6 @@ def _in_chunks(view: Subject, final: Tensor, targets: Tensor) -> Tensor:
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(wide, targets, reduction="none")
-
-
-def _restored_mask(batch: Batch, real: Tensor) -> Tensor:
-    """The mask in the user's layout; what `restore` repeats at left pads is false there."""
-    mask: Tensor = batch.restore(real)
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    return mask & (columns >= torch.tensor(batch.offsets, device=mask.device)[:, None])
 
 
 def _text_bytes(view: Subject, batch: Batch) -> int | None:

@@ -73,16 +73,17 @@ def score_text(
 ) -> list[TextScore]:
     """Perplexity of texts, each a document, under every plan, and the distance to the unchanged.
 
-    reference: what counts as unchanged; by default the stack in its own order without edits.
-    window: tokens read at a time, by default what the model was trained for. stride: how far a
-    window moves, by default half of it. Errors as in `evaluate.loss.loss`, ConfigError for a window
-    or stride out of range.
+    reference: what counts as unchanged; by default the same weights, edited or quantised as they
+    are here, in the stack's own order without edits at sites. window: tokens read at a time, by
+    default what the model was trained for. stride: how far a window moves, by default half of it.
+    Errors as in `evaluate.loss.loss`, ConfigError for a window or stride out of range.
     """
     check_predicts(view)
     chosen = [view.plan] if plans is None else list(dict.fromkeys(map(Plan.of, plans)))
     reference = reference or replace(view, plan=view.stack.full_plan(), edits=())
-    window = window or view.config.max_position_embeddings or LONGEST
-    stride = stride or max(1, window // 2)
+    if window is None:
+        window = view.config.max_position_embeddings or LONGEST
+    stride = max(1, window // 2) if stride is None else stride
     if not 1 <= stride <= window:
         raise ConfigError(f"the stride is {stride}; it lies between 1 and the window, {window}")
     documents = [view.needed_tokenizer().encode(text, bos) for text in texts]

@@ -140,6 +140,7 @@ def _watched(
     watching = observer or own
     if isinstance(watching, Program) and watching.prompt_lengths is None:
         watching.prompt_lengths = tuple(past.prompts)
+    fresh = not any(past.cache.lengths)  # else an edit may have done its work in what was read
     feeder: Feeder | None = None
     if use_cache:
         feeder = captured.feeder(view, past, ends.max_new_tokens, watching)
@@ -147,7 +148,7 @@ def _watched(
     else:
         feeder = Feeder(view, past.tokens, watching)
     reasons = _loop(feeder, sampling, texts, ends, past.draws)
-    if own is not None:
+    if own is not None and fresh:
         own.check()
     return reasons
 

@@ -27,7 +27,7 @@ from laminogram.errors import EditError
 from laminogram.probe import rows, sources
 from laminogram.probe import weight_edits as weights
 from laminogram.probe.gram import Gram
-from laminogram.probe.numbers import Numbers, is_one, numbers
+from laminogram.probe.numbers import Numbers, is_one, numbers, whole
 from laminogram.probe.sources import Source
 from laminogram.probe.statistics import Measurement
 
@@ -372,12 +372,12 @@ def _positions(
     chosen: Positions,
 ) -> tuple[int, ...] | tuple[tuple[int, ...], ...] | None:
     """The same for every row as numbers, or a tuple for each row, of which some may be empty."""
-    if chosen is None or is_one(chosen):
+    if chosen is None or is_one(chosen) or not isinstance(chosen, Iterable):
         return _numbers("positions", chosen)
-    each = list(cast("Iterable[Any]", chosen))
-    if not each or is_one(each[0]):
+    each: list[Any] = list(chosen)
+    if not each or is_one(each[0]) or not isinstance(each[0], Iterable) or isinstance(chosen, str):
         return _numbers("positions", each)
-    found = tuple(tuple(map(int, row)) for row in each)
+    found = tuple(whole("positions", row, EditError) for row in each)
     if not any(found):
         raise EditError("positions are empty in every row: the edit would select nothing")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
 from typing import Any, SupportsIndex, TypeGuard
 
 from laminogram.errors import ConfigError, LaminogramError
@@ -25,7 +26,26 @@ def numbers(
     """What was chosen as a tuple, None for None; the error, saying why, for an empty choice."""
     if chosen is None:
         return None
-    found = (int(chosen),) if is_one(chosen) else tuple(map(int, chosen))  # type: ignore[arg-type]
+    found = whole(name, chosen, error)
     if not found:
         raise error(f"{name} is empty: {why}")
     return found
+
+
+def whole(name: str, chosen: Any, error: type[LaminogramError]) -> tuple[int, ...]:
+    """One number or several as Python's own; the error for anything else, such as a mask."""
+    found = list(chosen) if isinstance(chosen, Iterable) and not is_one(chosen) else [chosen]
+    odd = [one for one in found if not _is_whole(one)]
+    if odd:
+        raise error(f"{name} holds {odd[0]!r:.60}; it takes whole numbers (of a mask, the places)")
+    return tuple(map(index, found))
+
+
+def _is_whole(one: Any) -> bool:
+    if not is_one(one) or isinstance(one, bool) or "bool" in str(getattr(one, "dtype", "")):
+        return False
+    try:
+        index(one)
+    except TypeError:  # a fraction in an array
+        return False
+    return True

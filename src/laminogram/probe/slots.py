@@ -127,7 +127,7 @@ def _spread(
         spread = values.new_zeros(*values.shape[:-1], size)
         spread[..., torch.tensor(edit.channels)] = values
         return spread
-    if values.shape[-1] != size:
+    if values.shape[-1] not in (1, size):  # one may be for all channels of a head
         raise EditError(
             f"{edit.kind} at {edit.site!r} was given {values.shape[-1]} values; it selects "
             f"{size if edit.channels is None else len(edit.channels)} channels"

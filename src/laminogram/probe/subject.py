@@ -198,8 +198,9 @@ class Subject:
     ) -> Batch:
         """Rows of token ids from texts or ids. `mask` (B, T) marks real tokens of a padded tensor,
         on either side; `types` (B, T) are BERT's token types; `bos` overrides the tokenizer's
-        habit. TokenError for text without a tokenizer, for ids outside the vocabulary, and for what
-        would have no effect on a batch that exists or on ids."""
+        habit. TokenError for text without a tokenizer, for ids outside the vocabulary, for types
+        that the model has not, and for what would have no effect on a batch that exists or on ids.
+        """
         if isinstance(text, Batch):
             if any(given is not None for given in (mask, types, bos)):
                 raise TokenError("a batch has its mask, types and first tokens: give no others")
@@ -215,7 +216,18 @@ class Subject:
             text = [self._encode(str(one), bos) for one in text]
         elif bos is not None:
             raise TokenError("bos says how texts begin; these are ids, which begin as they are")
-        return Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
+        mask, types = (None if x is None else torch.as_tensor(x) for x in (mask, types))
+        batch = Batch.of(text, mask, types, vocab_size=self.config.vocab_size)  # type: ignore[arg-type]
+        return batch if types is None else self._typed(batch)
+
+    def _typed(self, batch: Batch) -> Batch:
+        """The batch with its types checked, 0 at pads."""
+        types = torch.where(batch.mask, cast(Tensor, batch.types), 0)
+        count = self.config.embedding.types or 1
+        odd = types[(types < 0) | (types >= count) | (types != types.long())]
+        if odd.numel():
+            raise TokenError(f"token types of {self.name} are 0 to {count - 1}, not {odd[0]:g}")
+        return replace(batch, types=types.long())
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
         ids = self.needed_tokenizer().encode(text, bos)

@@ -135,7 +135,8 @@ class Trainer:
         norm = torch.zeros((), device=self.device)
         mark, marked = self._seconds(), self.step
         while self.step < self.steps:
-            losses, norm = self._train_step(self.step, self.fraction(self.step))
+            # Its rate is that after the step: so the last one has the rate of the end.
+            losses, norm = self._train_step(self.step, self.fraction(self.step + 1))
             total = losses if total is None else total + losses
             self.step += 1
             if self.step % self.config.log_every == 0 or self.step == self.steps:
@@ -153,9 +154,7 @@ class Trainer:
 
     def _train_step(self, step: int, fraction: float) -> tuple[Tensor, Tensor]:
         config = self.config
-        # The last step would otherwise see the fraction before it: count it as done.
-        lr = config.optimiser.lr * config.schedule.factor(fraction + 1.0 / max(1, self.steps))
-        set_rate(self.optimiser, lr)
+        set_rate(self.optimiser, config.optimiser.lr * config.schedule.factor(fraction))
         ids = self.rows(step)
         loss, losses = self._losses(ids)
         loss.backward()

@@ -1,5 +1,9 @@
 """The compiled passes: the numbers of the operations of torch that they stand for."""
 
+import ctypes
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +54,7 @@ def test_a_pass_equals_torch(rows, channels, threads):
         assert torch.allclose(about, expected, rtol=1e-12, atol=1e-10), power
     for threshold, above in zip(found.thresholds, found.above, strict=True):
         assert torch.equal(above, (x.abs() > threshold).sum(0))
+    assert torch.equal(found.above_each((99.0, 3.0, 0.5)), found.above.flip(0))
     cells = (x.view(torch.int32) & 0x7FFFFFFF) >> 15
     counts, zeros = torch.bincount(cells.flatten() >> 10, minlength=64), (x == 0).sum()
     assert found.finite and int(found.bins[0]) == int(zeros)
@@ -81,6 +86,19 @@ def test_it_does_not_matter_which_threads_come(parallel, monkeypatch):
         assert torch.equal(found.largest, alone.largest)
 
 
+def test_a_pool_has_done_its_work_when_it_returns(monkeypatch):
+    monkeypatch.setattr(team, "_parallel", lambda: None)
+    caller, found = threading.get_ident(), []
+
+    def work(job):
+        time.sleep(0.05 * (threading.get_ident() != caller))
+        found.append(job)
+
+    call = team._Work(work)
+    team.together(ctypes.cast(call, ctypes.c_void_p).value, 7, 3)
+    assert found == [7] * 3
+
+
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])
 def test_a_statistic_says_the_same_with_and_without(name, monkeypatch):
     x = values(24, 33).view(2, 12, 33)
@@ -102,6 +120,7 @@ def test_what_is_not_finite_or_not_fp32_is_left_to_torch():
     x = values(8, 4)
     assert Rows.of(x[None]).compiled
     assert not Rows.of(x[None].double()).compiled
+    assert not Rows.of(x[None, :, :3]).compiled
     for odd in (torch.inf, -torch.inf, torch.nan):
         x[2, 1] = odd
         assert not Rows.of(x[None]).compiled

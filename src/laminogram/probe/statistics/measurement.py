@@ -20,7 +20,7 @@ from laminogram.probe.store import read_tensors, write_tensors
 Key = tuple[str, str, int]
 Kinds = Iterable[str | Statistic | type[Statistic]]
 _FORMAT = "laminogram-measurement/1"
-_ONE = ("plan", "edits", "precision", "weights_hash")
+_ONE = ("plan", "edits", "precision", "v_first", "weights_hash")
 """Conditions of which all parts of a measurement must say the same, where they say anything."""
 
 
@@ -116,8 +116,8 @@ class Measurement(Mapping[Key, Statistic]):
         """A new measurement of the tokens of both.
 
         Steps must stand for the same layers, and what both manifests say of weights, precision,
-        plan and edits must be the same. Where they differ in anything else, the new one keeps both
-        under `merged`. Raises ConfigError.
+        plan, edits and v_first must be the same. Where they differ in anything else, the new one
+        keeps both under `merged`. Raises ConfigError.
         """
         for step in self.step_layers.keys() & other.step_layers.keys():
             if tuple(self.step_layers[step]) != tuple(other.step_layers[step]):
