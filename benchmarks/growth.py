@@ -33,7 +33,7 @@ from benchmarks.cpu.statistics import STATISTICS
 from benchmarks.gpu import _rwkv
 from benchmarks.gpu._llama import SITES, random_view
 from benchmarks.gpu.statistics import KINDS
-from benchmarks.lab import about, release
+from benchmarks.lab import about, release, write_results
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import interleave
 from laminogram.infer.decode_graph import DecodeGraph
@@ -278,7 +278,7 @@ def main() -> int:
                 out["tables"].append(record)
                 if asked.out:  # after every table, so that a broken-off run keeps what it has
                     out["tables"].sort(key=lambda one: list(TABLES).index(one["by"]))
-                    asked.out.write_text(json.dumps(out, indent=1), encoding="utf-8")
+                    write_results(asked.out, out)
             release()
     return 0
 

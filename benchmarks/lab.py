@@ -186,9 +186,22 @@ def main(table: str, device: str) -> int:
             out["rows"][one.name] = result.record()
             print("\n".join(lines(one.name, result)), flush=True)
             if asked.out:  # after every row, so that a broken-off run keeps what it has
-                Path(asked.out).write_text(json.dumps(out, indent=1), encoding="utf-8")
+                write_results(Path(asked.out), out)
             release()
     return 0
+
+
+def write_results(path: Path, results: Any) -> None:
+    """Results as JSON, numbers to six digits: no clock knows more."""
+    path.write_text(json.dumps(_short(results), indent=1), encoding="utf-8")
+
+
+def _short(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _short(one) for key, one in x.items()}
+    if isinstance(x, list | tuple):
+        return [_short(one) for one in x]
+    return float(f"{x:.6g}") if isinstance(x, float) else x
 
 
 def _measured(one: Row, lab: Lab) -> Result:
