@@ -290,3 +290,14 @@ def test_pads_beyond_the_longest_row_are_not_computed():
         torch.ones(1, 64, dtype=torch.long), mask=torch.arange(64)[None] < 3
     )
     assert batch.shape == (1, 3)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-3, 1.5])
+@pytest.mark.parametrize("kind", ["rwkv6", "rwkv7"])
+def test_a_decay_that_no_model_has_is_the_same_in_a_text_and_by_tokens(kind, decay):
+    from laminogram import edits
+
+    edit = edits.set_to("w", decay, layers=[1], positions=range(3, 39))
+    view, ids = view_of(kind).using(edits=[edit]), ids_of(2, 40)
+    whole = view.logits(ids)
+    assert relative(in_pieces(view, ids, range(1, 40)), whole) < CLOSE

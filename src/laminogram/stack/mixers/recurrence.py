@@ -18,7 +18,7 @@ def token_by_token(
     step: Step, tokens: int, state: Tensor, ctx: Context, taps: Taps
 ) -> tuple[Tensor, Tensor]:
     """Answers (B, T, ...) and the last state. An edit acts on what follows its token."""
-    outs, states = [], []
+    outs, states, kept = [], [], "state" in taps.reads
     for t in range(tokens):
         out, after = step(slice(t, t + 1), state)
         after = taps.edit_token("state", after[:, None], t)[:, 0]
@@ -27,6 +27,8 @@ def token_by_token(
             after = torch.where(real, after, state)
         state = after
         outs.append(out)
-        states.append(state)
-    taps.keep("state", torch.stack(states, 1))
+        if kept:
+            states.append(state)
+    if kept:
+        taps.keep("state", torch.stack(states, 1))
     return torch.cat(outs, 1), state

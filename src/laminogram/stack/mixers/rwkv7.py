@@ -143,7 +143,8 @@ class TimeMix7(nn.Module):
         state = self._first_state(r.shape[0], r.device, w.dtype) if known is None else known
         if taps.wants("pattern"):
             taps("pattern", kernels.wkv7_pattern(r, w, k, a, b))
-        if not taps.wants("state"):
+        # Chunks divide by their decays: an edited one may be zero.
+        if not taps.wants("state") and "w" not in taps.edits:
             return kernels.wkv7(r, w, k, v, a, b, state, ctx.lengths)
 
         def step(at: slice, before: Tensor) -> tuple[Tensor, Tensor]:
