@@ -75,18 +75,38 @@ def test_the_bundled_models_load_from_a_folder_like_any_other(tmp_path: Path) ->
         assert torch.equal(again.logits([5, 6, 7]), load(name).logits([5, 6, 7]))
 
 
+def test_edits_of_weights_act_before_the_precision() -> None:
+    view, ids = view_of("llama"), ids_of(2, 5)
+    large = edits.weights.scale_entry("layers.1.ffn.down.weight", 3, 4, factor=50)
+    found = view.using(edits=large, precision="int8").logits(ids)
+    assert found.equal(view.using(edits=large).using(precision="int8").logits(ids))
+    assert not found.equal(view.using(precision="int8").logits(ids))
+
+
+def test_bos_overrides_the_habit_of_a_tokenizer() -> None:
+    view = load("tiny-llama")
+    plain, begun = (view.tokens(["a", "river"], bos=bos) for bos in (False, True))
+    assert begun.lengths == tuple(length + 1 for length in plain.lengths)
+    assert begun.tokens[:, 0].tolist() == [view.config.bos_token_id] * 2
+
+
 def test_types_are_those_of_the_model_and_pads_have_none() -> None:
-    view, ids = view_of("bert"), ids_of(2, 3)
-    padded = view.logits(ids, mask=[[1, 1, 1], [1, 1, 0]], types=[[0, 1, 1], [0, 1, 9]])
-    assert torch.allclose(padded[1, :2], view.logits(ids[1, :2], types=[0, 1])[0], atol=1e-5)
-    for kind, odd in (("bert", 2), ("bert", 0.5), ("rwkv4", 1)):
-        with pytest.raises(TokenError, match=rf"0 to \d, not {odd}"):
-            view_of(kind).logits([5, 6], types=[0, odd])
+    view, ids, types = view_of("bert"), [[5, 6, 7], [8, 9, 0]], [[0, 1, 1], [0, 1, 9]]
+    padded = view.logits(ids, mask=[[1, 1, 1], [1, 1, 0]], types=types)
+    for row, length in enumerate((3, 2)):
+        alone = view.logits(ids[row][:length], types=types[row][:length])
+        assert torch.allclose(padded[row, :length], alone[0], atol=1e-5)
+    for odd in ([0, 2], [-1, 0], [0.0, 0.5]):
+        with pytest.raises(TokenError, match=r"no token type .*: it has 0 to 1"):
+            view.logits([5, 6], types=odd)
+    llama = view_of("llama")
+    assert llama.logits([5, 6], types=[0, 0]).equal(llama.logits([5, 6]))
+    with pytest.raises(TokenError, match="no token type 1: it has none but 0"):
+        llama.logits([5, 6], types=[0, 1])
 
 
 def test_what_would_have_no_effect_on_tokens_is_refused() -> None:
     view, ids = view_of("llama"), ids_of(2, 3)
-    assert load("tiny-llama").tokens("a", bos=True).lengths == (2,)
     with pytest.raises(TokenError, match="bos says how texts begin"):
         view.tokens(ids, bos=True)
     with pytest.raises(TokenError, match="a batch has its mask"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.infer.speaking import speaking_view, view_with_eos, view_with_rope
-from tests.stacks import CAUSAL, VOCABULARY, ids_of, view_of
+from tests.stacks import CAUSAL, VOCABULARY, ids_of, relative, view_of
 
 from laminogram.errors import CacheError, ConfigError, EditError, FamilyError, TokenError
 from laminogram.infer.generate import Generation, Generations, generate
@@ -98,6 +98,16 @@ def test_ended_rows_are_frozen(kind: str) -> None:
     for row, (one, more) in enumerate(zip(made, [[4, 4], [], [2]], strict=True)):
         whole = [*RAGGED[row], *one.tokens, *more]
         assert going[row].tokens == view.generate(whole, max_new_tokens=4, stop_at_eos=False).tokens
+
+
+@torch.no_grad()
+def test_a_cache_that_knows_the_length_to_come_turns_as_the_whole_text_does() -> None:
+    view, ids = view_with_rope("dynamic", factor=2.0), ids_of(1, 12)
+    cache = view.new_cache(1, planned=12)
+    parts = [view.run(view.tokens(part), cache=cache) for part in (ids[:, :5], ids[:, 5:])]
+    assert relative(torch.cat(parts, 1), view.logits(ids)) < 1e-5
+    short = view.run(view.tokens(ids[:, :5]), cache=view.new_cache(1))
+    assert relative(short, parts[0]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -298,13 +308,17 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     assert "[1]" in repr(made)
 
 
-def test_an_edit_that_acted_in_what_a_cache_holds_is_no_error() -> None:
-    view = view_of("llama").using(edits=edits.zero("ffn_out", positions=[1]))
-    whole, part = (view.generate([1, 2, 3], max_new_tokens=n) for n in (6, 2))
-    rest = view.generate(None, max_new_tokens=4, cache=part.cache)
-    assert tokens_of(part)[0] + tokens_of(rest)[0] == tokens_of(whole)[0]
+@pytest.mark.parametrize("where", [{"positions": [[0], [-1, 1]]}, {"phase": "prompt"}])
+def test_an_edit_that_acted_in_what_a_cache_holds_is_no_error(where: dict[str, Any]) -> None:
+    view = view_of("llama").using(edits=edits.scale("ffn_out", 0.1, **where))
+    prompts, options = [[1, 2, 3], [4, 5, 6, 7]], {"stop_at_eos": False}
+    whole = view.generate(prompts, max_new_tokens=6, **options)
+    part = view.generate(prompts, max_new_tokens=2, **options)
+    rest = view.generate(None, max_new_tokens=4, cache=part.cache, **options)
+    assert [a.tokens + b.tokens for a, b in zip(part, rest, strict=True)] == tokens_of(whole)
+    never = view_of("llama").using(edits=edits.zero("ffn_out", positions=[30]))
     with pytest.raises(EditError, match="selected nothing"):
-        view.generate([1], max_new_tokens=1)
+        never.generate([1, 2], max_new_tokens=1)
 
 
 @pytest.mark.parametrize("kind", ["llama", "rwkv4"])

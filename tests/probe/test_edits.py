@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.stacks import CAUSAL, KINDS, ids_of, relative, view_of
 
 from laminogram import edits
-from laminogram.errors import EditError, SiteError
+from laminogram.errors import ConfigError, EditError, SiteError
 from laminogram.probe.program import EditWarning
 from laminogram.stack import sites
 
@@ -114,6 +114,15 @@ def test_a_patch_from_its_own_run_changes_nothing_and_from_another_moves_it_ther
         assert view.using(edits=edits.patch("resid_post", own)).logits(ids).equal(view.logits(ids))
 
 
+def test_a_patch_is_made_at_the_steps_that_its_gram_has():
+    view, ids = view_of("llama"), ids_of(1, 4)
+    gram = view.record(ids_of(1, 4, seed=9), sites="ffn_out", layers=[0, 2])
+    found = view.using(edits=edits.patch("ffn_out", gram)).record(ids, "ffn_out")
+    for step in (0, 2):
+        assert (found["ffn_out", step] == gram["ffn_out", step]).all()
+    assert (found["ffn_out", 1] != gram["ffn_out", 2]).any()
+
+
 @pytest.mark.parametrize("kind", ("llama", "gpt_neox", "bert"))
 def test_removing_every_head_leaves_the_bias(kind):
     view, ids = view_of(kind), ids_of(1, 4)
@@ -193,11 +202,19 @@ def test_numbers_are_those_of_any_library(array):
     assert edits.weights.zero_rows(name, array([1])) == edits.weights.zero_rows(name, [1])
 
 
-@pytest.mark.parametrize("odd", [torch.tensor([True]), [True], [1.5], 1.5, np.array(1.5), "1"])
+@pytest.mark.parametrize(
+    "odd",
+    [np.array([False, True]), torch.tensor([True]), [True], True, [1.5], 1.5, np.array(1.5), "12"],
+)
 def test_what_is_no_whole_number_chooses_nothing(odd):
-    for where in ({"layers": odd}, {"positions": odd}, {"positions": [[0], odd]}):
-        with pytest.raises(EditError, match=r"s holds .*; it takes whole numbers"):
-            edits.zero("q", **where)
+    """A mask would choose 0 and 1, a fraction its whole part, a word its digits."""
+    for name in ("layers", "heads", "channels", "positions"):
+        with pytest.raises(EditError, match=rf"{name} holds .*; it takes whole numbers"):
+            edits.zero("q", **{name: odd})
+    with pytest.raises(EditError, match="positions holds"):
+        edits.zero("q", positions=[[0], odd])
+    with pytest.raises(ConfigError, match="layers holds"):
+        view_of("llama").record([1], "q", layers=odd)
 
 
 def test_edits_are_values():
@@ -298,20 +315,25 @@ def test_values_of_another_shape_are_refused(shape):
         view_of("llama").using(edits=edits.add("ffn_out", torch.ones(shape)))
 
 
-def test_values_are_spread_over_heads():
-    values = torch.randn(4, 1)
-    found = view_of("llama").using(edits=edits.set_to("z", values)).record([1], "z")
-    assert (found["z"] == values.numpy()).all()
+@pytest.mark.parametrize("shape", [(4, 1), (1, 8), (4, 8)])
+def test_values_are_spread_over_heads_and_channels(shape):
+    view, ids = view_of("llama"), ids_of(2, 3)
+    values = torch.randn(shape)
+    plain, moved = (
+        torch.tensor(one.record(ids, "z", layers=1)["z", 1])
+        for one in (view, view.using(edits=edits.add("z", values, layers=1)))
+    )
+    assert torch.allclose(moved, plain + values)
 
 
 def test_edits_whose_values_differ_are_not_equal():
     assert edits.set_to("z", 1234567.0) != edits.set_to("z", 1234568.0)
     assert edits.scale("z", 1.0) != edits.scale("z", 1.0000001)
-    assert edits.add("q", torch.ones(4)) != edits.add("q", torch.ones(4, 1))  # channels, heads
+    heads = torch.arange(4.0)
+    assert edits.add("q", heads) != edits.add("q", heads[:, None])  # by channel, by head
     assert edits.normalise("z", rms=1.0) != edits.normalise("z", rms=1.0, dose=0.5)
     grams = [view_of("llama").record(ids_of(1, 4, seed=seed), "z") for seed in (1, 2)]
     assert edits.patch("z", grams[0]) != edits.patch("z", grams[1])
-    assert edits.patch("z", view_of("llama").record([1], "z", layers=[0, 2])).steps == (0, 2)
 
 
 def test_a_position_that_only_some_shards_have_is_no_error(tmp_path):

@@ -56,7 +56,6 @@ def test_what_was_taken_under_other_conditions_does_not_merge() -> None:
     for odd, name in (
         (view.using(edits=[edits.zero("ffn_out", layers=0)]), "edits"),
         (view.using(precision="fp16"), "precision"),
-        (view.using(v_first="first-step"), "v_first"),
         (other, "weights_hash"),
     ):
         with pytest.raises(ConfigError, match=f"differ in {name}"):
@@ -64,6 +63,12 @@ def test_what_was_taken_under_other_conditions_does_not_merge() -> None:
     twice = measured.merge(view.measure(ROWS[:2], sites="ffn_out"))
     with pytest.raises(ConfigError, match="differ in edits"):
         twice.merge(view.using(edits=[edits.zero("ffn_out")]).measure(ROWS, sites="ffn_out"))
+    late = view_of("rwkv7").using(plan="1-2")
+    sides = [
+        late.using(v_first=way).measure(ROWS, sites="v") for way in ("embedding", "first-step")
+    ]
+    with pytest.raises(ConfigError, match="differ in v_first"):
+        sides[0].merge(sides[1])
 
 
 def test_sites_may_want_different_statistics() -> None:

@@ -41,6 +41,7 @@ def test_a_square_of_tokens_is_restored_along_both_axes():
     ("tokens", "mask", "message"),
     [
         ([[1, 2], []], None, "row 1 holds no real token"),
+        ([1, 99], None, "99 at row 0, column 1 .* 0 to 8"),
         ([1, 9], None, "9 at row 0, column 1 .* 0 to 8"),
         ([-1], None, "-1 at row 0"),
         (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 0, 1]]), "hole"),
@@ -70,9 +71,12 @@ def test_lists_of_one_length_have_the_mask_and_types_that_a_tensor_has():
     arrays = Batch.of([np.array([1, 2]), np.array([3])], vocab_size=9)
     assert arrays.tokens.tolist() == [[1, 2], [3, 0]]
     one = Batch.of([1, 2, 3], mask[1], types[0], vocab_size=9)
+    assert wanted.types is not None and wanted.types.shape == (2, 3)
+    assert wanted.types[wanted.mask].tolist() == [0, 0, 1, 1, 1]
+    assert not wanted.uniform and arrays.lengths == (2, 1) and not arrays.uniform
     moved = wanted.to(torch.device("cpu"))
-    assert moved.types is not None and moved.types[moved.mask].tolist() == [0, 0, 1, 1, 1]
-    assert moved.offsets == (0, 1) and not moved.uniform
+    assert moved.types is not None and moved.types.equal(wanted.types)
+    assert (moved.offsets, moved.lengths, moved.columns) == ((0, 1), (3, 2), 3)
     assert one.lengths == (2,) and one.types is not None and one.types.tolist() == [[0, 1]]
     with pytest.raises(TokenError, match=r"types have the shape \(2, 3\), the tokens \(2, 2\)"):
         Batch.of([[1, 2], [3, 4]], types=types, vocab_size=9)

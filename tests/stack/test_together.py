@@ -202,19 +202,33 @@ class Doubled(torch.nn.Module):
         return 2 * self.inner(x)
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_offsets_of_norms_and_layers_that_differ(alike, calls, monkeypatch):
+@pytest.mark.parametrize("kind", ["offset", "windows"])
+def test_norms_with_an_offset_and_layers_that_differ(kind, calls, monkeypatch):
     config = config_of("llama", layers=6)
     one = config.layers[0]
-    other = replace(one, norm=replace(one.norm, offset=1.0), attn=replace(one.attn, window=2))
-    stack = Stack(replace(config, layers=(other, other if alike else one) * 3))
-    for parameter in stack.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.3)
-    view = View(stack, None, "mixed", stack.full_plan())
-    found = calls(view)
-    joint = view.using(plan="mean(0-4)").logits([1, 2, 3])
-    assert sum(found) == alike
-    assert relative(joint, _one_by_one(view, "mean(0-4)", monkeypatch)) < 1e-5
+    changed = {
+        "offset": replace(one, norm=replace(one.norm, offset=1.0)),
+        "windows": replace(one, attn=replace(one.attn, window=2)),
+    }[kind]
+    layers = tuple(one if kind == "windows" and i % 2 else changed for i in range(6))
+    stack = Stack(replace(config, layers=layers))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    view = View(stack, None, kind, stack.full_plan())
+    found, plan = calls(view), "0, mean(1-4), 5"
+    joint = view.using(plan=plan).logits([1, 2, 3])
+    assert sum(found) == (kind == "offset")
+    assert relative(joint, _one_by_one(view, plan, monkeypatch)) < 1e-5
+
+
+def test_groups_that_share_no_layer_are_each_stacked_once():
+    view = view_of("llama", layers=6)
+    for _ in range(3):
+        view.using(plan="mean(0-1), mean(2-3), 5").logits([1, 2, 3])
+    assert [pack.layers for pack in view.stack.together._packs] == [range(2), range(2, 4)]
+    assert view.stack.together.moves == 2
 
 
 def test_layers_stacked_without_autograd_can_still_be_trained():

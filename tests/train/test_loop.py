@@ -46,33 +46,44 @@ def test_the_curve_has_the_loss_of_each_source(tmp_path):
     assert first["loss"] == pytest.approx(whole, rel=1e-5)
 
 
-@pytest.mark.parametrize("done", [0.0, 0.5])
-def test_the_last_step_has_the_rate_of_the_end(tmp_path, done):
-    schedule = Schedule(warmup=0.3, floor=0.1)
-    optimiser = OptimiserConfig(lr=1.0, rates={"up.bias": 3.0})
-    run = trainer(tmp_path, 5, schedule=schedule, optimiser=optimiser, log_every=1)
-    run.anchor = (0, done)  # as where it was squeezed
-    for i, row in enumerate(run.run().curve, 1):
-        assert row["lr"] == pytest.approx(schedule.factor(done + (1 - done) * i / 5))
+def test_the_rate_of_the_last_step_is_that_of_the_end(tmp_path):
+    schedule = Schedule(kind="cosine", warmup=0.3, floor=0.1)
+    optimiser = OptimiserConfig(lr=0.01, rates={"up.bias": 3.0})
+    run = trainer(tmp_path, 10, schedule=schedule, optimiser=optimiser, log_every=1)
+    rates = [row["lr"] for row in run.run().curve]
+    assert rates == pytest.approx([0.01 * schedule.factor(step / 10) for step in range(1, 11)])
+    assert rates[-1] == pytest.approx(0.001)
+
+
+def test_a_run_that_was_squeezed_ends_at_the_rate_of_the_end(tmp_path):
+    run = trainer(tmp_path, 10, log_every=1, schedule=Schedule(warmup=0.0, floor=0.1))
+    run.anchor = (0, 0.5)
+    rates = [row["lr"] for row in run.run().curve]
+    factor = run.config.schedule.factor
+    assert rates == pytest.approx([0.01 * factor(0.5 + step / 20) for step in range(1, 11)])
 
 
 def test_gradients_are_clipped(tmp_path, monkeypatch):
-    run, found = trainer(tmp_path, 1, clip=0.01), []
-    monkeypatch.setattr(
-        "laminogram.train.loop.take_step",
-        lambda _: found.extend(p.grad.norm() for p in run.model.parameters()),
-    )
-    run.run()
-    assert torch.stack(found).norm() == pytest.approx(0.01, rel=1e-3)
+    norms = []
+
+    def watched(optimiser):
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
+
+    monkeypatch.setattr("laminogram.train.loop.take_step", watched)
+    curve = trainer(tmp_path, 5, clip=0.01, log_every=1).run().curve
+    assert norms == pytest.approx([0.01] * 5, rel=1e-4)
+    assert all(row["gradient_norm"] > 0.1 for row in curve)
 
 
 def test_a_row_of_the_curve_is_of_its_own_steps(tmp_path):
     run = trainer(tmp_path, 7, optimiser=OptimiserConfig(lr=0.0))
-    one, two = run.run().curve
-    last = [row_losses(run.model, run.rows(step)).mean().item() for step in (5, 6)]
-    assert two["loss"] == pytest.approx(sum(last) / 2, rel=1e-5)
-    tokens = two["tokens_per_second"] * (two["seconds"] - one["seconds"])
-    assert tokens == pytest.approx(two["tokens"] - one["tokens"])
+    curve = run.run().curve
+    last = torch.cat([row_losses(run.model, run.rows(step)) for step in (5, 6)]).mean().item()
+    assert [row["step"] for row in curve] == [5, 7]
+    assert curve[1]["loss"] == pytest.approx(last, rel=1e-5)
+    (_, one), (_, two) = ((row["tokens"], row["seconds"]) for row in curve)
+    assert curve[1]["tokens_per_second"] == pytest.approx(2 * 4 * 16 / (two - one), rel=1e-6)
 
 
 def test_curve_on_disk_is_the_curve(tmp_path):
@@ -134,14 +145,25 @@ def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):
     assert seen == list(range(10, 40))
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
-    first, again = trainer(tmp_path, 10), trainer(tmp_path, 10)
+def test_what_a_run_knows_of_its_time_is_kept(tmp_path):
+    first = trainer(tmp_path, 10)
     first.run()
-    first.anchor = (4, 0.25)
+    first.anchor = (4, 0.25)  # as where it was squeezed
     first._save()
+    again = trainer(tmp_path, 10)
+    again._resume()
+    assert again.anchor == (4, 0.25) and again.fraction(7) == pytest.approx(0.625)
+    assert again.elapsed >= first.curve[-1]["seconds"] > 0
+    assert (again.tokens, again.curve) == (first.tokens, first.curve)
+    for one, two in zip(*(run.optimiser.state.values() for run in (first, again)), strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    trainer(tmp_path, 10).run()
+    again = trainer(tmp_path, 10)
     again.rows = lambda step: pytest.fail("trained on")
     assert again.run().steps == 10
-    assert again.anchor == (4, 0.25) and again.elapsed >= first.curve[-1]["seconds"]
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
@@ -192,6 +214,16 @@ def test_minutes_end_in_time_with_the_schedule_run_out(tmp_path, monkeypatch):
     assert result.steps > 50
     assert result.curve[-1]["fraction"] == pytest.approx(1.0)
     assert result.curve[-1]["lr"] == pytest.approx(0.1 * 0.01, rel=0.05)
+
+
+def test_products_in_bf16_train_weights_in_fp32(tmp_path):
+    runs = [trainer(tmp_path / way, 20, precision=way) for way in ("fp32", "bf16")]
+    runs[1].model.eval()
+    wide, narrow = (run.run().curve for run in runs)
+    assert narrow[-1]["loss"] == pytest.approx(wide[-1]["loss"], rel=0.05)
+    assert narrow[0]["loss"] != wide[0]["loss"]
+    assert all(x.dtype is torch.float32 for x in _parameters(runs[1]).values())
+    assert runs[1].model.training
 
 
 def test_a_slower_machine_shortens_the_run(tmp_path):

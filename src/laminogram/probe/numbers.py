@@ -33,11 +33,16 @@ def numbers(
 
 
 def whole(name: str, chosen: Any, error: type[LaminogramError]) -> tuple[int, ...]:
-    """One number or several as Python's own; the error for anything else, such as a mask."""
-    found = list(chosen) if isinstance(chosen, Iterable) and not is_one(chosen) else [chosen]
+    """One number or several as Python's own; the error for anything else. A mask is refused, too:
+    its truth values would pass for 0 and 1."""
+    several = isinstance(chosen, Iterable) and not is_one(chosen)
+    found = list(chosen) if several else [chosen]
     odd = [one for one in found if not _is_whole(one)]
     if odd:
-        raise error(f"{name} holds {odd[0]!r:.60}; it takes whole numbers (of a mask, the places)")
+        raise error(
+            f"{name} holds {odd[0]!r:.60}; it takes whole numbers, one or several (of a mask, the "
+            "places where it is true)"
+        )
     return tuple(map(index, found))
 
 
@@ -46,6 +51,6 @@ def _is_whole(one: Any) -> bool:
         return False
     try:
         index(one)
-    except TypeError:  # a fraction in an array
+    except TypeError:  # an array of one fraction has an index to ask for, and gives none
         return False
     return True

@@ -221,12 +221,14 @@ class Subject:
         return batch if types is None else self._typed(batch)
 
     def _typed(self, batch: Batch) -> Batch:
-        """The batch with its types checked, 0 at pads."""
-        types = torch.where(batch.mask, cast(Tensor, batch.types), 0)
+        """The batch with its types checked, 0 at pads; TokenError for one that does not exist."""
+        assert batch.types is not None
+        types = torch.where(batch.mask, batch.types, 0)
         count = self.config.embedding.types or 1
         odd = types[(types < 0) | (types >= count) | (types != types.long())]
         if odd.numel():
-            raise TokenError(f"token types of {self.name} are 0 to {count - 1}, not {odd[0]:g}")
+            there = f"0 to {count - 1}" if count > 1 else "none but 0"
+            raise TokenError(f"{self.name} has no token type {odd[0].item()}: it has {there}")
         return replace(batch, types=types.long())
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
