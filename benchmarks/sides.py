@@ -73,10 +73,12 @@ class Laminogram:
         return self.run(ids, cache=cache, logits="last")[0, 0]
 
     def decode(self, prompt: Tensor, count: int) -> list[int]:
+        from laminogram.infer.sampling import largest
+
         cache = self.stack.new_cache(1, self.plan, "benchmark", capacity=prompt.shape[1] + count)
         found, ids = [], prompt
         for _ in range(count):
-            ids = self.run(ids, cache=cache, logits="last")[:, -1].argmax(-1, keepdim=True)
+            ids = largest(self.run(ids, cache=cache, logits="last")[:, -1])[:, None]
             found.append(ids)
         return torch.cat(found, 1)[0].tolist()
 

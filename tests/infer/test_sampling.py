@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from laminogram.errors import ConfigError
-from laminogram.infer.sampling import Sampling, choose, history_mask, processed, uniforms
+from laminogram.infer.sampling import (
+    Sampling,
+    choose,
+    history_mask,
+    largest,
+    processed,
+    uniforms,
+)
 
 VOCABULARY = 40
 
@@ -50,6 +57,13 @@ def test_scores_equal_those_of_transformers(options: dict[str, float]) -> None:
         torch.testing.assert_close(
             processed(logits, mask, sampling), theirs(history, logits.clone()), rtol=1e-6, atol=0
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_largest_is_the_first_of_equals_in_any_dtype(dtype: torch.dtype) -> None:
+    logits = torch.randn(4, 300).to(dtype)
+    logits[1, [7, 200]] = 50.0
+    assert largest(logits).tolist() == logits.double().argmax(-1).tolist()
 
 
 def test_greedy_is_the_likeliest_after_the_penalty() -> None:
