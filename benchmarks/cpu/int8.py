@@ -12,9 +12,8 @@ from benchmarks.sides import Laminogram
 
 NEW_TOKENS = 16
 SPREADS = {"rwkv4-169m": 0.35, "llama-125m": 0.35}
-"""From the smallest ratio to the largest, rounded up: RWKV-4 0.425, 0.451, 0.444, 0.337 in four runs
-on an Intel Xeon, 0.372, 0.324, 0.364 on the machine of the table; Llama 0.394, 0.343, 0.308, 0.305
-there."""
+"""From the smallest ratio to the largest, rounded up: RWKV-4 0.425, 0.451, 0.444, 0.337 on an Intel
+Xeon, 0.372, 0.324, 0.364 on the machine of the table; Llama there 0.394, 0.343, 0.308, 0.305."""
 
 
 def _decode(lab: Lab, model: str) -> Result:
