@@ -102,3 +102,26 @@ def test_a_graph_notices_that_weights_have_moved(monkeypatch):
     view.using(plan="mean(0-2)").logits([1, 2])
     with pytest.raises(CacheError, match="moved"):
         graph.step(torch.tensor([3]))
+
+
+class Replayed:
+    """In place of a captured step: runs it."""
+
+    def __init__(self, graph: DecodeGraph) -> None:
+        self.replay = graph._run
+
+
+def test_a_captured_step_refuses_hooks_that_it_would_not_call() -> None:
+    view, token = view_of("llama"), torch.tensor([3])
+    graph = DecodeGraph(view, rows=1, capacity=8)
+    graph._graph = Replayed(graph)  # type: ignore[assignment]
+    graph.start([1, 2])
+    handle = view.stack.layer(1).ffn.register_forward_hook(lambda *_: None)
+    with pytest.raises(CacheError, match=r"layers\.1\.ffn of .* have hooks.*capture=False"):
+        graph.step(token)
+    with pytest.raises(CacheError, match="hooks"):
+        DecodeGraph(view, rows=1, capacity=8, capture=True)
+    DecodeGraph(view, rows=1, capacity=8, capture=False).start([1])
+    handle.remove()
+    wanted = view.logits([1, 2, 3])[:, -1]
+    assert relative(graph.step(token), wanted) < 1e-5

@@ -25,6 +25,7 @@ from laminogram.stack.cache import grows
 from laminogram.stack.context import Rotary
 from laminogram.stack.devices import capture_stream, on
 from laminogram.stack.forward import Logits
+from laminogram.stack.hooks import hooked_modules, hooks_so_far
 from laminogram.stack.joined import joining
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import Observer, Run
@@ -64,8 +65,9 @@ class DecodeGraph:
     edits are made. It serves the steps alone: prompts are read under the view's edits. `capture`
     False runs the same step without a graph.
 
-    Raises FamilyError for an encoder, CacheError where a rotary changes within `capacity` or the
-    layers are spread over several devices.
+    Raises FamilyError for an encoder, CacheError where a rotary changes within `capacity`, the
+    layers are spread over several devices, or a step is to be captured while modules have hooks,
+    which a graph does not call (also in `step`, for hooks put on later).
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class DecodeGraph:
             name: x.clone() for name, x in self.cache.tensors().items() if not grows(name)
         }
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._hooks = hooks_so_far()
         if device.type == "cuda" if capture is None else capture:
+            _check_hooks(view)
             with on(device):
                 self._capture_joined()
         self._moves = view.stack.together.moves if self._graph is not None else None
@@ -147,6 +151,9 @@ class DecodeGraph:
             )
         if max(self.cache.lengths) >= self.capacity:
             raise CacheError(f"the graph's capacity of {self.capacity} tokens a row is used up")
+        if self._graph is not None and self._hooks != hooks_so_far():
+            _check_hooks(self.view)
+            self._hooks = hooks_so_far()
         self.tokens.copy_(tokens.reshape(self.rows, 1))
         self._begin(self._mask)
         if self._graph is None:
@@ -245,3 +252,12 @@ def _check(view: Subject, capacity: int) -> None:
     devices = sorted({str(parameter.device) for parameter in stack.parameters()})
     if len(devices) > 1:
         raise CacheError(f"one graph serves one device; the stack lies on {', '.join(devices)}")
+
+
+def _check_hooks(view: Subject) -> None:
+    names = hooked_modules(view.stack)
+    if names:
+        raise CacheError(
+            f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''} of {view.name} have "
+            "hooks, which a captured step does not call: take them off, or use capture=False"
+        )
