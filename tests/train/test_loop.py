@@ -129,20 +129,27 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
         assert [row[column] for row in result.curve] == [row[column] for row in whole.curve]
 
 
-def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):
+def _broken_off(folder):
+    """A run of 40 steps that got as far as the 13th; its rows."""
+
     def breaks(step):
         if step == 13:
             raise KeyboardInterrupt
         return rows(step)
 
-    first = trainer(tmp_path, 40)
+    first = trainer(folder, 40)
     rows, first.rows = first.rows, breaks
     with pytest.raises(KeyboardInterrupt):
         first.run()
+    return rows
+
+
+def test_a_run_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path):
+    rows = _broken_off(tmp_path)
     second, seen = trainer(tmp_path, 40), []
     second.rows = lambda step: seen.append(step) or rows(step)
     second.run()
-    assert seen == list(range(10, 40))
+    assert seen == [0, *range(10, 40)]  # the first rows are compared with those of before
 
 
 def test_what_a_run_knows_of_its_time_is_kept(tmp_path):
@@ -174,6 +181,15 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
     other.places = {"squares": slice(0, 2), "counting": slice(2, 4)}
     with pytest.raises(ConfigError, match=r"places is .*'squares': \[0, 3\].* there"):
         other.run()
+
+
+def test_other_rows_do_not_continue_a_run(tmp_path):
+    rows = _broken_off(tmp_path)
+    other, same = trainer(tmp_path, 40), trainer(tmp_path, 40)
+    other.rows = lambda step: rows(step).flip(0)
+    with pytest.raises(ConfigError, match="other rows"):
+        other.run()
+    assert same.run().steps == 40
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

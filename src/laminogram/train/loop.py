@@ -11,6 +11,7 @@ Axes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -91,7 +92,7 @@ class Trainer:
     `places` names slices of the rows (`Mixture.places`): the curve then has the loss of each, as
     `loss_<name>`, beside that of all.
     Raises ConfigError for weights of 16 bits, and in `run` for a folder of another run: one with
-    other settings or other places. What `rows` gives is not compared: it has to be the same.
+    other settings, other places, or other rows at its first step.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Trainer:
         self.steps = config.steps or 0
         self.anchor = (0, 0.0)  # (step, fraction): the schedule runs from here to (steps, 1)
         self.curve: list[dict[str, float]] = []
+        self._first_rows = ""
 
     def run(self) -> TrainResult:
         """Train to the end; continues from the folder's checkpoint if there is one."""
@@ -156,6 +158,7 @@ class Trainer:
         config = self.config
         set_rate(self.optimiser, config.optimiser.lr * config.schedule.factor(fraction))
         ids = self.rows(step)
+        self._first_rows = self._first_rows or _digest(ids)
         loss, losses = self._losses(ids)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -275,6 +278,7 @@ class Trainer:
         state: dict[str, Any] = {
             "config": self._fingerprint(),
             "places": self._rows_of(),
+            "first_rows": self._first_rows,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -301,12 +305,23 @@ class Trainer:
                 f"{path} belongs to a run with other settings ({told}): give this run a folder of "
                 "its own, or those settings"
             )
+        self._first_rows = state.get("first_rows", "")  # older checkpoints do not have it
+        goes_on = self._first_rows and state["step"] < state["steps"]
+        if goes_on and _digest(self.rows(0)) != self._first_rows:
+            raise ConfigError(
+                f"{path} belongs to a run over other rows (those of its first step differ): give "
+                "this run a folder of its own, or those rows"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.steps, self.tokens = state["step"], state["steps"], state["tokens"]
         self.anchor = (state["anchor"][0], state["anchor"][1])
         self.elapsed, self.curve = state["seconds"], state["curve"]
         return True
+
+
+def _digest(ids: Tensor) -> str:
+    return hashlib.sha256(ids.cpu().to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
 
 
 def _check_weights(model: nn.Module) -> None:
