@@ -11,8 +11,10 @@ from tests.stack.test_shortened import stack_of
 from tests.stacks import relative
 from torch import nn
 
+from laminogram.errors import CacheError
 from laminogram.infer.decode_graph import StaticReads
 from laminogram.plans import Plan
+from laminogram.stack import context
 from laminogram.stack.batch import Batch
 from laminogram.stack.forward import run
 from laminogram.stack.kernels import matvec
@@ -233,3 +235,41 @@ def test_a_copied_cache_goes_on_by_itself(calls, kind):
     for kept in (cache, twin):
         steps = [view.run(view.tokens([[one]]), cache=kept)[0] for one in TEXT[3:]]
         assert relative(torch.cat(steps), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "made"), [("llama", len(TEXT)), ("rwkv4", 1)])
+@torch.no_grad()
+def test_a_context_is_made_where_a_place_matters(calls, monkeypatch, kind, made):
+    view, places, heard = view_of(kind), [], []
+    expected, build = view.logits([TEXT])[0], context.build
+    monkeypatch.setattr(
+        context, "build", lambda *given, **how: places.append(1) or build(*given, **how)
+    )
+    assert relative(decode(view), expected) < 1e-5 and len(places) == made
+    cache = view.new_cache(1)
+    view.run(view.tokens([[1]]), cache=cache)
+    handle = view.stack.embed.register_forward_hook(lambda *_: heard.append(1))
+    view.run(view.tokens([[2]]), cache=cache)
+    handle.remove()
+    view.run(view.tokens([[3, 4]]), cache=cache)
+    view.run(view.tokens([[5]]), cache=cache)
+    assert heard == [1] and cache.lengths == [5]
+
+
+@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@torch.no_grad()
+def test_a_token_that_breaks_off_breaks_the_cache(monkeypatch, kind):
+    view = view_of(kind)
+    monkeypatch.setattr(matvec, "LEAST_ENTRIES", 1)
+    cache = view.new_cache(1)
+    view.run(view.tokens([[1]]), cache=cache)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fused, "pass_through", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        view.run(view.tokens([[2]]), cache=cache)
+    monkeypatch.undo()
+    with pytest.raises(CacheError, match="half-way"):
+        view.run(view.tokens([[2]]), cache=cache)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from laminogram.plans import Item, Step
+from laminogram.plans import Item, Plan, Step
+from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.context import Context
 from laminogram.stack.ends_fused import head_stage, is_one_product
@@ -38,6 +39,24 @@ def way(x: Tensor, ctx: Context) -> Way | None:
     if x.shape[0] > 1 and row_decode.is_one_token(x, ctx):
         return Way(Layer.takes_rows, rows_decode.several_layers)
     return None
+
+
+def token(stack: Stack, batch: Batch, plan: Plan, cache: Cache) -> Tensor | None:
+    """Logits (1, 1, V) of one more token by the passage that the cache keeps, where no layer asks
+    at which place it stands, so that no context has to be made; None where there is none such."""
+    kept: Passage | None = cache.passage
+    if kept is None or not kept.is_placeless or batch.lengths != (1,) or is_hooked(stack.embed):
+        return None
+    if not kept.serves(stack, plan.items, cache, stack.residual_dtype):
+        return None
+    x = stack.embed(batch.tokens, _ANYWHERE.positions, batch.types).to(stack.residual_dtype)
+    if not fused.is_one_row(x, _ANYWHERE):
+        return None
+    with cache.being_written():
+        return kept(x, _ANYWHERE)
+
+
+_ANYWHERE = Context(torch.zeros(1, 1, dtype=torch.long), None, 0, 1, {}, [])
 
 
 def logits(
@@ -91,6 +110,8 @@ class Passage:
     ) -> None:
         self._stack, self._items, self._run_layer = stack, items, stack.run_layer
         self._decoders, self._dtype, self._tokens = decoders, dtype, 0
+        asking = stack.mask_keys, stack.rotary.ropes, stack.config.embedding.positions
+        self.is_placeless = not any(asking) and stack.provider is None
         self._stages: list[Stage] = [*decoders, head]
         self._table = fused.table_of(self._stages)
         distinct = list(dict.fromkeys(layers))

@@ -6,7 +6,9 @@ under which conditions (plan, edits, rope regime) it was filled and refuses to g
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -288,10 +290,18 @@ class Cache:
         """Make room for `capacity` tokens a row in every slot."""
         if capacity <= self._room:  # asked at every token
             return
-        self._room = capacity
         for slot in self._distinct().values():
             for _, part in slot.parts():
                 part.reserve(capacity)
+        columns = [x.shape[2] for name, x in self.tensors().items() if grows(name)]
+        self._room = min(columns, default=sys.maxsize)
+
+    @contextmanager
+    def being_written(self) -> Iterator[None]:
+        """While a run writes: one that breaks off leaves the cache `broken`."""
+        self.broken = True
+        yield
+        self.broken = False
 
     def _distinct(self) -> dict[int, StepSlot]:
         """Every slot once, by the first step that uses it."""

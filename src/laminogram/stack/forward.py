@@ -59,14 +59,19 @@ def run(
             if cache is not None:
                 _advance(cache, batch)
             return replayed
+    if cache is not None and observer is None and logits != "none":
+        with torch.no_grad():
+            scores = at_once.token(stack, batch, plan, cache)
+        if scores is not None:
+            _advance(cache, batch)
+            return scores
     ctx = open_context(stack, batch, cache)
     if observer is not None:
         begin(observer, batch, ctx, cache)
     if cache is None:
         return through(stack, batch, plan, ctx, observer=observer, logits=logits, v_first=v_first)
     # What a cache holds is written in place, so no gradient is kept through it.
-    cache.broken = True
-    with torch.no_grad():
+    with cache.being_written(), torch.no_grad():
         out = through(
             stack,
             batch,
@@ -77,7 +82,6 @@ def run(
             logits=logits,
             v_first=v_first,
         )
-    cache.broken = False
     _advance(cache, batch)
     return out
 
