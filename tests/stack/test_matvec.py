@@ -1,6 +1,9 @@
 """Products of one row by a crew of threads: the numbers of a plain product, whoever helps."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laminogram.stack import linear as products
-from laminogram.stack.kernels import crew, matvec
+from laminogram.stack.kernels import matvec, team
 
 pytest.importorskip("numba")
 
@@ -119,8 +122,37 @@ def test_without_numba_torch_does_it(monkeypatch):
     assert not matvec.fits(torch.ones(64, 64))
 
 
-def test_a_child_process_starts_with_no_crew():
-    crew.crew()
-    crew._crews.clear()  # what a fork does
-    weight, x = drawn(40, 64, torch.float32)
-    assert torch.allclose(matvec.matvec(x, weight), weight @ x, atol=1e-5)
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_of_our_own_where_torch_has_none_to_give(monkeypatch):
+    monkeypatch.setattr(team, "_parallel", lambda: None)
+    weight, x = drawn(640, 64, torch.float32)
+    for _ in range(50):
+        assert torch.allclose(matvec.matvec(x, weight), weight @ x, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("two_threads")
+def test_a_child_of_a_process_that_has_used_torchs_threads_goes_on():
+    weight, x = drawn(640, 64, torch.float32)
+    expected = matvec.matvec(x, weight)
+    torch.zeros(1 << 20).add_(1)
+    child = os.fork()
+    if child == 0:
+        same = torch.equal(matvec.matvec(x, weight), expected)
+        os._exit(0 if same else 1)
+    until = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)

@@ -89,16 +89,17 @@ def test_it_does_not_matter_which_threads_come(parallel, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_pool_has_done_its_work_when_it_returns(threads, monkeypatch):
     monkeypatch.setattr(team, "_parallel", lambda: None)
-    caller, found = threading.get_ident(), []
+    caller, all_here, ended = threading.get_ident(), threading.Barrier(threads), []
 
     def work(job):
+        all_here.wait(20)
         if threading.get_ident() != caller:  # who waits for the others, is waited for by nobody
             time.sleep(0.05)
-        found.append(job)
+        ended.append(job)
 
     call = team._Work(work)
     team.together(ctypes.cast(call, ctypes.c_void_p).value, 7, threads)
-    assert found == [7] * threads
+    assert ended == [7] * threads
 
 
 @pytest.mark.parametrize("name", ["moments", "thresholds", "histogram", "topk"])

@@ -3,9 +3,10 @@ vector, and what else a caller brings (`_attend_numba`).
 
 Reading weights and memory once is all the work there is, so two things count beside wide loads
 (`_dots_numba`): that all threads read, and that handing work over costs a microsecond and not the
-fifty of waking a thread. So helpers look at one job in memory for a while after each piece of work
-(`help_out`). A thread takes a share by counting `LEFT` down; whoever comes late finds nothing left,
-and nobody waits for a helper that is not there.
+fifty of waking a thread. So threads come together once, for a token or a product (`work`). The
+first of them leads: it goes its way and hands out shares (`finish`), for which the others look in
+memory until it is over. A thread takes a share by counting `LEFT` down; whoever comes late finds
+nothing left, and nobody waits for one that is not there.
 
 A job is an array of int64; what threads write lies on cache lines of its own. What a share is says
 a function, called by its address: it is compiled once, not into each of its callers.
@@ -18,6 +19,7 @@ Axes: O outputs (rows of a weight), I inputs (its columns).
 # mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,20 +49,26 @@ __all__ = [
     "FP32_CHECKED",
     "INT8",
     "PAIRS",
+    "PRODUCT_WAY",
     "STEP",
+    "WORK_ADDRESS",
     "finish",
-    "help_out",
     "new_job",
     "together",
 ]
 
-LEFT, DONE, WORK, MULTIPLY, X, APART, Y, ROWS, SHARE, PARTS, PART = 0, 8, *range(16, 25)
-"""Where a job says how many shares are left and done; what does one, and what does one of a
-product; a product's input, the bytes from that of a part to that of the next, its output, rows,
-rows of a share and number of parts; and the parts."""
+LEFT, DONE, ARRIVED, OVER = range(0, 32, 8)
+"""Where a job says how many shares are left and done, how many threads have come, and whether the
+first of them has gone all its way."""
+WAY, WORK, MULTIPLY, X, APART, Y, ROWS, SHARE, PARTS, PART = range(32, 42)
+"""The way of the first; what does a share, and what does one of a product; a product's input, the
+bytes from that of a part to that of the next, its output, rows, rows of a share and number of
+parts; and the parts."""
 PRODUCT, MOST = 5, 3
 """Numbers of a part, `(kind, weight, scale, O, I)`, and how many parts there can be."""
-JOB = PART + PRODUCT * MOST + 1
+GIVEN = PART + PRODUCT * MOST
+"""What the way of the first asks for; whose numbers these are says its own text."""
+JOB = 64
 """Entries of a job: whole cache lines."""
 SHARES = 8
 """Into how many parts a product is cut: enough that a slow thread delays little."""
@@ -113,6 +121,12 @@ def code_of_call(context, builder, signature, arguments):
 
 
 @intrinsic
+def _go(typing, function, job):
+    """Call `void(int64)` at an address."""
+    return types.void(*[types.int64] * 2), code_of_call
+
+
+@intrinsic
 def _call(typing, function, job, number):
     """Call `void(int64, int64)` at an address."""
     return types.void(*[types.int64] * 3), code_of_call
@@ -135,14 +149,6 @@ def _multiply_share(address, number):
         before += rows
 
 
-def new_job() -> np.ndarray:
-    """A job in which nothing is left to do."""
-    job = np.zeros(JOB, np.int64)
-    multiply: Any = _multiply_share
-    job[MULTIPLY] = multiply.address
-    return job
-
-
 @njit("void(int64[::1])", **how)
 def _take_shares(job):
     """Take shares until none is left. What a job says is read after a share is taken: from then on
@@ -155,16 +161,15 @@ def _take_shares(job):
         add(job, DONE, 1)
 
 
-@njit("void(int64[::1], int64)", **how)
-def help_out(job, patience):
-    """A helper's watch: it ends after looking `patience` times without finding work."""
-    idle = 0
-    while idle < patience:
-        if load(job, LEFT) > 0:
-            _take_shares(job)
-            idle = 0
-        else:
-            idle += 1
+@cfunc("void(voidptr)", **how)
+def _work(address):
+    """What each thread does with a job."""
+    job = carray(address, (JOB,), np.int64)
+    if add(job, ARRIVED, 1) == 0:
+        _go(job[WAY], job.ctypes.data)
+        store(job, OVER, 1)
+    while load(job, OVER) == 0:
+        _take_shares(job)
 
 
 @njit("void(int64[::1], int64, int64)", **how)
@@ -199,3 +204,22 @@ def together(job, products, x, apart, y):
     job[X], job[APART], job[Y] = x, apart, y
     job[ROWS], job[SHARE], job[PARTS] = rows, share, len(products)
     finish(job, job[MULTIPLY], (rows + share - 1) // share)
+
+
+@cfunc("void(int64)", **how)
+def _lead_product(address):
+    """The way of one product; given: addresses of its row (5,), of x and of y (`together`)."""
+    job = carray(pointer(address), (JOB,), np.int64)
+    product = carray(pointer(job[GIVEN]), (1, PRODUCT), np.int64)
+    together(job, product, job[GIVEN + 1], 0, job[GIVEN + 2])
+
+
+_compiled: Any = _work, _lead_product, _multiply_share
+WORK_ADDRESS, PRODUCT_WAY, _SHARE_ADDRESS = (function.address for function in _compiled)
+
+
+def new_job(way: int, given: Sequence[int]) -> np.ndarray:
+    """A job for threads that come together at `WORK_ADDRESS`."""
+    job = np.zeros(JOB, np.int64)
+    job[WAY], job[MULTIPLY], job[GIVEN : GIVEN + len(given)] = way, _SHARE_ADDRESS, given
+    return job

@@ -11,11 +11,14 @@ after every sweep of the caches.
 # mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False, disable-error-code=call-arg
 from __future__ import annotations
 
-from numba import njit, types
+from typing import Any
+
+import numpy as np
+from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
-from ._crew_numba import code_of_call
-from ._dots_numba import how
+from ._crew_numba import GIVEN, JOB, code_of_call
+from ._dots_numba import how, pointer
 
 STREAM, END, LOGITS, ROPES = range(4)
 """Entries of a token (int64): the address of its residual stream (C,), which layers read and write,
@@ -31,8 +34,15 @@ def _call(typing, function, job, layer, token):
     return types.void(*[types.int64] * 4), code_of_call
 
 
-@njit("void(int64[::1], int64[:, ::1], int64[::1])", **how)
-def through(job, layers, token):
-    """A token through `layers (L, 2)`, one after the other; `job` is a crew's."""
+@cfunc("void(int64)", **how)
+def _lead(job_address):
+    """The way of a token through layers, one after the other; given: the address of `layers
+    (L, 2)`, L, and the address of the token."""
+    job = carray(pointer(job_address), (JOB,), np.int64)
+    layers = carray(pointer(job[GIVEN]), (job[GIVEN + 1], 2), np.int64)
     for layer in range(len(layers)):
-        _call(layers[layer, 0], job.ctypes.data, layers[layer, 1], token.ctypes.data)
+        _call(layers[layer, 0], job_address, layers[layer, 1], job[GIVEN + 2])
+
+
+_compiled: Any = _lead
+WAY = _compiled.address

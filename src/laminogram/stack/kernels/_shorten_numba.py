@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import JOB, X, finish
+from ._crew_numba import GIVEN, JOB, X, finish
 from ._dots_numba import STEP, how, pointer
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "ODD",
     "SHORT",
     "TABLE",
-    "whole",
+    "WAY",
 ]
 
 LONG, SHORT, NUMBERS, ODD = range(4)
@@ -114,8 +114,14 @@ COPY, COMPARE = _copy_share.address, _compare_share.address
 COPY_PAIRS, COMPARE_PAIRS = _copy_pairs.address, _compare_pairs.address
 
 
-def whole(job, work, table):
-    """Do one of the four passes to all numbers of a table; whether all were as hoped for."""
-    job[X] = table.ctypes.data
-    finish(job, work, (table[NUMBERS] + _BLOCK - 1) // _BLOCK)
-    return not table[ODD]
+@cfunc("void(int64)", **how)
+def _lead(address):
+    """The way of a pass over all numbers of a table; given: one of the four, and the table's
+    address."""
+    job = carray(pointer(address), (JOB,), np.int64)
+    job[X] = job[GIVEN + 1]
+    table = carray(pointer(job[X]), (TABLE,), np.int64)
+    finish(job, job[GIVEN], (table[NUMBERS] + _BLOCK - 1) // _BLOCK)
+
+
+WAY = _lead.address

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .crew import crew, kernels, numba_missing
+from .crew import kernels, lead, numba_missing
 
 LEAST_ENTRIES = 1 << 16
 """Below this, or without numba, torch does it: the weight is in the caches anyway."""
@@ -89,7 +89,6 @@ def matvec(x: Tensor, weight: Tensor, scale: Tensor | None = None) -> Tensor:
 def product(x: Tensor, part: tuple[int, ...]) -> Tensor:
     """The same for a weight as the kernels take it: kind, addresses, shape."""
     row, y = x.reshape(-1).float(), torch.empty(part[3])
-    table = np.array([part], np.int64)
-    with crew().at_work() as job:
-        kernels().together(job, table, row.data_ptr(), 0, y.data_ptr())
+    table = np.array(part, np.int64)
+    lead(kernels().PRODUCT_WAY, table.ctypes.data, row.data_ptr(), y.data_ptr())
     return y.view(*x.shape[:-1], part[3]).to(x.dtype)

@@ -9,6 +9,7 @@ parallel region; the runtimes of LLVM and Intel have it too.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -33,7 +34,10 @@ def together(function: int, job: int, threads: int) -> None:
 
 @cache
 def _parallel() -> Callable[..., Any] | None:
-    """What runs a function on the threads of torch's OpenMP; None where torch has another kind."""
+    """What runs a function on the threads of torch's OpenMP; None where torch has another kind, and
+    in a child of a process that has used it: GCC's runtime waits there for threads that it lost."""
+    if _forked:
+        return None
     try:  # a library is asked together with those that it needs: torch's runtime, no other
         found = ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (OSError, AttributeError):
@@ -47,9 +51,25 @@ def _in_pool(function: int, job: int, threads: int) -> None:
     others = [_pool(threads - 1).submit(_Work(function), job) for _ in range(threads - 1)]
     _Work(function)(job)
     for other in others:
-        other.result()
+        if not other.cancel():
+            other.result()
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="team")
+
+
+_forked = False
+
+
+def _start_anew() -> None:
+    """In a child, which has none of its parent's threads."""
+    global _forked
+    _forked = True
+    _parallel.cache_clear()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)

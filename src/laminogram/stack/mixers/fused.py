@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from laminogram.stack.cache import StepSlot
 from laminogram.stack.context import Context
-from laminogram.stack.kernels.crew import crew
+from laminogram.stack.kernels.crew import lead
 from laminogram.stack.kernels.matvec import fits, kind_of
 from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, shortened
 
@@ -275,5 +275,4 @@ def pass_through(table: np.ndarray, x: Tensor, ctx: Context, logits: Tensor | No
     ropes = [(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in ctx.rope]
     ends = x.data_ptr(), ctx.columns, 0 if logits is None else logits.data_ptr()
     token = np.array([*ends, *chain.from_iterable(ropes)], np.int64)
-    with crew().at_work() as job:
-        _layers().through(job, table, token)
+    lead(_layers().WAY, table.ctypes.data, len(table), token.ctypes.data)
