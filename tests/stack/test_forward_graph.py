@@ -28,12 +28,18 @@ class _Graph:
 
     def run(self, stack: Any, *given: Any, **options: Any) -> torch.Tensor:
         batch, plan, ctx = given
-        read = weakref.ref(batch), weakref.ref(ctx)
+        read, observer = (weakref.ref(batch), weakref.ref(ctx)), options["observer"]
 
         def again() -> torch.Tensor:
             batch, ctx = (one() for one in read)
             assert batch is not None and ctx is not None, "the graph reads freed memory"
-            return self.through(stack, batch, plan, ctx, **options)
+            kept = list(getattr(observer, "taken", []))
+            out = self.through(stack, batch, plan, ctx, **options)
+            if kept:
+                for (*_, x), (*_, new) in zip(kept, observer.taken[len(kept) :], strict=True):
+                    x.copy_(new)
+                observer.taken[:] = kept
+            return out
 
         self.again = again
         self.out = again()
@@ -57,6 +63,7 @@ def view(monkeypatch, request):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "Stream", lambda *given, **options: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1 << 20))
     _Graph.replays = 0
     return view.fast()
 
@@ -85,9 +92,72 @@ def test_pads_gradients_and_edits_run_without(view):
     for _ in range(3):
         view.logits([[1, 2, 3], [4]])
         view.run(view.tokens(ids_of(2, 6)))
-        view.using(edits=[edits.zero("ffn_out", layers=1)]).logits(ids_of(2, 6))
-        view.record(ids_of(2, 6), sites=["ffn_out"])
+        edited = view.using(edits=[edits.zero("ffn_out", layers=1)])
+        edited.logits(ids_of(2, 6))
+        edited.record(ids_of(2, 6), sites=["ffn_out"])
+        view.record([[1, 2, 3], [4]], sites=["ffn_out"])
+        view.record(ids_of(2, 6), sites=["ffn_out"], grad=lambda logits: logits.sum())
     assert _Graph.replays == 0
+
+
+SITES = ("ffn_out", "resid_post", "final", "logits")
+
+
+def _recorded_plainly(view, ids, sites=SITES):
+    fast, view.stack.fast = view.stack.fast, None
+    gram = view.record(ids, sites)
+    view.stack.fast = fast
+    return gram
+
+
+def test_programs_that_read_the_same_share_a_graph_and_keep_what_they_took(view):
+    kept = []
+    for seed in range(4):
+        ids = ids_of(2, 6, seed)
+        kept.append((view.record(ids, SITES), _recorded_plainly(view, ids)))
+        assert _Graph.replays == seed
+    view.record(ids_of(2, 6), ("ffn_out",))  # another graph
+    assert _Graph.replays == 3
+    for gram, plain in kept:
+        assert set(gram) == set(plain)
+        for key in plain:
+            torch.testing.assert_close(gram.tensor(*key), plain.tensor(*key))
+        assert gram.manifest == plain.manifest
+
+
+def test_recordings_of_many_batches_are_replayed(view):
+    texts = ids_of(10, 6)
+    grams = list(view.recordings(texts, SITES, batch_size=2))
+    assert _Graph.replays == 4
+    for number, gram in enumerate(grams):
+        plain = _recorded_plainly(view, texts[2 * number : 2 * number + 2])
+        for key in plain:
+            torch.testing.assert_close(gram.tensor(*key), plain.tensor(*key))
+
+
+def test_what_graphs_keep_for_readers_is_bounded(view, monkeypatch):
+    sites = ["ffn_out", "attn_out"]
+    for site in sites * 3:
+        view.record(ids_of(2, 6), site)
+    one = next(entry.read_bytes for entry in view.stack.fast._entries.values())
+    assert _Graph.replays == 4
+    assert len(view.stack.fast._entries) == 2
+    view.stack.fast.forget()
+    room = forward_graph.READ_SHARE * one
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, room))
+    for site in sites:
+        for _ in range(3):
+            view.record(ids_of(2, 6), site)
+    assert _Graph.replays == 4 + 4
+    assert [key[3] for key in view.stack.fast._entries] == [
+        frozenset((step, "attn_out") for step in range(len(view.plan)))
+    ]
+    for seed in range(4):
+        gram = view.record(ids_of(2, 6, seed), sites)
+        plain = _recorded_plainly(view, ids_of(2, 6, seed), sites)
+        assert all(torch.equal(gram.tensor(*key), plain.tensor(*key)) for key in plain)
+    assert _Graph.replays == 8
+    assert "bytes" in view.stack.fast.reasons[2, 6]
 
 
 def test_weights_that_move_end_every_graph(view):

@@ -72,6 +72,7 @@ class Program:
                 site_at(name, stack.config, plan, step)
         self._placed = [placed for edit in edits for placed in _place(edit, stack, plan)]
         self._taps = _all_taps(self._placed, wanted)
+        self._reads = frozenset((step, name) for step, names in wanted.items() for name in names)
 
     def taps(self, step: int) -> Taps:
         """The taps of a step."""
@@ -102,6 +103,14 @@ class Program:
         """Whether a graph can hold this program: its sink says so. Not with edits, whose rows move
         when the shape of a batch changes."""
         return not self._placed and bool(getattr(self.sink, "capturable", self.sink is None))
+
+    @property
+    def only_reads(self) -> frozenset[tuple[int, str]] | None:
+        """The steps and sites that it reads, where its runs differ from others by nothing else: a
+        graph that was made for one program then serves every other. None with edits, and for a
+        sink that is to become part of a graph itself."""
+        alone = not self._placed and not hasattr(self.sink, "capturable")
+        return self._reads if alone else None
 
     def frames(self, row: int) -> int:
         """How many tokens of a row have been read so far."""
