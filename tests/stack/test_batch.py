@@ -98,3 +98,12 @@ def test_a_batch_does_not_follow_the_tensor_it_was_made_of(masked, dtype):
     assert batch.tokens.tolist() == [[1, 2], [3, 4]]
     assert batch.tokens.dtype == torch.int64
     assert batch.uniform and batch.lengths == (2, 2) and batch.columns == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_are_arrays_of_any_kind():
+    kept = np.frombuffer(np.array([7, 8], np.int64).tobytes(), np.int64)  # not to be written to
+    rows = [np.array([1, 2, 3], np.int32)[::-1], kept, np.array([4], np.uint8), (5, 6)]
+    batch = Batch.of(rows, vocab_size=9)
+    assert batch.tokens.tolist() == [[3, 2, 1], [7, 8, 0], [4, 0, 0], [5, 6, 0]]
+    assert batch.lengths == (3, 2, 1, 2)

@@ -28,6 +28,9 @@ from laminogram.stack.forward import Logits
 from laminogram.stack.sites import STACK_STEP
 
 Scalar = Callable[[Tensor], Tensor]
+AHEAD = 2
+"""Batches that a GPU computes or copies while one is in use: with one alone the link stands still
+until the host has begun the next."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,18 @@ def record_batches(
 ) -> Iterator[Gram]:
     """Record batch after batch into host memory, a gram each, in the order given.
 
-    While a gram is in your hands the next batch is computed and copied; so up to two batches are
-    held here beside those that you keep, the last of which a `for` keeps until the next is there.
-    Grams are yours. An edit that selected nothing in any batch is an error at the end.
+    On a GPU the next gram arrives and the one after is computed while one is in your hands; so up
+    to three batches are held here beside those that you keep, the last of which a `for` keeps until
+    the next is there. Grams are yours. An edit that selected nothing in any batch is an error at
+    the end.
     """
     request.check()
     reads = request.reads(view)
     head: Logits = "all" if "logits" in reads.get(STACK_STEP, ()) else "none"
-    rows, facts = documents(view, texts), view.facts()
+    rows, facts = documents(view, texts), dict[str, Any]()
     check_together(view.edits, len(rows), batch_size)
     waiting: list[tuple[Batch, Recorder]] = []
+    ahead = AHEAD if view.device.type == "cuda" else 0
     effects: list[dict[str, object]] = []
 
     def arrived() -> Gram:
@@ -146,10 +151,12 @@ def record_batches(
         recorder.program = view.program(reads, recorder.sink)
         with torch.no_grad():
             view.run(batch, observer=recorder.program, logits=head)
+        facts = facts or view.facts()  # takes the host a while, when a GPU has its work
         waiting.append((batch, recorder))
-        if len(waiting) > 1:
+        if len(waiting) > ahead:
             yield arrived()
-    yield arrived()
+    while waiting:
+        yield arrived()
     check_effects(effects)
 
 

@@ -174,7 +174,7 @@ def _from_lists(
 def _ids(row: Any) -> Tensor:
     """One row's ids (T,), a list or an array, as int64; TokenError where they are not whole."""
     try:
-        ids = torch.as_tensor(row)
+        ids = row if isinstance(row, Tensor) else torch.from_numpy(np.array(row))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TokenError(f"a row of token ids holds whole numbers; got {row!r:.60}") from error
     if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
