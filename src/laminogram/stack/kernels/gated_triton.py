@@ -9,6 +9,7 @@ imports without Triton.
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ LEAST_TOKENS = 512
 
 
 class Tiles(NamedTuple):
-    """How a product is cut: a program's tokens, outputs and inputs at a time, the rows of tiles
-    that run together, warps, and tiles of inputs under way at once."""
+    """How a product is cut: tokens, outputs and inputs of a tile, the rows of tiles that run
+    together, warps of a program, and tiles of inputs under way at once."""
 
     tokens: int
     outputs: int
@@ -38,7 +39,8 @@ class Tiles(NamedTuple):
 
 
 TILES = Tiles(256, 64, 64, 4, 8, 4)
-"""Of the gate; a program makes as many outputs of the up projection beside them."""
+"""Of the gate; a tile has as many outputs of the up projection beside them. It is all that Hopper's
+shared memory holds."""
 
 
 def reads_tiles(weight: Tensor) -> bool:
@@ -91,12 +93,16 @@ def _gated(h: Tensor, weight: Tensor, activation: str) -> Tensor:
     rows, columns = h.shape[0], weight.shape[0] // 2
     out = h.new_empty(rows, columns)
     halves = weight.view(2, columns, -1)
-    programs = -(-rows // TILES.tokens) * -(-columns // TILES.outputs)
+    described = (
+        _described(h, (TILES.tokens, TILES.inputs)),
+        _described(halves, (2, TILES.outputs, TILES.inputs)),
+        _described(out, (TILES.tokens, TILES.outputs)),
+    )
+    tiles = -(-rows // TILES.tokens) * -(-columns // TILES.outputs)
+    processors = _processors(out.device)
     with torch.cuda.device_of(out):
-        _kernels().gated_product[(programs,)](
-            _described(h, (TILES.tokens, TILES.inputs)),
-            _described(halves, (2, TILES.outputs, TILES.inputs)),
-            _described(out, (TILES.tokens, TILES.outputs)),
+        _kernels().gated_product[(min(tiles, processors),)](
+            *described,
             rows,
             columns,
             h.shape[1],
@@ -105,6 +111,7 @@ def _gated(h: Tensor, weight: Tensor, activation: str) -> Tensor:
             BLOCK_N=TILES.outputs,
             BLOCK_K=TILES.inputs,
             GROUP=TILES.group,
+            PROGRAMS=processors,
             num_warps=TILES.warps,
             num_stages=TILES.stages,
         )
@@ -114,6 +121,14 @@ def _gated(h: Tensor, weight: Tensor, activation: str) -> Tensor:
 @_gated.register_fake
 def _(h: Tensor, weight: Tensor, activation: str) -> Tensor:
     return h.new_empty(h.shape[0], weight.shape[0] // 2)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":  # interpreted
+        return 3
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
 
 
 def _described(x: Tensor, block: tuple[int, ...]) -> Any:
