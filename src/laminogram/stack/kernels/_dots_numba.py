@@ -278,16 +278,29 @@ def _fill_checked(weight, x, columns, y, start, stop, copy, odd):
         row += 1
 
 
+@intrinsic
+def _part(typing, given, out):
+    """Of the `STEP` numbers at one address those in even places, then the others, at another."""
+
+    def code(context, builder, signature, arguments):
+        places = [[builder.add(at, _I64(4 * LANES * i)) for i in range(2)] for at in arguments]
+        given, out = ([builder.inttoptr(at, FLOATS.as_pointer()) for at in two] for two in places)
+        loaded = [builder.load(at, align=4, typ=FLOATS) for at in given]
+        for odd, at in enumerate(out):
+            chosen = ir.Constant(BITS, [2 * i + odd for i in range(LANES)])
+            builder.store(builder.shuffle_vector(*loaded, chosen), at, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
 @njit(**how)
 def _even_then_odd(x, columns):
     """Of every `STEP` numbers those in even places, then the others: what meets two neighbours of a
     row in bf16, read as a pair."""
-    given, out = carray(pointer(x), (columns,), np.float32), np.empty(columns, np.float32)
-    half = STEP // 2
-    for start in range(0, columns, STEP):
-        for i in range(half):
-            out[start + i] = given[start + 2 * i]
-            out[start + half + i] = given[start + 2 * i + 1]
+    out = np.empty(columns, np.float32)
+    for start in range(0, 4 * columns, 4 * STEP):
+        _part(x + start, out.ctypes.data + start)
     return out
 
 

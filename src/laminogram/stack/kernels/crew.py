@@ -39,5 +39,6 @@ def kernels() -> ModuleType:
 def lead(way: int, *given: int) -> None:
     """Have one thread go a way, the address of a compiled `void(address of the job)` that finds in
     the job what is `given`, and the others of torch's threads take shares of what it hands out."""
-    job = kernels().new_job(way, given)
-    team.together(kernels().WORK_ADDRESS, job.ctypes.data, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    job = kernels().new_job(way, given, threads)
+    team.together(kernels().WORK_ADDRESS, job.ctypes.data, threads)
