@@ -14,8 +14,9 @@ from torch import nn
 from laminogram.errors import CacheError
 from laminogram.infer.decode_graph import StaticReads
 from laminogram.plans import Plan
-from laminogram.stack import context
+from laminogram.stack import context, ends_fused
 from laminogram.stack.batch import Batch
+from laminogram.stack.config import NormConfig
 from laminogram.stack.forward import run
 from laminogram.stack.kernels import matvec
 from laminogram.stack.mixers import fused
@@ -29,12 +30,12 @@ TEXT = [5, 9, 2, 7, 1, 8]
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many layers each call had, and the head."""
+    """How many layers each call had, and the head; an embedding is not counted."""
     found = []
-    real = fused.pass_through
+    real, embedding = fused.pass_through, ends_fused._kernel("embed").step.address
 
     def noted(table, *given):
-        found.append(len(table))
+        found.append(len(table) - (table[0, 0] == embedding))
         return real(table, *given)
 
     monkeypatch.setattr(matvec, "LEAST_ENTRIES", 1)
@@ -273,3 +274,68 @@ def test_a_token_that_breaks_off_breaks_the_cache(monkeypatch, kind):
     monkeypatch.undo()
     with pytest.raises(CacheError, match="half-way"):
         view.run(view.tokens([[2]]), cache=cache)
+
+
+def with_embedding(kind, **embedding):
+    config = stack_of(kind).config
+    stack = Stack(replace(config, embedding=replace(config.embedding, **embedding)))
+    generator = torch.Generator().manual_seed(6)
+    for name, x in stack.named_parameters():
+        x.data = 0.3 * torch.randn(x.shape, generator=generator) + name.endswith("norm.weight")
+    return stack.requires_grad_(False)
+
+
+KINDS = [("layer", False), ("layer", True), ("rms", False)]
+NORMS = [None, *(NormConfig(kind=kind, bias=bias) for kind, bias in KINDS)]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_a_token_begins_with_its_number(calls, monkeypatch, norm, dtype):
+    stack = with_embedding("rwkv4", norm=norm)
+    expected = View(stack, None, "test", stack.full_plan()).logits([TEXT])[0]
+    view = View(stack.to(dtype), None, "test", stack.full_plan())
+    found, looked_up = decode(view), []
+    assert relative(found.float(), expected) < (1e-5 if dtype is torch.float32 else 0.05)
+    cache = view.new_cache(1)
+    view.run(view.tokens([[TEXT[0]]]), cache=cache)
+    monkeypatch.setattr(nn.functional, "embedding", lambda *given: looked_up.append(1))
+    later = [view.run(view.tokens([[one]]), cache=cache)[0] for one in TEXT[1:]]
+    assert not looked_up and torch.equal(torch.cat(later), found[1:])
+
+
+@torch.no_grad()
+def test_embeddings_that_go_the_usual_way(calls):
+    stack = with_embedding("rwkv4", scale=3.0)
+    view, heard = View(stack, None, "test", stack.full_plan()), []
+    assert relative(decode(view), view.logits([TEXT])[0]) < 1e-5
+    stack = with_embedding("rwkv4", norm=NormConfig(kind="layer"))
+    view = View(stack, None, "test", stack.full_plan())
+    cache = view.new_cache(1)
+    view.run(view.tokens([[1]]), cache=cache)
+    kept = cache.passage
+    for module in (stack.embed, stack.embed.tokens):
+        handle = module.register_forward_hook(lambda *_: heard.append(1))
+        view.run(view.tokens([[2]]), cache=cache)
+        handle.remove()
+    assert heard == [1, 1] and cache.passage is kept
+    for odd in (-1, stack.config.vocab_size):
+        with pytest.raises(IndexError):
+            run(stack, Batch(torch.tensor([[odd]]), (1,), (0,), 1), view.plan, cache=cache)
+
+
+@pytest.mark.parametrize("change", [doubled, moved, replaced])
+@pytest.mark.parametrize("path", ["embed.tokens.weight", "embed.norm.weight"])
+@torch.no_grad()
+def test_a_change_of_the_embedding_is_seen_at_the_next_token(calls, monkeypatch, path, change):
+    stack = with_embedding("rwkv4", norm=NormConfig(kind="layer"))
+    view = View(stack, None, "test", stack.full_plan())
+    cache = view.new_cache(1)
+    for one in TEXT:
+        view.run(view.tokens([[one]]), cache=cache)
+    other = cache.fork()
+    change(path)(stack)
+    found = view.run(view.tokens([[3]]), cache=cache)
+    monkeypatch.setattr(fused, "is_one_row", lambda x, ctx: False)
+    assert relative(found, view.run(view.tokens([[3]]), cache=other)) < 1e-5

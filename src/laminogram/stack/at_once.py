@@ -1,12 +1,13 @@
 """What a decoded token passes without stopping on the way, where nothing there is seen or changed:
 layers, on a CPU in one call, on a GPU with sums that the next layer finishes; and on a CPU the
-whole way from the embedding to the logits (`Passage`)."""
+whole way to the logits (`Passage`), from the token's number where no layer asks for its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from laminogram.plans import Item, Plan, Step
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.context import Context
-from laminogram.stack.ends_fused import head_stage, is_one_product
+from laminogram.stack.ends_fused import embed_stage, head_stage, is_one_product
 from laminogram.stack.hooks import is_hooked
 from laminogram.stack.kernels.shortened import AFTER
 from laminogram.stack.layer import Layer, passes_rows
@@ -42,21 +43,18 @@ def way(x: Tensor, ctx: Context) -> Way | None:
 
 
 def token(stack: Stack, batch: Batch, plan: Plan, cache: Cache) -> Tensor | None:
-    """Logits (1, 1, V) of one more token by the passage that the cache keeps, where no layer asks
-    at which place it stands, so that no context has to be made; None where there is none such."""
+    """Logits (1, 1, V) of one more token by the passage that the cache keeps, where that begins
+    with the number of a token; None where there is none such, or it must go the usual way."""
     kept: Passage | None = cache.passage
-    if kept is None or not kept.is_placeless or batch.lengths != (1,) or is_hooked(stack.embed):
+    if kept is None or not kept.takes_numbers or batch.lengths != (1,):
+        return None
+    number = int(batch.tokens)
+    if not 0 <= number < stack.config.vocab_size or torch.compiler.is_compiling():
         return None
     if not kept.serves(stack, plan.items, cache, stack.residual_dtype):
         return None
-    x = stack.embed(batch.tokens, _ANYWHERE.positions, batch.types).to(stack.residual_dtype)
-    if not fused.is_one_row(x, _ANYWHERE):
-        return None
     with cache.being_written():
-        return kept(x, _ANYWHERE)
-
-
-_ANYWHERE = Context(torch.zeros(1, 1, dtype=torch.long), None, 0, 1, {}, [])
+        return kept.of(number)
 
 
 def logits(
@@ -110,16 +108,18 @@ class Passage:
     ) -> None:
         self._stack, self._items, self._run_layer = stack, items, stack.run_layer
         self._decoders, self._dtype, self._tokens = decoders, dtype, 0
-        asking = stack.mask_keys, stack.rotary.ropes, stack.config.embedding.positions
-        self.is_placeless = not any(asking) and stack.provider is None
         self._stages: list[Stage] = [*decoders, head]
         self._table = fused.table_of(self._stages)
+        self._entrance = None if _asks_for_places(stack) else embed_stage(stack.embed, dtype)
+        if self._entrance is not None:
+            self._whole = fused.table_of([self._entrance, *self._stages])
         distinct = list(dict.fromkeys(layers))
         ends = (stack.final_norm, stack.head, stack.embed)
         tables: list[Any] = [stack._modules, stack.layers._modules]
         self._watch = Watch([*distinct, *ends], tables)
         self._hooks = _hooks([stack.head, *distinct, *(x.attn for x in distinct)])
         self._hooks += _hooks([x.ffn for x in distinct])
+        self._hooks_before = _hooks(stack.embed.modules())
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # as a stage
@@ -139,18 +139,40 @@ class Passage:
             and self._watch.unchanged()
         )
 
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether it can begin with the number of a token: no layer asks at which place it stands,
+        and nobody waits for the embedding to be called."""
+        return self._entrance is not None and not any(self._hooks_before)
+
+    def of(self, number: int) -> Tensor:
+        """Logits (1, 1, V) after the token of this number; what the cache remembers moves on."""
+        x = torch.empty(1, 1, self._stack.config.hidden_size, dtype=self._dtype)
+        return self._through(self._whole, x, _ANYWHERE, number)
+
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
-        """`x (1, 1, C) -> (1, 1, V)`; what the cache remembers moves on."""
+        """The same of `x (1, 1, C)`, which enters the first layer."""
+        return self._through(self._table, x.clone(memory_format=torch.contiguous_format), ctx)
+
+    def _through(self, table: np.ndarray, x: Tensor, ctx: Context, number: int = 0) -> Tensor:
         if self._tokens <= AFTER:
             self._tokens += 1
-            for stage in self._stages:
-                stage.weights.count()
-        out = x.clone(memory_format=torch.contiguous_format)
-        scores = x.new_empty(1, 1, self._stages[-1].weights.outputs)
-        fused.pass_through(self._table, out, ctx, scores)
+            fused.count(self._stages)
+        weights = self._stages[-1].weights
+        assert weights is not None
+        scores = x.new_empty(1, 1, weights.outputs)
+        fused.pass_through(table, x, ctx, scores, number)
         return scores
 
 
-def _hooks(modules: Sequence[nn.Module]) -> list[dict[int, Any]]:
+_ANYWHERE = Context(torch.zeros(1, 1, dtype=torch.long), None, 0, 1, {}, [])
+
+
+def _asks_for_places(stack: Stack) -> bool:
+    """Whether what a token passes depends on where it stands, or on more than the residual."""
+    return bool(stack.mask_keys or stack.rotary.ropes) or stack.provider is not None
+
+
+def _hooks(modules: Iterable[nn.Module]) -> list[dict[int, Any]]:
     """The tables of hooks of modules, which are empty where nobody waits for a call."""
     return [x for m in modules for x in (m._forward_hooks, m._forward_pre_hooks)]

@@ -1,5 +1,6 @@
-"""What the compiled kernel takes (`kernels/_head_numba.py`) of a final norm and a head of one
-product: the end of the way of one token of one row on a CPU."""
+"""What the compiled kernels take of the ends of a stack, where the way of one token of one row on a
+CPU begins (`kernels/_embed_numba.py`), and where it ends: a final norm and a head of one product
+(`kernels/_head_numba.py`)."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from laminogram.stack.ends import Head
+from laminogram.stack.ends import Embedding, Head
 from laminogram.stack.kernels.matvec import dtype_kind
 from laminogram.stack.mixers.fused import (
     STREAMS,
@@ -28,8 +30,35 @@ if TYPE_CHECKING:
 
 
 @cache
-def _kernel() -> ModuleType:
-    return importlib.import_module("laminogram.stack.kernels._head_numba")
+def _kernel(end: str) -> ModuleType:
+    return importlib.import_module(f"laminogram.stack.kernels._{end}_numba")
+
+
+def embed_stage(embed: Embedding, dtype: torch.dtype) -> Stage | None:
+    """The stage that makes a residual stream in this dtype of the number of a token; None where the
+    kernel does not take the embedding, or places and types have a part in it."""
+    config, table = embed.config, embed.tokens.weight
+    plain = type(embed) is Embedding and config.types is None and config.positions is None
+    if not plain or config.scale != 1 or dtype not in STREAMS:
+        return None
+    if not isinstance(table, Tensor) or table.dtype is not dtype or not table.is_contiguous():
+        return None
+    entries: dict[str, int | np.ndarray] = {
+        "KIND": dtype_kind(dtype),
+        "ROWS": table.data_ptr(),
+        "SIZE": table.shape[1],
+        "NORM": -1,
+    }
+    if config.norm is not None:
+        norm = embed.norm
+        if norm.weight.dtype is not dtype:
+            return None
+        entries |= {
+            "NORM": kind_of_norm(norm),
+            "TABLE": np.stack(scaled(norm)),
+            "EPS": np.array([norm.eps], np.float32),
+        }
+    return Stage(None, _kernel("embed"), entries)
 
 
 def is_one_product(stack: Stack) -> bool:
@@ -62,4 +91,4 @@ def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
         "BIAS": bias,
         "EPS": np.array([norm.eps], np.float32),
     }
-    return Stage(Weights((product,), found, short), _kernel(), entries)
+    return Stage(Weights((product,), found, short), _kernel("head"), entries)

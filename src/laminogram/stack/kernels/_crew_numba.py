@@ -178,10 +178,11 @@ def _take_shares(job, own):
 def _work(address):
     """What each thread does with a job."""
     job = carray(address, (JOB,), np.int64)
-    own, seen = add(job, ARRIVED, 1), 0
+    own: int = add(job, ARRIVED, 1)
     if own == 0:
         _go(job[WAY], job.ctypes.data)
         store(job, OVER, 1)
+    seen = 0
     while load(job, OVER) == 0:
         handed_out = load(job, TIMES)
         if handed_out > seen:

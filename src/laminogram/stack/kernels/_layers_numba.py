@@ -1,6 +1,6 @@
-"""Layers, and the head, that one token of one row passes in one call, whatever their kind: each is
+"""Layers, and both ends, that one token of one row passes in one call, whatever their kind: each is
 the address of a function and that of what it takes for its layer (`_rwkv4_numba`,
-`_attention_numba`, `_head_numba`).
+`_attention_numba`, `_embed_numba`, `_head_numba`).
 
 Between two calls from Python memory stands still, and what the interpreter needs there is cold
 after every sweep of the caches.
@@ -20,10 +20,11 @@ from numba.extending import intrinsic
 from ._crew_numba import GIVEN, JOB, code_of_call
 from ._dots_numba import how, pointer
 
-STREAM, END, LOGITS, ROPES = range(4)
-"""Entries of a token (int64): the address of its residual stream (C,), which layers read and write,
-how many tokens there are with it, the address of its logits (V,), which the head writes, and for
-each rope the addresses of cosines and sines (R,) and R."""
+STREAM, END, LOGITS, NUMBER, ROPES = range(5)
+"""Entries of a token (int64): the address of its residual stream (C,), which the embedding writes
+and layers read and write, how many tokens there are with it, the address of its logits (V,), which
+the head writes, its number in the vocabulary, which the embedding reads, and for each rope the
+addresses of cosines and sines (R,) and R."""
 ROPE = 3
 """Entries of a rope."""
 

@@ -205,11 +205,12 @@ class Stage:
     """
 
     def __init__(
-        self, weights: Weights, kernel: ModuleType, entries: Mapping[str, int | np.ndarray]
+        self, weights: Weights | None, kernel: ModuleType, entries: Mapping[str, int | np.ndarray]
     ) -> None:
         self.weights, self._kept = weights, entries
+        products = {} if weights is None else {"WEIGHTS": weights.table}
         table = np.zeros(kernel.ENTRIES, np.int64)
-        for name, value in {**entries, "WEIGHTS": weights.table}.items():
+        for name, value in {**entries, **products}.items():
             at = getattr(kernel, name)
             table[at] = value.ctypes.data if isinstance(value, np.ndarray) else value
         self._table = table
@@ -258,11 +259,17 @@ def several_layers(layers: Iterable[tuple[Layer, StepSlot]], x: Tensor, ctx: Con
 
 def through(stages: Sequence[Stage], x: Tensor, ctx: Context) -> Tensor:
     """`x (1, 1, C)` after these stages."""
-    for stage in stages:
-        stage.weights.count()
+    count(stages)
     out = x.clone(memory_format=torch.contiguous_format)
     pass_through(table_of(stages), out, ctx)
     return out
+
+
+def count(stages: Iterable[Stage]) -> None:
+    """A token comes: what reads weights may turn to their copies."""
+    for stage in stages:
+        if stage.weights is not None:
+            stage.weights.count()
 
 
 def table_of(stages: Sequence[Stage]) -> np.ndarray:
@@ -270,9 +277,12 @@ def table_of(stages: Sequence[Stage]) -> np.ndarray:
     return np.array([stage.entry for stage in stages], np.int64)
 
 
-def pass_through(table: np.ndarray, x: Tensor, ctx: Context, logits: Tensor | None = None) -> None:
-    """A token's residual stream `x` through stages, in place; the last may write `logits (V,)`."""
+def pass_through(
+    table: np.ndarray, x: Tensor, ctx: Context, logits: Tensor | None = None, number: int = 0
+) -> None:
+    """A token's residual stream `x` through stages, in place; the first may write it, as that of
+    the token of this `number`, and the last may write `logits (V,)`."""
     ropes = [(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in ctx.rope]
-    ends = x.data_ptr(), ctx.columns, 0 if logits is None else logits.data_ptr()
+    ends = x.data_ptr(), ctx.columns, 0 if logits is None else logits.data_ptr(), number
     token = np.array([*ends, *chain.from_iterable(ropes)], np.int64)
     lead(_layers().WAY, table.ctypes.data, len(table), token.ctypes.data)
