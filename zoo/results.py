@@ -23,7 +23,14 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def write_curve(folder: Path, curve: Curve, title: str) -> None:
     """`loss.parquet`, every logged row, and `loss.svg`, loss over tokens."""
-    pq.write_table(pa.Table.from_pylist(list(curve)), folder / "loss.parquet", compression="zstd")
+    pq.write_table(
+        pa.Table.from_pylist(list(curve)),
+        folder / "loss.parquet",
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=False,  # no two numbers of a curve are alike
+        use_byte_stream_split=True,  # but their exponents are: 0.7 of the bytes
+    )
     (folder / "loss.svg").write_text(draw_curve(curve, title), encoding="utf-8")
 
 
