@@ -106,3 +106,13 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "starcoder2": _GROUPED | {"model_type": "starcoder2"},
 }
+
+_WIDTHS = frozenset(
+    {"hidden_size", "n_embd", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size"}
+    | {"head_dim", "head_size", "kv_channels"}
+)
+
+
+def widened(family: str, by: int = 8) -> dict[str, Any]:
+    """The same with more channels, for kernels that take so many numbers at a time."""
+    return {key: by * x if key in _WIDTHS else x for key, x in SMALL[family].items()}

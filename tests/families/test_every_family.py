@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from tests.families.small import SMALL
+from tests.families.small import SMALL, widened
 from tests.stacks import relative
 
 from laminogram import families
+from laminogram.stack.config import AttentionConfig, TimeMix4Config
+from laminogram.stack.kernels import matvec
 from laminogram.stack.stack import Stack
 from laminogram.studies.doctor import examine
 from laminogram.view import View
@@ -16,8 +20,8 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
 PLANS = ("1, 0", "0, 1, 1", "mean(0, 1), 1", "2x(0-1)")
 
 
-def view_of(family: str) -> View:
-    stack = Stack(families.get(family).config(SMALL[family]))
+def view_of(family: str, config: dict[str, Any] | None = None) -> View:
+    stack = Stack(families.get(family).config(config or SMALL[family]))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in stack.named_parameters():
@@ -49,3 +53,23 @@ def test_any_plan_has_an_exact_cache(family: str) -> None:
             rewired.run(view.tokens(IDS[:, a:b]), cache=cache) for a, b in ((0, 6), (6, 7), (7, 10))
         ]
         assert relative(torch.cat(parts, 1), whole) < 1e-4, plan
+
+
+def has_compiled_layers(family: str) -> bool:
+    config = families.get(family).config(SMALL[family])
+    return config.causal and isinstance(config.layers[0].attn, AttentionConfig | TimeMix4Config)
+
+
+@pytest.mark.parametrize("family", list(filter(has_compiled_layers, sorted(families.known()))))
+@torch.no_grad()
+def test_compiled_layers_say_what_the_others_say(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(matvec, "LEAST_ENTRIES", 1)
+    view = view_of(family, widened(family))
+    whole = view.run(view.tokens(IDS))
+    cache = view.new_cache(1, capacity=10, planned=10)
+    parts = [view.run(view.tokens(one), cache=cache) for one in IDS.split(1, 1)]
+    assert cache.passage is not None
+    assert relative(torch.cat(parts, 1), whole) < 1e-4

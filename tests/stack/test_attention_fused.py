@@ -15,6 +15,7 @@ from laminogram.stack.config import (
     AttentionConfig,
     LayerConfig,
     MLPConfig,
+    MoEConfig,
     NormConfig,
     RopeConfig,
     StackConfig,
@@ -22,6 +23,7 @@ from laminogram.stack.config import (
 from laminogram.stack.context import Rotary
 from laminogram.stack.kernels import matvec
 from laminogram.stack.layer import Layer
+from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.fused import FusedDecoder
 from laminogram.stack.quantise.int8 import Int8
 from laminogram.stack.quantise.packed import Packed
@@ -46,6 +48,7 @@ LAYER = LayerConfig(
     ffn=MLPConfig(intermediate_size=160, activation="silu", gated=True),
 )
 SIZE = 96
+EXPERTS = MoEConfig(num_experts=8, num_experts_per_tok=2, intermediate_size=64, activation="silu")
 PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.gate", "ffn.up", "ffn.down")
 
 
@@ -149,10 +152,58 @@ def test_int8_weights(per, dtype):
         replace(LAYER, ffn=MLPConfig(intermediate_size=64, activation="gelu_new", bias=True)),
         replace(LAYER, ffn=MLPConfig(intermediate_size=64, activation="gelu", gated=True)),
         replace(LAYER, ffn=MLPConfig(intermediate_size=64, activation="relu2", gated=True)),
+        attended(qk_norm=replace(RMS, eps=0.3)),
+        attended(qk_norm=NormConfig(kind="layer", bias=True)),
+        attended(alibi=True, rope=None),
+        attended(num_attention_heads=6, num_key_value_heads=3, alibi=True, rope=None, window=3),
+        attended(log_n=2),
+        replace(LAYER, block="parallel"),
+        replace(attended(o_bias=True), block="parallel", norm=NormConfig(kind="layer", bias=True)),
+        replace(LAYER, block="sandwich"),
+        replace(LAYER, block="sandwich", norm=replace(RMS, eps=0.3, bias=True)),
     ],
 )
 def test_what_a_layer_can_be_made_of(config):
     Bench(config).tokens(7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_experts_per_tok": 8, "activation": "gelu"},
+        {"num_experts_per_tok": 1, "routed_scaling_factor": 2.5},
+        {"norm_topk_prob": True, "router_fp32": True},
+        {"scoring": "sigmoid", "correction_bias": True, "norm_topk_prob": True},
+        {"n_group": 4, "topk_group": 2},
+        {"n_group": 2, "topk_group": 1, "best_of_group": 2, "scoring": "sigmoid"},
+        {"shared_intermediate_size": 96},
+        {"shared_intermediate_size": 32, "shared_gate": True, "num_experts": 40},
+    ],
+    ids=str,
+)
+def test_a_mixture_of_experts(changes, dtype):
+    Bench(replace(LAYER, ffn=replace(EXPERTS, **changes)), dtype).tokens(7)
+
+
+def test_experts_in_int8():
+    bench = Bench(replace(LAYER, ffn=replace(EXPERTS, shared_intermediate_size=64)))
+    for module in list(bench.layer.ffn.modules()):
+        for name, product in module.named_children():
+            if type(product) is Linear and name != "router":
+                packed = Packed(product.weight, Int8("row"))
+                del product.weight
+                product.weight = packed
+    bench.tokens()
+
+
+@torch.no_grad()
+def test_experts_that_are_no_numbers_are_chosen_once_and_seen():
+    bench = Bench(replace(LAYER, ffn=replace(EXPERTS, num_experts_per_tok=4)))
+    bench.layer.ffn.router.weight.fill_(torch.nan)
+    out = bench.layer(torch.ones(1, 1, SIZE), bench.context(), bench.slot, NO_TAPS)
+    assert isinstance(bench.slot.decoder, FusedDecoder) and out.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -165,12 +216,9 @@ def test_a_long_memory_that_grows(dtype):
     [
         attended(head_dim=24, rope=None),  # no whole number of loads
         attended(num_attention_heads=3, num_key_value_heads=3, head_dim=16, rope=None),  # o's rows
-        attended(qk_norm=RMS),
-        attended(alibi=True, rope=None),
-        attended(log_n=2),
-        replace(LAYER, block="parallel"),
-        replace(LAYER, block="sandwich"),
         replace(LAYER, ffn=replace(LAYER.ffn, activation="tanh")),
+        replace(LAYER, ffn=replace(EXPERTS, activation="tanh")),
+        replace(LAYER, ffn=replace(EXPERTS, intermediate_size=40)),  # no whole number of loads
     ],
 )
 def test_what_the_kernel_does_not_know_goes_the_usual_way(config):

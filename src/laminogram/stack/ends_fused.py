@@ -18,6 +18,7 @@ from laminogram.stack.kernels.matvec import dtype_kind
 from laminogram.stack.mixers.fused import (
     STREAMS,
     Stage,
+    Value,
     Weights,
     kind_of_norm,
     scaled,
@@ -43,7 +44,7 @@ def embed_stage(embed: Embedding, dtype: torch.dtype) -> Stage | None:
         return None
     if not isinstance(table, Tensor) or table.dtype is not dtype or not table.is_contiguous():
         return None
-    entries: dict[str, int | np.ndarray] = {
+    values: dict[str, Value] = {
         "KIND": dtype_kind(dtype),
         "ROWS": table.data_ptr(),
         "SIZE": table.shape[1],
@@ -53,12 +54,12 @@ def embed_stage(embed: Embedding, dtype: torch.dtype) -> Stage | None:
         norm = embed.norm
         if norm.weight.dtype is not dtype:
             return None
-        entries |= {
+        values |= {
             "NORM": kind_of_norm(norm),
             "TABLE": np.stack(scaled(norm)),
             "EPS": np.array([norm.eps], np.float32),
         }
-    return Stage(None, _kernel("embed"), entries)
+    return Stage(None, _kernel("embed"), values)
 
 
 def is_one_product(stack: Stack) -> bool:
@@ -83,7 +84,7 @@ def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
     if steps is None and numbers.dtype is not dtype:
         return None
     bias: int | np.ndarray = 0 if head.bias is None else vector(head.bias)
-    entries: dict[str, int | np.ndarray] = {
+    values: dict[str, Value] = {
         "KIND": dtype_kind(dtype),
         "NORM": kind_of_norm(norm),
         "SIZE": norm.size,
@@ -91,4 +92,4 @@ def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
         "BIAS": bias,
         "EPS": np.array([norm.eps], np.float32),
     }
-    return Stage(Weights((product,), found, short), _kernel("head"), entries)
+    return Stage(Weights((product,), found, short), _kernel("head"), values)

@@ -24,18 +24,20 @@ from ._dots_numba import (
     OF_BF16,
     OF_FP32,
     filling,
+    hold,
     how,
     pointer,
     vector,
     vector_function,
 )
-from ._vectors_numba import exp
+from ._vectors_numba import exp, numbers
 
 (KIND, QUERIES, KEYS, VALUES, ANSWERS, KEY_HEADS, GROUP, SIZE, CAPACITY, FIRST, END) = range(11)
-ATTENTION = 11
+SLOPES, ATTENTION = 11, 12
 """Entries of the table (int64) of an attention: what the memory is held in; the addresses of q
 (H, D), keys and values (K, capacity, D), z (H, D), q and z in fp32; K, G, D and the capacity; the
-columns that are looked at. q is multiplied by the scale already; D is a multiple of `LANES`."""
+columns that are looked at; the address of the fp32 slopes (H,) of `alibi`, or 0; and their number.
+q is multiplied by the scale already; D is a multiple of `LANES`."""
 WIDE = 4
 """Loads of a strip of values, where D has room for as many."""
 
@@ -124,6 +126,10 @@ def attend_head(job, head):
             _score_bf16(keys, q, size, scores, 0, count)
         else:
             _score_fp32(keys, q, size, scores, 0, count)
+        if table[SLOPES] != 0:
+            slope = numbers(table[SLOPES], (one + 1,))[one]
+            for place in range(count):
+                scores[place] -= slope * np.float32(count - 1 - place)
         _softmax(scores)
         shares, column = scores.ctypes.data, 0
         while column + WIDE * LANES <= size:
@@ -138,3 +144,4 @@ def attend_head(job, head):
             else:
                 _strip_fp32(values + 4 * column, 4 * size, shares, count, z + 4 * column)
             column += LANES
+    hold(scores)

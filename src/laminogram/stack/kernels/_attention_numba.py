@@ -1,10 +1,11 @@
-"""One layer of attention and feed-forward network, pre-norm, for one token of one row
-(`_layers_numba`): norms, products and attention by a crew of threads (`_crew_numba`), the rotary
-turn, the memory and both additions, in fp32.
+"""One layer of attention and of what follows it, for one token of one row (`_layers_numba`): norms,
+products and attention by a crew of threads (`_crew_numba`), the rotary turn, the memory and the
+additions, in fp32. What follows is called by its address (`_feed_forward_numba`,
+`_experts_numba`).
 
-The formulas are those of `mixers/attention.py`, `mixers/mlp.py`, `rope.turn` and `norms.py`.
+The formulas are those of `layer.py`, `mixers/attention.py`, `rope.turn` and `norms.py`.
 
-Axes: C channels, H heads, K key heads, D head size, R turned channels of a head, F ffn width.
+Axes: C channels, H heads, K key heads, D head size, R turned channels of a head.
 """
 
 # Compiled functions take arrays and addresses, for which Python has no types to write.
@@ -15,47 +16,43 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
 
 from . import _attend_numba as attend
-from ._crew_numba import JOB, PRODUCT, X, finish, together
-from ._dots_numba import how, pointer
+from ._crew_numba import JOB, PRODUCT, X, code_of_call, finish, together
+from ._dots_numba import hold, how, pointer
 from ._layers_numba import END, ROPE, ROPES, STREAM
-from ._vectors_numba import norm, numbers, read, sigmoid, write
+from ._vectors_numba import add, norm, numbers, read, write
 
-(ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS, DOWN_BIAS) = range(6)
-"""Rows of the table of vectors (C,)."""
-SILU, GELU, GELU_TANH, RELU, RELU2 = range(5)
+PRE, PARALLEL, SANDWICH = range(3)
+(ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS) = range(5)
+(ATTN_POST_WEIGHT, ATTN_POST_BIAS, FFN_POST_WEIGHT, FFN_POST_BIAS) = range(5, 9)
+"""Rows of the table of vectors (C,); without the last four where nothing is normed twice."""
+(Q_WEIGHT, Q_BIAS, K_WEIGHT, K_BIAS) = range(4)
+"""Rows of the table of vectors (D,)."""
+(ATTN_EPS, FFN_EPS, Q_EPS, K_EPS, ATTN_POST_EPS, FFN_POST_EPS, SCALE, TRAINED) = range(8)
+"""Numbers of a layer; the last one is the log of the length beyond which queries are stretched, or
+0."""
 ATTEND_HEAD = attend.attend_head.address
 """Where the function lies that does a share of an attention."""
-(KIND, NORM, ACTIVATION, SIZE, WEIGHTS, PARTS, TABLE, QKV_BIAS, FFN_BIASES, NUMBERS) = range(10)
-(KEYS, VALUES, KEY_HEADS, GROUP, HEAD_SIZE, CAPACITY, ATTEND, TURN, WINDOW) = range(10, 19)
-ENTRIES = 19
-"""Entries of a layer (int64): what the residual stream and the memory are held in; kinds of norm
-and activation; C; the addresses of its products (parts, 5), how many there are (of q, k, v, o, the
-gate where there is one, up, down), and the addresses of its vectors (6, C), of the biases of q, k
-and v in one and of gate and up in one, and of three numbers: both eps, scale. Keys and values
-(K, capacity, D), K, G = H / K, D and the capacity; `ATTEND_HEAD`; which rope turns, from 0, or -1;
-the window, or 0. Numbers are fp32 where nothing else is said."""
+(KIND, BLOCK, NORM, HEAD_NORM, SIZE, WEIGHTS, TABLE, HEAD_TABLE, QKV_BIAS, NUMBERS) = range(10)
+(KEYS, VALUES, KEY_HEADS, GROUP, HEAD_SIZE, CAPACITY, ATTEND, TURN, WINDOW, SLOPES) = range(10, 20)
+NETWORK, NETWORK_TABLE = 20, 21
+ENTRIES = 22
+"""Entries of a layer (int64): what the residual stream and the memory are held in; the block
+equation; the kinds of its norms and of those of q and k, or -1; C; the addresses of the products q,
+k, v and o (4, 5), of the tables of vectors, of the biases of q, k and v in one, and of the numbers.
+Keys and values (K, capacity, D), K, G = H / K, D and the capacity; `ATTEND_HEAD`; which rope turns,
+from 0, or -1; the window, or 0; the address of slopes (H,), or 0. What follows the attention:
+`void(job, its table, what enters, what leaves, C)`, and its table. Numbers are fp32 where nothing
+else is said."""
 
-_ROOT_HALF, _ROOT_2_PI = np.float32(0.5**0.5), np.float32((2 / math.pi) ** 0.5)
-_CUBIC = np.float32(0.044715)
 
-
-@njit(**how)
-def _activate(kind, x):
-    """In place. GELU by tanh is written as `x * sigmoid(2u)`, for `(1 + tanh(u)) / 2`."""
-    half, one, two = np.float32(0.5), np.float32(1), np.float32(2)
-    for i in range(len(x)):
-        if kind == SILU:
-            x[i] *= sigmoid(x[i])
-        elif kind == GELU:
-            x[i] *= half * (one + np.float32(math.erf(x[i] * _ROOT_HALF)))
-        elif kind == GELU_TANH:
-            x[i] *= sigmoid(two * _ROOT_2_PI * (x[i] + _CUBIC * x[i] * x[i] * x[i]))
-        else:
-            positive = np.float32(0) if x[i] < np.float32(0) else x[i]
-            x[i] = positive if kind == RELU else positive * positive
+@intrinsic
+def _call(typing, function, job, table, entering, leaving, size):
+    """Call `void(int64, ...)` with five numbers at an address."""
+    return types.void(*[types.int64] * 6), code_of_call
 
 
 @njit(**how)
@@ -81,12 +78,6 @@ def _remember(layer, x, memory, column):
 
 
 @njit(**how)
-def _add(x, more):
-    for i in range(len(x)):
-        x[i] += more[i]
-
-
-@njit(**how)
 def _turn_both(rope, q, k, size):
     """rope: addresses of cosines and sines, and R."""
     cos, sin = numbers(rope[0], (rope[2],)), numbers(rope[1], (rope[2],))
@@ -96,17 +87,38 @@ def _turn_both(rope, q, k, size):
 
 
 @njit(**how)
-def _attention(job, layer, token, qkv, scale, z):
+def _norm_heads(kind, x, size, weight, bias, eps):
+    """Each head of `x` (heads * D,), in place."""
+    for start in range(0, len(x), size):
+        head = x[start : start + size]
+        norm(kind, head, weight, bias, eps, head)
+
+
+@njit(**how)
+def _place(layer, token, q, k, scalars):
+    """What q and k go through before they meet: norms, rotary, scale."""
+    size, end = layer[HEAD_SIZE], token[END]
+    if layer[HEAD_NORM] >= 0:
+        table = numbers(layer[HEAD_TABLE], (4, size))
+        _norm_heads(layer[HEAD_NORM], q, size, table[Q_WEIGHT], table[Q_BIAS], scalars[Q_EPS])
+        _norm_heads(layer[HEAD_NORM], k, size, table[K_WEIGHT], table[K_BIAS], scalars[K_EPS])
+    if layer[TURN] >= 0:
+        _turn_both(token[ROPES + ROPE * layer[TURN] :], q, k, size)
+    scale = scalars[SCALE]
+    if scalars[TRAINED] > 0:
+        scale *= max(np.float32(1), np.float32(math.log(end)) / scalars[TRAINED])
+    for i in range(len(q)):
+        q[i] *= scale
+
+
+@njit(**how)
+def _look_back(job, layer, token, qkv, scalars, z):
     """From q, k and v in one vector to the answers `z` (H * D,); the memory takes the keys and
     values."""
     size, narrow = layer[HEAD_SIZE], layer[KEY_HEADS] * layer[HEAD_SIZE]
-    width = narrow * layer[GROUP]
-    q, k, v = qkv[:width], qkv[width : width + narrow], qkv[width + narrow :]
-    if layer[TURN] >= 0:
-        _turn_both(token[ROPES + ROPE * layer[TURN] :], q, k, size)
-    for i in range(width):
-        q[i] *= scale
-    end = token[END]
+    width, end = narrow * layer[GROUP], token[END]
+    k, v = qkv[width : width + narrow], qkv[width + narrow :]
+    _place(layer, token, qkv[:width], k, scalars)
     _remember(layer, k, layer[KEYS], end - 1)
     _remember(layer, v, layer[VALUES], end - 1)
     table = np.empty(attend.ATTENTION, np.int64)
@@ -116,25 +128,25 @@ def _attention(job, layer, token, qkv, scale, z):
     table[attend.KEY_HEADS], table[attend.GROUP] = layer[KEY_HEADS], layer[GROUP]
     table[attend.SIZE], table[attend.END] = size, end
     table[attend.FIRST] = max(0, end - layer[WINDOW]) if layer[WINDOW] > 0 else 0
+    table[attend.SLOPES] = layer[SLOPES]
     job[X] = table.ctypes.data
     finish(job, layer[ATTEND], layer[KEY_HEADS])
+    hold(table)
 
 
 @njit(**how)
-def _feed_forward(job, layer, products, vectors, x, h):
-    inner = products[-1, 4]
-    outputs = inner * (len(products) - 5)  # of the gate and up, or of up
-    both = np.empty(outputs, np.float32)
-    together(job, products[4:-1], h.ctypes.data, 0, both.ctypes.data)
-    _add(both, numbers(layer[FFN_BIASES], (outputs,)))
-    act = both[:inner]
-    _activate(layer[ACTIVATION], act)
-    if outputs > inner:
-        for i in range(inner):
-            act[i] *= both[inner + i]
-    together(job, products[-1:], act.ctypes.data, 0, h.ctypes.data)
-    _add(x, h)
-    _add(x, vectors[DOWN_BIAS])
+def _attention(job, layer, token, vectors, scalars, h, out):
+    """From what enters the attention (C,) to what leaves it."""
+    products = carray(pointer(layer[WEIGHTS]), (4, PRODUCT), np.int64)
+    joint = products[0, 3] + 2 * products[1, 3]
+    qkv, z = np.empty(joint, np.float32), np.empty(products[3, 4], np.float32)
+    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
+    add(qkv, numbers(layer[QKV_BIAS], (joint,)))
+    _look_back(job, layer, token, qkv, scalars, z)
+    together(job, products[3:4], z.ctypes.data, 0, out.ctypes.data)
+    add(out, vectors[O_BIAS])
+    hold(qkv)
+    hold(z)
 
 
 @cfunc("void(int64, int64, int64)", **how)
@@ -143,20 +155,27 @@ def step(job_address, layer_address, token_address):
     job = carray(pointer(job_address), (JOB,), np.int64)
     layer = carray(pointer(layer_address), (ENTRIES,), np.int64)
     token = carray(pointer(token_address), (ROPES + ROPE * (layer[TURN] + 1),), np.int64)
-    products = carray(pointer(layer[WEIGHTS]), (layer[PARTS], PRODUCT), np.int64)
-    kind, norm_kind, size = layer[KIND], layer[NORM], layer[SIZE]
-    vectors, three = numbers(layer[TABLE], (6, size)), numbers(layer[NUMBERS], (3,))
-    width, joint = products[3, 4], products[0, 3] + 2 * products[1, 3]
-    qkv, z = np.empty(joint, np.float32), np.empty(width, np.float32)
-    x, h = np.empty(size, np.float32), np.empty(size, np.float32)
-    read(kind, token[STREAM], x)
-    norm(norm_kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], three[0], h)
-    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
-    _add(qkv, numbers(layer[QKV_BIAS], (joint,)))
-    _attention(job, layer, token, qkv, three[2], z)
-    together(job, products[3:4], z.ctypes.data, 0, h.ctypes.data)
-    _add(x, h)
-    _add(x, vectors[O_BIAS])
-    norm(norm_kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], three[1], h)
-    _feed_forward(job, layer, products, vectors, x, h)
-    write(kind, x, token[STREAM])
+    kind, size, twice = layer[NORM], layer[SIZE], layer[BLOCK] == SANDWICH
+    rows = FFN_POST_BIAS + 1 if twice else O_BIAS + 1
+    vectors, scalars = numbers(layer[TABLE], (rows, size)), numbers(layer[NUMBERS], (TRAINED + 1,))
+    x, h, out = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    read(layer[KIND], token[STREAM], x)
+    norm(kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], scalars[ATTN_EPS], h)
+    _attention(job, layer, token, vectors, scalars, h, out)
+    if twice:
+        weight, bias = vectors[ATTN_POST_WEIGHT], vectors[ATTN_POST_BIAS]
+        norm(kind, out, weight, bias, scalars[ATTN_POST_EPS], out)
+    if layer[BLOCK] == PARALLEL:  # both read what has entered
+        norm(kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], scalars[FFN_EPS], h)
+        add(x, out)
+    else:
+        add(x, out)
+        norm(kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], scalars[FFN_EPS], h)
+    entering, leaving = h.ctypes.data, out.ctypes.data
+    _call(layer[NETWORK], job_address, layer[NETWORK_TABLE], entering, leaving, size)
+    hold(h)
+    if twice:
+        weight, bias = vectors[FFN_POST_WEIGHT], vectors[FFN_POST_BIAS]
+        norm(kind, out, weight, bias, scalars[FFN_POST_EPS], out)
+    add(x, out)
+    write(layer[KIND], x, token[STREAM])

@@ -62,13 +62,13 @@ __all__ = [
 DONE, TIMES, ARRIVED, OVER = range(0, 32, 8)
 """Where a job says how many shares are done, how many times there were some, how many threads have
 come, and whether the first of them has gone all its way."""
-WAY, WORK, TOTAL, PARTS, MULTIPLY, X, APART, Y, ROWS, SHARE, WEIGHTS, WEIGHT = range(32, 44)
+WAY, WORK, TOTAL, PARTS, MULTIPLY, X, APART, Y, ROWS, SHARE, PRODUCTS, WEIGHTS = range(32, 44)
 """The way of the first; what does a share, how many there are, and into how many parts they go;
 what does a share of a product, its input, the bytes from that of a weight to that of the next, its
-output, rows, rows of a share and number of weights; and the weights."""
-PRODUCT, MOST = 5, 3
-"""Numbers of a weight, `(kind, weight, scale, O, I)`, and how many there can be."""
-GIVEN = WEIGHT + PRODUCT * MOST
+output, rows, rows of a share, the address of its weights and their number."""
+PRODUCT = 5
+"""Numbers of a weight: `(kind, weight, scale, O, I)`."""
+GIVEN = WEIGHTS + 1
 """What the way of the first asks for; whose numbers these are says its own text."""
 LEFT, LINE, MOST_PARTS = 64, 8, 64
 """Where the first part says how many of its shares are left, and entries to the next part's."""
@@ -140,10 +140,11 @@ def _call(typing, function, job, number):
 def _multiply_share(address, number):
     """Some rows of products that stand one below the other."""
     job = carray(pointer(address), (JOB,), np.int64)
+    products = carray(pointer(job[PRODUCTS]), (job[WEIGHTS], PRODUCT), np.int64)
     start = number * job[SHARE]
     stop, before = min(job[ROWS], start + job[SHARE]), 0
-    for i in range(job[WEIGHTS]):
-        product = job[WEIGHT + i * PRODUCT : WEIGHT + (i + 1) * PRODUCT]
+    for i in range(len(products)):
+        product = products[i]
         rows = product[3]
         first, last = max(start - before, 0), min(stop - before, rows)
         if first < last and product[0] >= FP32_BY_INPUTS:
@@ -209,8 +210,7 @@ def finish(job, work, shares):
 
 @njit("void(int64[::1], int64[:, ::1], int64, int64, int64)", **how)
 def together(job, products, x, apart, y):
-    """Up to `MOST` weights (O, I), each times its `x (I,)`: all outputs, one after the other, into
-    `y`.
+    """Weights (O, I), each times its `x (I,)`: all outputs, one after the other, into `y`.
 
     products (weights, 5): kind and address of a weight, address of the scale (O,) of an int8 one or
     of what `_dots_numba` says of one that is checked, O, I; x and y: addresses of fp32 numbers;
@@ -219,14 +219,13 @@ def together(job, products, x, apart, y):
     """
     rows = 0
     for i in range(len(products)):
-        for j in range(PRODUCT):
-            job[WEIGHT + i * PRODUCT + j] = products[i, j]
         rows += products[i, 3]
     shares = SHARES * job[PARTS]
     share = (rows + shares - 1) // shares
     share = (share + TOGETHER - 1) // TOGETHER * TOGETHER
     job[X], job[APART], job[Y] = x, apart, y
-    job[ROWS], job[SHARE], job[WEIGHTS] = rows, share, len(products)
+    job[PRODUCTS], job[WEIGHTS] = products.ctypes.data, len(products)
+    job[ROWS], job[SHARE] = rows, share
     finish(job, job[MULTIPLY], (rows + share - 1) // share)
 
 

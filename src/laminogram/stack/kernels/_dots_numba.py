@@ -59,6 +59,17 @@ def pointer(typing, address):
     return types.voidptr(types.int64), code
 
 
+@intrinsic
+def hold(typing, array):
+    """Keep the memory of an array until here. numba lets go of it after its last mention, and an
+    address taken there is none."""
+
+    def code(context, builder, signature, arguments):
+        return context.get_dummy_value()
+
+    return types.void(array), code
+
+
 def _of_fp32(builder, loaded):
     return [loaded]
 
@@ -318,6 +329,7 @@ def fill_rows(product, x, y, start, stop):
     elif kind == BF16:
         moved = _even_then_odd(x, columns)
         _fill_pairs(weight, moved.ctypes.data, columns, out, start, stop)
+        hold(moved)
     elif kind == FP32_CHECKED:
         copy = carray(pointer(product[2]), (2,), np.int64)[0]
         _fill_checked(weight, x, columns, out, start, stop, copy, product[2] + 8)

@@ -12,9 +12,9 @@ import numpy as np
 from numba import carray, cfunc
 
 from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import BF16, how, pointer
+from ._dots_numba import BF16, hold, how, pointer
 from ._layers_numba import LOGITS, ROPES, STREAM
-from ._vectors_numba import norm, numbers, read, write
+from ._vectors_numba import add, norm, numbers, read, write
 
 (KIND, NORM, SIZE, WEIGHTS, TABLE, BIAS, EPS) = range(7)
 ENTRIES = 7
@@ -36,13 +36,11 @@ def step(job_address, head_address, token_address):
     scale = numbers(head[TABLE], (2, size))
     norm(head[NORM], x, scale[0], scale[1], numbers(head[EPS], (1,))[0], h)
     narrow = head[KIND] == BF16
-    y = np.empty(outputs if narrow else 1, np.float32)
-    logits = y.ctypes.data if narrow else token[LOGITS]
-    together(job, products, h.ctypes.data, 0, logits)
-    scores = numbers(logits, (outputs,))
+    spare = np.empty(outputs if narrow else 0, np.float32)
+    scores = spare if narrow else numbers(token[LOGITS], (outputs,))
+    together(job, products, h.ctypes.data, 0, scores.ctypes.data)
     if head[BIAS] != 0:
-        bias = numbers(head[BIAS], (outputs,))
-        for i in range(outputs):
-            scores[i] += bias[i]
+        add(scores, numbers(head[BIAS], (outputs,)))
     if narrow:
         write(head[KIND], scores, token[LOGITS])
+    hold(h)

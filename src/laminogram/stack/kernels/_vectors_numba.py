@@ -75,6 +75,13 @@ def write(kind, x, address):
 
 
 @njit(**how)
+def add(x, more):
+    """`x (C,)` plus another vector, in place."""
+    for i in range(len(x)):
+        x[i] += more[i]
+
+
+@njit(**how)
 def normalise(x, weight, bias, eps, out):
     """LayerNorm of `x` (C,)."""
     mean = np.float32(0)
@@ -102,7 +109,7 @@ def normalise_by_square(x, weight, bias, eps, out):
 
 @njit(**how)
 def norm(kind, x, weight, bias, eps, out):
-    """`x (C,)` normalised in one of both ways."""
+    """`x (C,)` normalised in one of both ways; `out` may be `x`."""
     if kind == RMS:
         normalise_by_square(x, weight, bias, eps, out)
     else:

@@ -39,10 +39,11 @@ def is_row(x: Tensor) -> bool:
     )
 
 
-def fits(weight: Tensor) -> bool:
-    """Whether `matvec` multiplies this weight (O, I) here, and is worth it."""
+def fits(weight: Tensor, least: int | None = None) -> bool:
+    """Whether `matvec` multiplies this weight (O, I) here, and is worth it: it has as many entries
+    as `least`, of itself `LEAST_ENTRIES`."""
     return (
-        weight.numel() >= LEAST_ENTRIES
+        weight.numel() >= (LEAST_ENTRIES if least is None else least)
         and weight.dtype in _KINDS
         and weight.is_cpu
         and weight.is_contiguous()

@@ -1,14 +1,15 @@
-"""What the compiled kernel takes (`kernels/_attention_numba.py`) of a pre-norm layer of attention
-and a plain or gated feed-forward network.
+"""What the compiled kernel takes (`kernels/_attention_numba.py`) of a layer of attention and a
+feed-forward network or mixture of experts (`feed_forward_fused`).
 
 Large layers only, and only where numba is there; everything else goes the usual way.
 
-Axes: C channels, H heads, K key heads, D head size, F ffn width.
+Axes: C channels, H heads, K key heads, D head size.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,38 +17,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from laminogram.stack import alibi
 from laminogram.stack.cache import AttentionSlot, StepSlot
-from laminogram.stack.config import AttentionConfig, LayerConfig, MLPConfig
+from laminogram.stack.config import AttentionConfig, LayerConfig
 from laminogram.stack.kernels.matvec import kind_of
 from laminogram.stack.linear import Linear
+from laminogram.stack.mixers import feed_forward_fused
 from laminogram.stack.mixers.attention import Attention
+from laminogram.stack.mixers.feed_forward_fused import Network, dense_products
 from laminogram.stack.mixers.fused import (
     STREAMS,
     FusedDecoder,
+    Value,
     Weights,
+    bias_of,
     kind_of_norm,
     scaled,
     stored,
-    vector,
 )
-from laminogram.stack.mixers.mlp import MLP
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
+    from laminogram.stack.norms import Norm
 
-_ACTIVATIONS = {
-    "silu": "SILU",
-    "swish": "SILU",
-    "gelu": "GELU",
-    "gelu_fast": "GELU_TANH",
-    "gelu_new": "GELU_TANH",
-    "gelu_pytorch_tanh": "GELU_TANH",
-    "relu": "RELU",
-    "relu2": "RELU2",
-}
-"""What the kernel calls an activation."""
-
-
+_BLOCKS = {"pre": "PRE", "parallel": "PARALLEL", "sandwich": "SANDWICH"}
+"""What the kernel calls a block equation."""
 HEAD_STEP = 16
 """What a head's size is to be a multiple of: the kernel's loads have so many numbers."""
 
@@ -59,17 +53,9 @@ def _kernel() -> ModuleType:
 
 def has_fused_step(config: LayerConfig) -> bool:
     """Whether the kernel knows all that layers of this configuration do."""
-    attn, ffn = config.attn, config.ffn
-    return (
-        config.block == "pre"
-        and isinstance(attn, AttentionConfig)
-        and isinstance(ffn, MLPConfig)
-        and ffn.activation in _ACTIVATIONS
-        and attn.causal
-        and not attn.alibi
-        and attn.log_n is None
-        and attn.qk_norm is None
-    )
+    attn = config.attn
+    known = config.block in _BLOCKS and feed_forward_fused.is_known(config.ffn)
+    return known and isinstance(attn, AttentionConfig) and attn.causal
 
 
 def row_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecoder | None:
@@ -88,62 +74,83 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecod
     memory = slot.attn
     if type(memory) is not AttentionSlot or memory.k.dtype is not dtype or dtype not in STREAMS:
         return None
-    if type(layer.attn) is not Attention or type(layer.ffn) is not MLP:
+    after = dense_products(layer.ffn)
+    if type(layer.attn) is not Attention or after is None:
         return None
     if not (memory.k.is_contiguous() and memory.v.is_contiguous()):
         return None
-    attn, ffn = layer.attn, layer.ffn
+    attn = layer.attn
     if attn.config.head_dim % HEAD_STEP:
         return None
-    products = [attn.q, attn.k, attn.v, attn.o, ffn.up, ffn.down]
-    if ffn.config.gated:
-        products.insert(4, ffn.gate)
+    products = [attn.q, attn.k, attn.v, attn.o, *after]
     if any(type(product) is not Linear for product in products):
         return None
     found = stored(products)
     if found is None:
         return None
     weights = Weights(products, found, slot.short)
-    entries = _entries(layer, memory, [_bias(product) for product in products])
-    return FusedDecoder(layer, slot, dtype, _memories, weights, _kernel(), entries)
+    network = feed_forward_fused.network(layer.ffn, weights, place=4)
+    if network is None:
+        return None
+    values = _values(layer, memory, network)
+    return FusedDecoder(layer, slot, dtype, _memories, weights, _kernel(), values)
 
 
-def _entries(
-    layer: Layer, memory: AttentionSlot, biases: list[np.ndarray]
-) -> dict[str, int | np.ndarray]:
-    """What the kernel takes of a layer beside its weights; biases: of the products in their
-    order."""
+def _values(layer: Layer, memory: AttentionSlot, network: Network) -> dict[str, Value]:
+    """What the kernel takes of a layer beside its weights."""
     attn: Any = layer.attn
-    ffn: Any = layer.ffn
-    kernel, norms = _kernel(), (layer.attn_norm, layer.ffn_norm)
-    rows = [row for norm in norms for row in scaled(norm)]
-    numbers = [float(norms[0].eps), float(norms[1].eps), float(attn.scale)]
+    kernel, config, heads = _kernel(), attn.config, memory.k.shape[1]
+    biases = [bias_of(product) for product in (attn.q, attn.k, attn.v, attn.o)]
+    between = _norms_between(layer)
+    rows = [*scaled(layer.attn_norm), *scaled(layer.ffn_norm), biases[3]]
+    rows += [row for norm in between for row in scaled(norm)]
+    normed = config.qk_norm is not None
+    slopes = alibi.slopes(config.num_attention_heads)
     return {
         "KIND": kind_of(memory.k),
-        "NORM": kind_of_norm(norms[0]),
-        "ACTIVATION": getattr(kernel, _ACTIVATIONS[ffn.config.activation]),
-        "SIZE": norms[0].size,
-        "PARTS": len(biases),
-        "TABLE": np.stack([*rows, biases[3], biases[-1]]),
+        "BLOCK": getattr(kernel, _BLOCKS[layer.config.block]),
+        "NORM": kind_of_norm(layer.attn_norm),
+        "HEAD_NORM": kind_of_norm(attn.q_norm) if normed else -1,
+        "SIZE": layer.attn_norm.size,
+        "TABLE": np.stack(rows),
+        "HEAD_TABLE": np.stack([*scaled(attn.q_norm), *scaled(attn.k_norm)]) if normed else 0,
         "QKV_BIAS": np.concatenate(biases[:3]),
-        "FFN_BIASES": np.concatenate(biases[4:-1]),
-        "NUMBERS": np.array(numbers, np.float32),
+        "NUMBERS": _scalars(layer, between),
         "KEYS": memory.k.data_ptr(),
         "VALUES": memory.v.data_ptr(),
-        "KEY_HEADS": memory.k.shape[1],
-        "GROUP": attn.config.num_attention_heads // memory.k.shape[1],
-        "HEAD_SIZE": attn.config.head_dim,
+        "KEY_HEADS": heads,
+        "GROUP": config.num_attention_heads // heads,
+        "HEAD_SIZE": config.head_dim,
         "CAPACITY": memory.k.shape[2],
         "ATTEND": kernel.ATTEND_HEAD,
         "TURN": attn.rope_index,
-        "WINDOW": attn.config.window or 0,
+        "WINDOW": config.window or 0,
+        "SLOPES": np.array(slopes, np.float32) if config.alibi else 0,
+        "NETWORK": network.function,
+        "NETWORK_TABLE": network.entries,
     }
+
+
+def _norms_between(layer: Layer) -> list[Norm]:
+    """The norms between mixers and the residual."""
+    twice = layer.config.block == "sandwich"
+    return [layer.attn_post_norm, layer.ffn_post_norm] if twice else []
+
+
+def _scalars(layer: Layer, between: list[Norm]) -> np.ndarray:
+    """The numbers of a layer, in the kernel's order."""
+    attn: Any = layer.attn
+    kernel, config = _kernel(), attn.config
+    out = np.zeros(kernel.TRAINED + 1, np.float32)
+    out[kernel.ATTN_EPS], out[kernel.FFN_EPS] = layer.attn_norm.eps, layer.ffn_norm.eps
+    if config.qk_norm is not None:
+        out[kernel.Q_EPS], out[kernel.K_EPS] = attn.q_norm.eps, attn.k_norm.eps
+    for place, norm in enumerate(between):
+        out[kernel.ATTN_POST_EPS + place] = norm.eps
+    out[kernel.SCALE] = attn.scale
+    out[kernel.TRAINED] = 0 if config.log_n is None else math.log(config.log_n)
+    return out
 
 
 def _memories(slot: StepSlot) -> tuple[Any, ...]:
     return slot.attn.k, slot.attn.v
-
-
-def _bias(product: Linear) -> np.ndarray:
-    bias, outputs = product.bias, product.weight.shape[0]
-    return np.zeros(outputs, np.float32) if bias is None else vector(bias)

@@ -28,6 +28,7 @@ from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, 
 
 if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
+    from laminogram.stack.linear import Linear
     from laminogram.stack.norms import Norm
 
 STREAMS = (torch.float32, torch.bfloat16)
@@ -98,6 +99,10 @@ class Weights:
         self.table = np.array([(*_read(*one), *one[0].shape) for one in found], np.int64)
         self.outputs = int(self.table[-1, 3])
 
+    def address_of(self, place: int) -> int:
+        """Where a product stands in the table."""
+        return int(self.table.ctypes.data) + place * self.table.strides[0]
+
     def count(self) -> None:
         """A token comes."""
         self._tokens += 1
@@ -139,6 +144,12 @@ def vector(x: Tensor) -> np.ndarray:
     """A vector in fp32."""
     array: np.ndarray = x.detach().float().numpy()
     return array
+
+
+def bias_of(product: Linear) -> np.ndarray:
+    """What a product adds (O,), zeros where that is nothing."""
+    bias, outputs = product.bias, product.weight.shape[0]
+    return np.zeros(outputs, np.float32) if bias is None else vector(bias)
 
 
 def scaled(norm: Norm) -> tuple[np.ndarray, np.ndarray]:
@@ -197,24 +208,46 @@ class _Entries:
         return all(map(is_, chain.from_iterable(self._views), self.kept))
 
 
+class Entries:
+    """A table of what a compiled function takes. values: by name, as numbers, or as what has an
+    address, kept for as long as the function has it: arrays, weights and other tables."""
+
+    def __init__(self, kernel: ModuleType, values: Mapping[str, Value]) -> None:
+        self._kept = values
+        table = np.zeros(kernel.ENTRIES, np.int64)
+        for name, value in values.items():
+            table[getattr(kernel, name)] = _number(value)
+        self._table = table
+        self.address: int = table.ctypes.data
+
+
+Value = int | np.ndarray | Weights | Entries
+
+
+def _number(value: Value) -> int:
+    """A number as it is, of anything else the address."""
+    if isinstance(value, Weights):
+        value = value.table
+    if isinstance(value, np.ndarray):
+        return value.ctypes.data
+    return value.address if isinstance(value, Entries) else value
+
+
 class Stage:
     """A part of a token's way that a compiled kernel does.
 
-    kernel: the module of its `step`; entries: by name what that takes beside its weights, as
-    numbers, or as arrays, which are kept for as long as the kernel has their addresses.
+    weights: those of which copies may be read; kernel: the module of its `step`; values: what that
+    takes beside them, see `Entries`.
     """
 
     def __init__(
-        self, weights: Weights | None, kernel: ModuleType, entries: Mapping[str, int | np.ndarray]
+        self, weights: Weights | None, kernel: ModuleType, values: Mapping[str, Value]
     ) -> None:
-        self.weights, self._kept = weights, entries
-        products = {} if weights is None else {"WEIGHTS": weights.table}
-        table = np.zeros(kernel.ENTRIES, np.int64)
-        for name, value in {**entries, **products}.items():
-            at = getattr(kernel, name)
-            table[at] = value.ctypes.data if isinstance(value, np.ndarray) else value
-        self._table = table
-        self.entry: tuple[int, int] = kernel.step.address, table.ctypes.data
+        self.weights = weights
+        self._entries = Entries(
+            kernel, values if weights is None else {**values, "WEIGHTS": weights}
+        )
+        self.entry: tuple[int, int] = kernel.step.address, self._entries.address
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # addresses mean nothing in a copy of a cache, which makes its own
@@ -222,7 +255,7 @@ class Stage:
 
 class FusedDecoder(Stage):
     """`Layer.forward` of one token in one call; what the slot remembers moves on. `dtype` is that
-    of the residual stream; weights, kernel and entries as a stage takes them."""
+    of the residual stream; weights, kernel and values as a stage takes them."""
 
     def __init__(
         self,
@@ -232,9 +265,9 @@ class FusedDecoder(Stage):
         memories: Memories,
         weights: Weights,
         kernel: ModuleType,
-        entries: Mapping[str, int | np.ndarray],
+        values: Mapping[str, Value],
     ) -> None:
-        super().__init__(weights, kernel, entries)
+        super().__init__(weights, kernel, values)
         self._layer, self._dtype, self._memories = layer, dtype, memories
         self._watch, self._remembered = Watch([layer]), memories(slot)
 

@@ -48,7 +48,7 @@ def fused_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDeco
     weights = Weights((*products, ffn.down), found + down, slot.short)
     vectors: list[Any] = [x for norm in norms for x in (norm.weight, norm.bias)]
     vectors += [attn.mix_r, attn.mix_k, attn.mix_v, ffn.mix_k, ffn.mix_r]
-    entries = {
+    values = {
         "KIND": kind_of(memory),
         "TABLE": np.stack([vector(x) for x in vectors]),
         "PAST": np.stack([-np.exp(vector(attn.decay)), vector(attn.bonus)]),
@@ -59,7 +59,7 @@ def fused_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDeco
         "SIZE": layer.attn_norm.size,
         "WIDTH": attn.decay.numel(),
     }
-    return FusedDecoder(layer, slot, dtype, _memories, weights, _kernel(), entries)
+    return FusedDecoder(layer, slot, dtype, _memories, weights, _kernel(), values)
 
 
 def _memories(slot: StepSlot) -> tuple[Any, ...]:
