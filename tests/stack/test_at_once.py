@@ -19,7 +19,7 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.config import NormConfig
 from laminogram.stack.forward import run
 from laminogram.stack.kernels import matvec
-from laminogram.stack.mixers import fused
+from laminogram.stack.mixers import fused, matrix_state_fused
 from laminogram.stack.stack import Stack
 from laminogram.view import View
 
@@ -30,12 +30,13 @@ TEXT = [5, 9, 2, 7, 1, 8]
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many layers each call had, and the head; an embedding is not counted."""
-    found = []
-    real, embedding = fused.pass_through, ends_fused._kernel("embed").step.address
+    """How many layers each call had, and the head; what leads to them is not counted."""
+    found, real = [], fused.pass_through
+    kernels = ends_fused._kernel("embed"), matrix_state_fused._kernel("_first_values_numba")
+    before = [kernel.step.address for kernel in kernels]
 
     def noted(table, *given):
-        found.append(len(table) - (table[0, 0] == embedding))
+        found.append(sum(int(function) not in before for function in table[:, 0]))
         return real(table, *given)
 
     monkeypatch.setattr(matvec, "LEAST_ENTRIES", 1)
@@ -55,7 +56,7 @@ def decode(view, **how):
     return torch.cat([view.run(view.tokens([[one]]), cache=cache, **how)[0] for one in TEXT])
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @pytest.mark.parametrize(
     ("plan", "at_once"), [("0-2", [4]), ("0, 1, 0, 2", [5]), ("1, 2.ffn, 0, 1, 2", [1, 3])]
 )
@@ -65,7 +66,7 @@ def test_logits_are_those_of_the_whole_text(calls, kind, plan, at_once):
     assert calls == at_once * len(TEXT)
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @torch.no_grad()
 def test_a_call_ends_where_somebody_looks(calls, kind):
     view = view_of(kind).using(plan="0, 1, 0, 1, 0")
@@ -80,7 +81,7 @@ def test_a_call_ends_where_somebody_looks(calls, kind):
     assert calls == [2, 2] * len(TEXT)
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 def test_a_layer_with_a_hook_is_called(calls, kind):
     view, heard = view_of(kind), []
     plain = decode(view)
@@ -106,7 +107,7 @@ def with_head(kind, norm, **head):
     return stack.requires_grad_(False)
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 @pytest.mark.parametrize("head", [{}, {"tied": True}, {"bias": True}], ids=str)
 def test_heads(calls, kind, norm, head):
@@ -121,7 +122,7 @@ def test_heads(calls, kind, norm, head):
     assert calls == [4] * 3 * len(TEXT)
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 def test_heads_that_are_no_single_product_go_the_usual_way(calls, kind):
     stack = with_head(kind, "rms", normalised=True)
     view = View(stack, None, "test", stack.full_plan())
@@ -129,7 +130,7 @@ def test_heads_that_are_no_single_product_go_the_usual_way(calls, kind):
     assert calls == [3] * len(TEXT)
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 def test_int8(calls, kind):
     view = view_of(kind).using(precision="int8")
     assert relative(decode(view), view.logits([TEXT])[0]) < 1e-5
@@ -172,7 +173,7 @@ CHANGES = [change(path) for change in (doubled, moved, replaced) for path in PAT
 TIED = [change("embed.tokens.weight") for change in (doubled, moved, replaced)]
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @pytest.mark.parametrize("number", range(len(CHANGES) + len(TIED) + 1))
 @torch.no_grad()
 def test_a_change_is_seen_at_the_next_token(calls, monkeypatch, number, kind):
@@ -189,7 +190,7 @@ def test_a_change_is_seen_at_the_next_token(calls, monkeypatch, number, kind):
     assert relative(found, view.run(view.tokens([[3]]), cache=other)) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @torch.no_grad()
 def test_another_plan_or_way_to_run_a_layer_is_seen(calls, monkeypatch, kind):
     stack, heard = stack_of(kind), []
@@ -212,7 +213,7 @@ def test_another_plan_or_way_to_run_a_layer_is_seen(calls, monkeypatch, kind):
     assert len(heard) == 2
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @torch.no_grad()
 def test_a_head_with_a_hook_is_called(calls, kind):
     view, heard = view_of(kind), []
@@ -224,7 +225,7 @@ def test_a_head_with_a_hook_is_called(calls, kind):
     assert heard == [1] and calls == [4, 3]
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @torch.no_grad()
 def test_a_copied_cache_goes_on_by_itself(calls, kind):
     view = view_of(kind)
@@ -238,7 +239,7 @@ def test_a_copied_cache_goes_on_by_itself(calls, kind):
         assert relative(torch.cat(steps), expected) < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "made"), [("llama", len(TEXT)), ("rwkv4", 1)])
+@pytest.mark.parametrize(("kind", "made"), [("llama", len(TEXT)), ("rwkv4", 1), ("rwkv7", 1)])
 @torch.no_grad()
 def test_a_context_is_made_where_a_place_matters(calls, monkeypatch, kind, made):
     view, places, heard = view_of(kind), [], []
@@ -257,7 +258,7 @@ def test_a_context_is_made_where_a_place_matters(calls, monkeypatch, kind, made)
     assert heard == [1] and cache.lengths == [5]
 
 
-@pytest.mark.parametrize("kind", ["llama", "rwkv4"])
+@pytest.mark.parametrize("kind", ["llama", "rwkv4", "rwkv6", "rwkv7"])
 @torch.no_grad()
 def test_a_token_that_breaks_off_breaks_the_cache(monkeypatch, kind):
     view = view_of(kind)

@@ -1,5 +1,7 @@
 """RWKV-4's one-token path: the same numbers as the usual one, whatever became of the parameters."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from tests.stacks import relative, view_of
@@ -16,6 +18,7 @@ class OneToken:
     """All that these mixers ask of a context."""
 
     lengths, start, columns, rope = None, 0, 1, ()
+    streams: Mapping[str, torch.Tensor] = {}
 
     def last(self, h):
         return h[:, -1]

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from laminogram.plans import Item, Plan, Step
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
-from laminogram.stack.context import Context
+from laminogram.stack.context import V_FIRST, Context
 from laminogram.stack.ends_fused import embed_stage, head_stage, is_one_product
 from laminogram.stack.hooks import is_hooked
 from laminogram.stack.kernels.shortened import AFTER
 from laminogram.stack.layer import Layer, passes_rows
 from laminogram.stack.mixers import fused, row_decode, rows_decode
 from laminogram.stack.mixers.fused import FusedDecoder, Stage, Watch
+from laminogram.stack.mixers.matrix_state_fused import first_values_stage
 
 if TYPE_CHECKING:
     from laminogram.stack.stack import Stack
@@ -66,12 +67,12 @@ def logits(
         return None
     kept: Passage | None = cache.passage
     if kept is None or not kept.serves(stack, items, cache, x.dtype):
-        kept = cache.passage = _passage(stack, items, cache, x.dtype)
+        kept = cache.passage = _passage(stack, items, cache, x.dtype, ctx)
     return None if kept is None else kept(x, ctx)
 
 
 def _passage(
-    stack: Stack, items: tuple[Item, ...], cache: Cache, dtype: torch.dtype
+    stack: Stack, items: tuple[Item, ...], cache: Cache, dtype: torch.dtype, ctx: Context
 ) -> Passage | None:
     if not passes_rows(stack.run_layer) or not is_one_product(stack) or is_hooked(stack.head):
         return None
@@ -82,7 +83,7 @@ def _passage(
         layer: Any = stack.layer(item.layer)
         if not isinstance(layer, Layer) or is_hooked(layer):
             return None
-        decoder = layer.row_decoder(slot, dtype)
+        decoder = layer.row_decoder(slot, dtype, ctx)
         if not isinstance(decoder, FusedDecoder):
             return None
         layers.append(layer)
@@ -90,7 +91,7 @@ def _passage(
     head = head_stage(stack, dtype, cache.reader is not None)
     if head is None:
         return None
-    return Passage(stack, items, layers, decoders, head, dtype)
+    return Passage(stack, items, cache, layers, decoders, head, dtype)
 
 
 class Passage:
@@ -101,6 +102,7 @@ class Passage:
         self,
         stack: Stack,
         items: tuple[Item, ...],
+        cache: Cache,
         layers: Sequence[Layer],
         decoders: Sequence[FusedDecoder],
         head: Stage,
@@ -110,10 +112,12 @@ class Passage:
         self._decoders, self._dtype, self._tokens = decoders, dtype, 0
         self._stages: list[Stage] = [*decoders, head]
         self._table = fused.table_of(self._stages)
-        self._entrance = None if _asks_for_places(stack) else embed_stage(stack.embed, dtype)
+        self._last = cache.streams.get(V_FIRST)
+        self._entrance = _entrance(stack, self._last, dtype)
         if self._entrance is not None:
-            self._whole = fused.table_of([self._entrance, *self._stages])
-        distinct = list(dict.fromkeys(layers))
+            self._whole = fused.table_of([*self._entrance, *self._stages])
+        self._anywhere = _anywhere(stack)
+        distinct = list(dict.fromkeys([*layers, *_providers(stack)]))
         ends = (stack.final_norm, stack.head, stack.embed)
         tables: list[Any] = [stack._modules, stack.layers._modules]
         self._watch = Watch([*distinct, *ends], tables)
@@ -135,6 +139,7 @@ class Passage:
             and dtype is self._dtype
             and stack.run_layer is self._run_layer
             and not any(self._hooks)
+            and cache.streams.get(V_FIRST) is self._last
             and all(map(FusedDecoder.remembers, self._decoders, cache.slots))
             and self._watch.unchanged()
         )
@@ -148,7 +153,7 @@ class Passage:
     def of(self, number: int) -> Tensor:
         """Logits (1, 1, V) after the token of this number; what the cache remembers moves on."""
         x = torch.empty(1, 1, self._stack.config.hidden_size, dtype=self._dtype)
-        return self._through(self._whole, x, _ANYWHERE, number)
+        return self._through(self._whole, x, self._anywhere, number)
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         """The same of `x (1, 1, C)`, which enters the first layer."""
@@ -165,12 +170,32 @@ class Passage:
         return scores
 
 
-_ANYWHERE = Context(torch.zeros(1, 1, dtype=torch.long), None, 0, 1, {}, [])
+def _anywhere(stack: Stack) -> Context:
+    """The context of a token for layers that do not ask for its place, with room for what passes
+    between them."""
+    found = Context(torch.zeros(1, 1, dtype=torch.long), None, 0, 1, {}, [])
+    for provider in _providers(stack):
+        norm: Any = provider.attn.out_norm
+        found.streams[V_FIRST] = torch.empty(norm.weight.numel())
+    return found
 
 
-def _asks_for_places(stack: Stack) -> bool:
-    """Whether what a token passes depends on where it stands, or on more than the residual."""
-    return bool(stack.mask_keys or stack.rotary.ropes) or stack.provider is not None
+def _providers(stack: Stack) -> list[Layer]:
+    """The layer of which all others read the first values, where there is one."""
+    return [] if stack.provider is None else [stack.provider]
+
+
+def _entrance(stack: Stack, last: Tensor | None, dtype: torch.dtype) -> list[Stage] | None:
+    """What leads from a token's number to what enters the first step; None where that depends on
+    the place where the token stands, or kernels do not take it. last: what the cache remembers for
+    the first values."""
+    if stack.mask_keys or stack.rotary.ropes:
+        return None
+    stages = [embed_stage(stack.embed, dtype)]
+    for provider in _providers(stack):
+        stages.append(None if last is None else first_values_stage(provider, last, dtype))
+    found = [stage for stage in stages if stage is not None]
+    return found if len(found) == len(stages) else None
 
 
 def _hooks(modules: Iterable[nn.Module]) -> list[dict[int, Any]]:

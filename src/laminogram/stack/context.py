@@ -23,6 +23,9 @@ from laminogram.stack.config import (
     StackConfig,
 )
 
+V_FIRST = "v_first"
+"""The side stream of RWKV-7: the values (B, T, H, D) of its first layer, which all others read."""
+
 
 class MaskKey(NamedTuple):
     """Layers that share these share a mask. `alibi` is the number of heads with a slope, or 0."""

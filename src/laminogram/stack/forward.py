@@ -20,11 +20,11 @@ from laminogram.stack import at_once, context, together
 from laminogram.stack.batch import Batch
 from laminogram.stack.cache import AveragedSlot, Cache, StepSlot
 from laminogram.stack.conditions import Provision
-from laminogram.stack.context import Context
+from laminogram.stack.context import V_FIRST, Context
 from laminogram.stack.devices import go_on, on
 from laminogram.stack.kernels.shortened import Reader
 from laminogram.stack.layer import Layer, passes_rows
-from laminogram.stack.mixers.rwkv7 import V_FIRST, TimeMix7
+from laminogram.stack.mixers.rwkv7 import TimeMix7
 from laminogram.stack.sites import STACK_STEP
 from laminogram.stack.taps import NO_TAPS, Observer, Run, Taps
 
@@ -59,7 +59,7 @@ def run(
             if cache is not None:
                 _advance(cache, batch)
             return replayed
-    if cache is not None and observer is None and logits != "none":
+    if cache is not None and observer is None and logits != "none" and v_first == "embedding":
         with torch.no_grad():
             scores = at_once.token(stack, batch, plan, cache)
         if scores is not None:

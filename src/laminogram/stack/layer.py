@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from laminogram.plans import Part
 from laminogram.stack.cache import StepSlot
-from laminogram.stack.config import LayerConfig
-from laminogram.stack.context import Context, Rotary
+from laminogram.stack.config import LayerConfig, TimeMix7Config
+from laminogram.stack.context import V_FIRST, Context, Rotary
 from laminogram.stack.hooks import has_hooked_mixer, is_hooked
 from laminogram.stack.mixers import Mixer, RowDecoder, channel_mixer, row_decoder, token_mixer
 from laminogram.stack.mixers.fused import FusedDecoder, is_one_row
@@ -43,6 +43,7 @@ class Layer(nn.Module):
         self.attn = token_mixer(config.attn, size, rotary)
         self.ffn = channel_mixer(config.ffn, size)
         self._find_row_decoder = row_decoder(config)
+        self._reads_first_values = isinstance(config.attn, TimeMix7Config)
         self._has_row_kernels = has_row_kernels(config)
 
     @property
@@ -71,7 +72,7 @@ class Layer(nn.Module):
         """The residual `x (B, T, C)` after this layer or one half of it, by the shortest path that
         serves; the slot, where there is one, moves on by T tokens, and taps see every site."""
         if slot is not None and part == "both" and not taps.names and is_one_row(x, ctx):
-            decoder = self.row_decoder(slot, x.dtype)
+            decoder = self.row_decoder(slot, x.dtype, ctx)
             if decoder is not None:
                 return decoder(x, ctx)
         out = self.by_row_kernels(x, ctx, slot, taps, part)
@@ -81,11 +82,13 @@ class Layer(nn.Module):
         equation = _parallel if self.config.block == "parallel" else _in_turn
         return taps("resid_post", equation(self, x, ctx, slot or _NOTHING, taps, part))
 
-    def row_decoder(self, slot: StepSlot, dtype: torch.dtype) -> RowDecoder | None:
+    def row_decoder(self, slot: StepSlot, dtype: torch.dtype, ctx: Context) -> RowDecoder | None:
         """What takes one token of one row through this layer on a CPU, with this memory; None where
         it goes the usual way."""
         if self._find_row_decoder is None or has_hooked_mixer(self):
             return None
+        if self._reads_first_values and V_FIRST not in ctx.streams:
+            return None  # it provides them
         return self._find_row_decoder(self, slot, dtype)
 
     def by_row_kernels(
@@ -99,7 +102,8 @@ class Layer(nn.Module):
     def takes_row(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
         """Whether a compiled kernel takes one token of one row, and nobody waits for this module to
         be called."""
-        return not is_hooked(self) and isinstance(self.row_decoder(slot, x.dtype), FusedDecoder)
+        decoder = None if is_hooked(self) else self.row_decoder(slot, x.dtype, ctx)
+        return isinstance(decoder, FusedDecoder)
 
     def takes_rows(self, x: Tensor, ctx: Context, slot: StepSlot) -> bool:
         """Whether fused kernels take one token of these rows, and nobody waits for this module to

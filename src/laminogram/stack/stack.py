@@ -13,14 +13,13 @@ from laminogram.stack.batch import Batch
 from laminogram.stack.cache import Cache, StepSlot
 from laminogram.stack.conditions import KeysAndValues, check_plan, share_averages
 from laminogram.stack.config import StackConfig, TimeMix7Config
-from laminogram.stack.context import Rotary, mask_keys
+from laminogram.stack.context import V_FIRST, Rotary, mask_keys
 from laminogram.stack.ends import Embedding, Head, ScoreHead
 from laminogram.stack.forward import run
 from laminogram.stack.forward_graph import FastForward
 from laminogram.stack.kernels.shortened import Reader, forget
 from laminogram.stack.layer import CompiledRunLayer, Layer, run_layer
 from laminogram.stack.linear import Linear
-from laminogram.stack.mixers.rwkv7 import V_FIRST
 from laminogram.stack.norms import Norm
 from laminogram.stack.skipping import lay
 from laminogram.stack.together import Together

@@ -1,6 +1,6 @@
 """Layers, and both ends, that one token of one row passes in one call, whatever their kind: each is
 the address of a function and that of what it takes for its layer (`_rwkv4_numba`,
-`_attention_numba`, `_embed_numba`, `_head_numba`).
+`_rwkv6_numba`, `_rwkv7_numba`, `_attention_numba`, `_embed_numba`, `_head_numba`).
 
 Between two calls from Python memory stands still, and what the interpreter needs there is cold
 after every sweep of the caches.
@@ -20,11 +20,12 @@ from numba.extending import intrinsic
 from ._crew_numba import GIVEN, JOB, code_of_call
 from ._dots_numba import how, pointer
 
-STREAM, END, LOGITS, NUMBER, ROPES = range(5)
+STREAM, END, LOGITS, NUMBER, FIRST_VALUES, ROPES = range(6)
 """Entries of a token (int64): the address of its residual stream (C,), which the embedding writes
 and layers read and write, how many tokens there are with it, the address of its logits (V,), which
-the head writes, its number in the vocabulary, which the embedding reads, and for each rope the
-addresses of cosines and sines (R,) and R."""
+the head writes, its number in the vocabulary, which the embedding reads, the address of the values
+of RWKV-7's first layer (A,) in fp32, or 0, and for each rope the addresses of cosines and sines
+(R,) and R."""
 ROPE = 3
 """Entries of a rope."""
 

@@ -52,11 +52,11 @@ def fits(weight: Tensor, least: int | None = None) -> bool:
     )
 
 
-def fits_by_inputs(weight: Tensor) -> bool:
+def fits_by_inputs(weight: Tensor, least: int | None = None) -> bool:
     """Whether this weight (O, I), which lies as (I, O), is multiplied here without its rows of
-    zeros."""
+    zeros; least: as in `fits`."""
     return (
-        weight.numel() >= LEAST_ENTRIES
+        weight.numel() >= (LEAST_ENTRIES if least is None else least)
         and weight.dtype in (torch.float32, torch.bfloat16)
         and weight.is_cpu
         and lies_by_inputs(weight)

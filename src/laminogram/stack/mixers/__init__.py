@@ -28,7 +28,7 @@ from laminogram.stack.config import (
     TimeMix7Config,
 )
 from laminogram.stack.context import Context, Rotary
-from laminogram.stack.mixers import attention_fused, rwkv4_decode
+from laminogram.stack.mixers import attention_fused, matrix_state_fused, rwkv4_decode
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.mixers.latent import LatentAttention
 from laminogram.stack.mixers.mlp import MLP
@@ -43,6 +43,13 @@ RowDecoder = Callable[[Tensor, Context], Tensor]
 """`(x (1, 1, C), ctx) -> (1, 1, C)`: a layer's forward, with the memory that it was made for."""
 FindRowDecoder = Callable[..., RowDecoder | None]
 """`(layer, slot, dtype)`: the decoder of a layer, or None where a token must go the usual way."""
+
+_MATRIX_STATES = (
+    (TimeMix5Config, ChannelMix4Config),
+    (TimeMix6Config, ChannelMix6Config),
+    (TimeMix7Config, ChannelMix7Config),
+)
+"""What the layers of RWKV-5, 6 and 7 are made of."""
 
 
 class Mixer(Protocol):
@@ -77,6 +84,8 @@ def row_decoder(config: LayerConfig) -> FindRowDecoder | None:
     its own for that."""
     if attention_fused.has_fused_step(config):
         return attention_fused.row_decoder
+    if config.block == "pre" and (type(config.attn), type(config.ffn)) in _MATRIX_STATES:
+        return matrix_state_fused.row_decoder
     four = isinstance(config.attn, TimeMix4Config) and isinstance(config.ffn, ChannelMix4Config)
     plain = config.block == "pre" and config.norm.kind == "layer"
     return rwkv4_decode.row_decoder if four and plain else None

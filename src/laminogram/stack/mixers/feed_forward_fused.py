@@ -19,9 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from laminogram.stack.config import FfnConfig, MLPConfig, MoEConfig
-from laminogram.stack.kernels.matvec import dtype_kind, fits
+from laminogram.stack.kernels.matvec import dtype_kind
 from laminogram.stack.linear import Linear
-from laminogram.stack.mixers.fused import Entries, Value, Weights, bias_of, stored, vector
+from laminogram.stack.mixers.fused import (
+    Entries,
+    Value,
+    Weights,
+    bias_of,
+    is_readable,
+    stored,
+    vector,
+)
 from laminogram.stack.mixers.mlp import MLP
 from laminogram.stack.mixers.moe import MoE
 
@@ -89,7 +97,7 @@ def _plain(ffn: MLP, weights: Weights, place: int) -> dict[str, Value]:
 
 def _mixture(ffn: MoE, weights: Weights, place: int) -> dict[str, Value] | None:
     config, enters = ffn.config, ffn.router.weight.dtype
-    router, experts = stored([ffn.router], _is_read), _experts(ffn)
+    router, experts = stored([ffn.router], is_readable), _experts(ffn)
     if router is None or experts is None:
         return None
     gate = getattr(ffn, "shared_gate", None)
@@ -132,11 +140,6 @@ def _experts(ffn: MoE) -> Weights | None:
         return None
     found = stored(products)
     return None if found is None else Weights(products, found, short=False)
-
-
-def _is_read(weight: Tensor) -> bool:
-    """Whether a product reads it, however small it is."""
-    return fits(weight, least=0)
 
 
 def _activation(config: MLPConfig | MoEConfig) -> int:

@@ -14,14 +14,14 @@ from functools import cache
 from itertools import chain
 from operator import attrgetter, is_
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from laminogram.stack.cache import StepSlot
-from laminogram.stack.context import Context
+from laminogram.stack.context import V_FIRST, Context
 from laminogram.stack.kernels.crew import lead
 from laminogram.stack.kernels.matvec import fits, kind_of
 from laminogram.stack.kernels.shortened import AFTER, CHECKED, Check, check_of, shortened
@@ -59,8 +59,16 @@ def is_one_row(x: Tensor, ctx: Context) -> bool:
     )
 
 
+class Product(Protocol):
+    """What multiplies with a weight (O, I): a `Linear`, a table, or one that a decoder has laid for
+    its kernel."""
+
+    @property
+    def weight(self) -> Any: ...
+
+
 def stored(
-    products: Sequence[nn.Module], served: Callable[[Tensor], bool] = fits
+    products: Sequence[Product], served: Callable[[Tensor], bool] = fits
 ) -> list[Stored] | None:
     """What a kernel reads of the weights of products; None where it does not take one of them, or
     one is too small to be worth it, which `served` says of its numbers."""
@@ -71,6 +79,11 @@ def stored(
             return None
         found.append(one)
     return found
+
+
+def is_readable(weight: Tensor) -> bool:
+    """Whether a kernel takes the weight, worth it or not."""
+    return fits(weight, least=0)
 
 
 def _stored(weight: Any) -> Stored | None:
@@ -91,7 +104,7 @@ class Weights:
     is kept beside a copy, too: else other weights could come to lie at an address that is watched.
     """
 
-    def __init__(self, products: Sequence[nn.Module], found: list[Stored], short: bool) -> None:
+    def __init__(self, products: Sequence[Product], found: list[Stored], short: bool) -> None:
         self._products, self._found, self._short = products, found, short
         self._checks: list[Check | None] = []
         self._copies: list[Tensor | None] = [None] * len(found)
@@ -316,6 +329,12 @@ def pass_through(
     """A token's residual stream `x` through stages, in place; the first may write it, as that of
     the token of this `number`, and the last may write `logits (V,)`."""
     ropes = [(cos.data_ptr(), sin.data_ptr(), cos.shape[-1]) for cos, sin in ctx.rope]
-    ends = x.data_ptr(), ctx.columns, 0 if logits is None else logits.data_ptr(), number
+    first = ctx.streams.get(V_FIRST)
+    values = None if first is None else first.float().contiguous()
+    ends = x.data_ptr(), ctx.columns, _place_of(logits), number, _place_of(values)
     token = np.array([*ends, *chain.from_iterable(ropes)], np.int64)
     lead(_layers().WAY, table.ctypes.data, len(table), token.ctypes.data)
+
+
+def _place_of(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

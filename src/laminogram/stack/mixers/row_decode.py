@@ -26,7 +26,7 @@ from laminogram.stack.config import (
     TimeMix4Config,
     TimeMix7Config,
 )
-from laminogram.stack.context import Context
+from laminogram.stack.context import V_FIRST, Context
 from laminogram.stack.hooks import has_hooked_mixer
 from laminogram.stack.kernels.attention_row_triton import attention_row
 from laminogram.stack.kernels.matvec import lies_by_inputs
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from laminogram.stack.layer import Layer
 
 SHOWN = frozenset({"resid_pre", "attn_out", "resid_mid", "ffn_out", "resid_post"})
-V_FIRST = "v_first"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 Half = Callable[["Layer", Tensor, Context, StepSlot, bool], tuple[Tensor, Tensor | None]]

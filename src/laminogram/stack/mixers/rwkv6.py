@@ -18,7 +18,7 @@ from laminogram.stack.mixers.rwkv5 import EagleMix, Inputs
 from laminogram.stack.mixers.shift import moved
 from laminogram.stack.taps import Taps
 
-_ORDER = "wkvrg"  # in which the low-rank products of the token shifts lie in their tensors
+ORDER = "wkvrg"  # in which the low-rank products of the token shifts lie in their tensors
 
 
 class TimeMix6(EagleMix):
@@ -26,11 +26,11 @@ class TimeMix6(EagleMix):
 
     def __init__(self, config: TimeMix6Config, size: int) -> None:
         super().__init__(config, size, gate=True)
-        for name in ("x", *_ORDER):
+        for name in ("x", *ORDER):
             self.register_parameter(f"mix_{name}", nn.Parameter(torch.empty(size)))
         rank, width = config.mix_rank, self.heads * self.head_dim
-        self.mix1 = nn.Parameter(torch.empty(size, len(_ORDER) * rank))
-        self.mix2 = nn.Parameter(torch.empty(len(_ORDER), rank, size))
+        self.mix1 = nn.Parameter(torch.empty(size, len(ORDER) * rank))
+        self.mix2 = nn.Parameter(torch.empty(len(ORDER), rank, size))
         self.w0 = nn.Parameter(torch.empty(width))
         self.w1 = nn.Parameter(torch.empty(size, config.decay_rank))
         self.w2 = nn.Parameter(torch.empty(config.decay_rank, width))
@@ -39,9 +39,9 @@ class TimeMix6(EagleMix):
     def _inputs(self, h: Tensor, shifted: Tensor) -> Inputs:
         """A first shift is read for how far the token shifts of the products should go."""
         first = moved(h, shifted, self.get_parameter("mix_x"))
-        inner = torch.tanh(linear(first, self.mix1.t())).chunk(len(_ORDER), -1)
+        inner = torch.tanh(linear(first, self.mix1.t())).chunk(len(ORDER), -1)
         inputs = {}
-        for name, low, high in zip(_ORDER, inner, self.mix2.unbind(0), strict=True):
+        for name, low, high in zip(ORDER, inner, self.mix2.unbind(0), strict=True):
             share = self.get_parameter(f"mix_{name}") + linear(low, high.t())
             inputs[name] = moved(h, shifted, share)
         return inputs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from laminogram.stack import kernels
 from laminogram.stack.cache import StateSlot, state_dtype
 from laminogram.stack.config import ChannelMix7Config, TimeMix7Config
-from laminogram.stack.context import Context
+from laminogram.stack.context import V_FIRST, Context
 from laminogram.stack.linear import Linear, linear
 from laminogram.stack.mixers.heads import add_heads
 from laminogram.stack.mixers.matrix_state import (
@@ -28,7 +28,6 @@ from laminogram.stack.mixers.shift import moved, previous, product_dtype
 from laminogram.stack.norms import relu_squared_
 from laminogram.stack.taps import Taps
 
-V_FIRST = "v_first"
 _LEAST_DECAY = 0.3
 """What 64 of a chunk can be multiplied up to in float32 (0.27 could); the model's own are 0.545 at
 least."""
