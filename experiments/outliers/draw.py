@@ -10,6 +10,11 @@ from xml.sax.saxutils import escape
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a08000", "#56a4d8", "#888888", "#8a5fd0")
 WIDTH, HEIGHT = 300, 230  # of one panel
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 30, 34
+STYLE = (
+    "path { fill: none } .dots { stroke-width: 4.8; stroke-linecap: round } "
+    ".mark { stroke: #999; stroke-opacity: .35 } .end { text-anchor: end } "
+    ".middle { text-anchor: middle }"
+)
 
 
 @dataclass
@@ -47,7 +52,7 @@ def draw(title: str, panels: Sequence[Panel], columns: int = 3) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
         ' font-family="sans-serif" font-size="11" fill="#808080">',
-        f"<title>{escape(title)}</title>",
+        f"<style>{STYLE}</style><title>{escape(title)}</title>",
         f'<text x="10" y="18" font-size="14">{escape(title)}</text>',
     ]
     for number, (label, line) in enumerate(legend.items()):
@@ -83,19 +88,18 @@ def _panel(panel: Panel, left: float, top: float) -> list[str]:
     edge = left + LEFT - 6
     for mark in marks:
         parts.append(
-            f'<line x1="{left + LEFT}" x2="{left + WIDTH - RIGHT}" y1="{to_y(mark):.1f}"'
-            f' y2="{to_y(mark):.1f}" stroke="#999" stroke-opacity="0.35"/>'
-            f'<text x="{edge}" y="{to_y(mark) + 4:.1f}" text-anchor="end">{mark:g}</text>'
+            f'<path d="M{left + LEFT} {to_y(mark):.1f}H{left + WIDTH - RIGHT}" class="mark"/>'
+            f'<text x="{edge}" y="{to_y(mark) + 4:.1f}" class="end">{mark:g}</text>'
         )
     bottom = top + HEIGHT - BOTTOM
     parts += [
-        f'<text x="{to_x(x):.1f}" y="{bottom + 14:.0f}" text-anchor="middle">{escape(name)}</text>'
+        f'<text x="{to_x(x):.1f}" y="{bottom + 14:.0f}" class="middle">{escape(name)}</text>'
         for x, name in panel.ticks
         if panel.x_log or min(xs) <= x <= max(xs)
     ]
     middle = left + (LEFT + WIDTH) / 2
     parts.append(
-        f'<text x="{middle:.0f}" y="{bottom + 28:.0f}" text-anchor="middle">'
+        f'<text x="{middle:.0f}" y="{bottom + 28:.0f}" class="middle">'
         f"{escape(panel.x_label)}</text>"
     )
     for line in panel.lines:
@@ -109,20 +113,19 @@ def _line(line: Line, to_x, to_y, log: bool) -> list[str]:
 
     places = [(to_x(x), to_y(y)) for x, y in zip(line.x, line.y, strict=True) if shown(y)]
     dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts = [
-        f'<polyline points="{points}" fill="none" stroke="{line.colour}"'
-        f' stroke-width="{line.width}"{dash}/>'
+    points = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    parts = [f'<path d="M{points}" stroke="{line.colour}" stroke-width="{line.width}"{dash}/>']
+    if line.width > 1.5:  # a line of no length has round ends
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
+        parts.append(f'<path d="{dots}" stroke="{line.colour}" class="dots"/>')
+    spans = zip(line.x, line.low, line.high, strict=False)
+    bars = [
+        f"M{to_x(x):.1f} {to_y(low):.1f}V{to_y(high):.1f}"
+        for x, low, high in spans
+        if shown(low) and shown(high)
     ]
-    if line.width > 1.5:
-        dots = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in places)
-        parts.append(f'<g fill="{line.colour}">{"".join(dots)}</g>')
-    for x, low, high in zip(line.x, line.low, line.high, strict=False):
-        if shown(low) and shown(high):
-            parts.append(
-                f'<line x1="{to_x(x):.1f}" x2="{to_x(x):.1f}" y1="{to_y(low):.1f}"'
-                f' y2="{to_y(high):.1f}" stroke="{line.colour}" stroke-width="1"/>'
-            )
+    if bars:
+        parts.append(f'<path d="{"".join(bars)}" stroke="{line.colour}"/>')
     return parts
 
 

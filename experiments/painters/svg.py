@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 30, 44
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #222 }
-.title { font-weight: 600 }
+.title { font-weight: 600 } .cell { fill: #2f7fd1 }
 .grid { stroke: #0002 } .axis, .mark { stroke: #555; fill: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #ddd } .grid { stroke: #fff3 } .axis, .mark { stroke: #aaa }
@@ -199,8 +199,8 @@ def _grid(grid: Grid) -> str:
 
 
 def _cell(x: float, y: float, wide: float, high: float, shade: float) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}"'
-    return f'<rect {place} fill="#2f7fd1" fill-opacity="{max(0.0, shade):.2f}"/>'
+    corners = f"M{x:.1f} {y:.1f}h{wide:.1f}v{high:.1f}h-{wide:.1f}z"
+    return f'<path class="cell" d="{corners}" opacity="{max(0.0, shade):.2f}"/>'
 
 
 def _y_ticks(chart: Chart, ys: Sequence[float]) -> list[float]:
