@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,14 +128,20 @@ class Transformers:
 class Rwkv:
     """The `rwkv` package, its scripted path, no compiled CUDA kernel."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, device: str, version: int = 4) -> None:
+        """path: a checkpoint directory, or a `.pth` file."""
         os.environ.setdefault("RWKV_JIT_ON", "1")
         os.environ.setdefault("RWKV_CUDA_ON", "0")
+        os.environ["RWKV_V7_ON"] = str(int(version == 7))  # asked when it is imported
+        for name in [name for name in sys.modules if name.split(".")[0] == "rwkv"]:
+            del sys.modules[name]
         word = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+        file = path / "blink.pth" if path.is_dir() else path
         with contextlib.redirect_stdout(io.StringIO()):
             from rwkv.model import RWKV
 
-            self.model = RWKV(model=str(folder / "blink.pth"), strategy=f"{device} {word}")
+            name = str(file.with_suffix("")) if version == 7 else str(file)
+            self.model = RWKV(model=name, strategy=f"{device} {word}")
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = [self.model.forward(row, None, full_output=True)[0] for row in ids.tolist()]
