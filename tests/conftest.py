@@ -40,6 +40,12 @@ BROWSER_ARGUMENTS = [
 ]
 
 
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers, whatever ran before it in its process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 def find_browser() -> str | None:
     """Return the path of an installed Chromium or Chrome; None where there is none."""
     return next((path for path in map(shutil.which, BROWSERS) if path), None)

@@ -32,7 +32,7 @@ TEXT = [5, 9, 2, 7, 1, 8]
 def calls(monkeypatch):
     """How many layers each call had, and the head; what leads to them is not counted."""
     found, real = [], fused.pass_through
-    kernels = ends_fused._kernel("embed"), matrix_state_fused._kernel("_first_values_numba")
+    kernels = ends_fused._kernel("embed"), matrix_state_fused._kernel("token.first_values")
     before = [kernel.step.address for kernel in kernels]
 
     def noted(table, *given):

@@ -1,6 +1,6 @@
 """What the compiled kernels take of the ends of a stack, where the way of one token of one row on a
-CPU begins (`kernels/_embed_numba.py`), and where it ends: a final norm and a head of one product
-(`kernels/_head_numba.py`)."""
+CPU begins (`kernels/token/embed.py`), and where it ends: a final norm and a head of one product
+(`kernels/token/head.py`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @cache
 def _kernel(end: str) -> ModuleType:
-    return importlib.import_module(f"laminogram.stack.kernels._{end}_numba")
+    return importlib.import_module(f"laminogram.stack.kernels.token.{end}")
 
 
 def embed_stage(embed: Embedding, dtype: torch.dtype) -> Stage | None:

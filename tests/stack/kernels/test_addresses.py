@@ -8,7 +8,8 @@ import pytest
 
 import laminogram
 
-FILES = sorted(Path(laminogram.__file__).parent.rglob("_*_numba.py"))
+SOURCE = Path(laminogram.__file__).parent
+FILES = sorted([*SOURCE.rglob("_*_numba.py"), *(SOURCE / "stack/kernels/token").glob("*.py")])
 
 
 def root(node):

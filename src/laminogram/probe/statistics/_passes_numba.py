@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, njit
 
-from laminogram.stack.kernels._crew_numba import add
-from laminogram.stack.kernels._dots_numba import LANES, pointer
+from laminogram.stack.kernels.token.crew import add
+from laminogram.stack.kernels.token.dots import LANES, pointer
 
 from ._tile_numba import add_tile, ask_for
 

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from laminogram.stack.kernels._dots_numba import FLOATS, LANES, OF_FP32, vector
+from laminogram.stack.kernels.token.dots import FLOATS, LANES, OF_FP32, vector
 
 POWERS = 4
 _HALF = LANES // 2

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import add
-from ._dots_numba import BF16, how, pointer
-from ._vectors_numba import exp, numbers, read
+from .token.crew import add
+from .token.dots import BF16, how, pointer
+from .token.vectors import exp, numbers, read
 
 LEFT = 0
 """Where a job says how many shares are left: a cache line of its own."""

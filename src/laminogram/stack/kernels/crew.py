@@ -1,5 +1,5 @@
-"""Compiled work whose pieces threads share, one piece after the other: see `_crew_numba`, which is
-imported when first needed.
+"""Compiled work whose pieces threads share, one piece after the other: see `token/crew.py`, which
+is imported when first needed.
 
 The threads are those that torch keeps (`team`). Others of our own would be woken in a tenth of a
 millisecond at every token, and where there is a core for each of torch's threads and no more, stand
@@ -33,7 +33,7 @@ def numba_missing() -> str | None:
 @cache
 def kernels() -> ModuleType:
     """The compiled kernels; compiling takes seconds once, and is kept on disk."""
-    return importlib.import_module("._crew_numba", __package__)
+    return importlib.import_module(".token.crew", __package__)
 
 
 def lead(way: int, *given: int) -> None:

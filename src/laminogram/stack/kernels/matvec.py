@@ -18,7 +18,7 @@ from .crew import kernels, lead, numba_missing
 LEAST_ENTRIES = 1 << 16
 """Below this, or without numba, torch does it: the weight is in the caches anyway."""
 PAIRED = torch.int32
-"""What a copy (O, I / 2) of an fp32 weight in pairs of 16 bits (`_dots_numba`) is held in."""
+"""What a copy (O, I / 2) of an fp32 weight in pairs of 16 bits (`token/dots.py`) is held in."""
 _KINDS = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.int8: "INT8"}
 
 

@@ -42,7 +42,7 @@ _full = WeakTensorKeyDictionary()
 
 @cache
 def _kernel() -> ModuleType:
-    return importlib.import_module("._shorten_numba", __package__)
+    return importlib.import_module(".token.shorten", __package__)
 
 
 def shortened(weight: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What the compiled kernel takes (`kernels/_attention_numba.py`) of a layer of attention and a
+"""What the compiled kernel takes (`kernels/token/attention.py`) of a layer of attention and a
 feed-forward network or mixture of experts (`feed_forward_fused`).
 
 Large layers only, and only where numba is there; everything else goes the usual way.
@@ -48,7 +48,7 @@ HEAD_STEP = 16
 
 @cache
 def _kernel() -> ModuleType:
-    return importlib.import_module("laminogram.stack.kernels._attention_numba")
+    return importlib.import_module("laminogram.stack.kernels.token.attention")
 
 
 def has_fused_step(config: LayerConfig) -> bool:

@@ -1,5 +1,5 @@
-"""What compiled kernels take of a feed-forward network (`kernels/_feed_forward_numba.py`) or a
-mixture of experts (`kernels/_experts_numba.py`) that follows an attention (`attention_fused`).
+"""What compiled kernels take of a feed-forward network (`kernels/token/feed_forward.py`) or a
+mixture of experts (`kernels/token/experts.py`) that follows an attention (`attention_fused`).
 
 The experts' weights are read as they are: a copy of all of them in 16 bits would have to be made
 for the few that a text meets.
@@ -55,7 +55,7 @@ class Network(NamedTuple):
 
 @cache
 def _kernel(name: str) -> ModuleType:
-    return importlib.import_module(f"laminogram.stack.kernels._{name}_numba")
+    return importlib.import_module(f"laminogram.stack.kernels.token.{name}")
 
 
 def is_known(config: FfnConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Layers for one token of one row in one call of compiled kernels (`kernels/_layers_numba.py`): one
+"""Layers for one token of one row in one call of compiled kernels (`kernels/token/layers.py`): one
 of them, where somebody looks at what is between two, or all; weights in fp32, bf16 or int8.
 
 Weights and memories are read where they lie, but for fp32 weights that are numbers of 16 bits, of
@@ -42,7 +42,7 @@ Memories = Callable[[StepSlot], tuple[Any, ...]]
 
 @cache
 def _layers() -> ModuleType:
-    return importlib.import_module("laminogram.stack.kernels._layers_numba")
+    return importlib.import_module("laminogram.stack.kernels.token.layers")
 
 
 def is_one_row(x: Tensor, ctx: Context) -> bool:
@@ -173,7 +173,7 @@ def scaled(norm: Norm) -> tuple[np.ndarray, np.ndarray]:
 
 def kind_of_norm(norm: Norm) -> int:
     """The number by which the kernels know it."""
-    vectors = importlib.import_module("laminogram.stack.kernels._vectors_numba")
+    vectors = importlib.import_module("laminogram.stack.kernels.token.vectors")
     kind: int = vectors.RMS if norm.kind == "rms" else vectors.LAYER
     return kind
 

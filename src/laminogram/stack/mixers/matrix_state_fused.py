@@ -1,5 +1,5 @@
-"""What the compiled kernels take of layers of RWKV-5 and 6 (`kernels/_rwkv6_numba.py`) and of
-RWKV-7 (`kernels/_rwkv7_numba.py`).
+"""What the compiled kernels take of layers of RWKV-5 and 6 (`kernels/token/rwkv6.py`) and of
+RWKV-7 (`kernels/token/rwkv7.py`).
 
 Large layers only, and only where numba is there; everything else goes the usual way.
 
@@ -81,7 +81,7 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecod
     found = None if dense is None else _weights(attn, layer.ffn, dense, slot.short)
     if found is None:
         return None
-    kernel = _kernel("_rwkv7_numba" if type(attn) is TimeMix7 else "_rwkv6_numba")
+    kernel = _kernel("token.rwkv7" if type(attn) is TimeMix7 else "token.rwkv6")
     values = _of_7(layer, slot) if type(attn) is TimeMix7 else _of_5_and_6(layer, slot)
     values |= {
         "KIND": dtype_kind(dtype),
@@ -147,7 +147,7 @@ def first_values_stage(provider: Layer, last: Tensor, dtype: torch.dtype) -> Sta
         "SHIFT": last.data_ptr(),
     }
     # As it is: where a token enters another way, no product of this one would compare a copy.
-    return Stage(Weights([attn.v], found, short=False), _kernel("_first_values_numba"), values)
+    return Stage(Weights([attn.v], found, short=False), _kernel("token.first_values"), values)
 
 
 def _halves(attn: Any) -> tuple[list[Half], list[Half], list[Half]]:
@@ -234,4 +234,4 @@ def _recurrence(layer: Layer, slot: StepSlot, bonus: Tensor, values: dict[str, V
         "NORM_BIAS": _row(norm.bias),
         "BONUS": _row(bonus),
     }
-    return Entries(_kernel("_matrix_state_numba"), shared | values)
+    return Entries(_kernel("token.matrix_state"), shared | values)

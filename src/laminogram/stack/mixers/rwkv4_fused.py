@@ -1,4 +1,4 @@
-"""What the compiled kernel of RWKV-4's layer takes (`kernels/_rwkv4_numba.py`).
+"""What the compiled kernel of RWKV-4's layer takes (`kernels/token/rwkv4.py`).
 
 Large layers only, and only where numba is there; else `rwkv4_decode` does it in torch.
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @cache
 def _kernel() -> ModuleType:
-    return importlib.import_module("laminogram.stack.kernels._rwkv4_numba")
+    return importlib.import_module("laminogram.stack.kernels.token.rwkv4")
 
 
 def fused_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecoder | None:

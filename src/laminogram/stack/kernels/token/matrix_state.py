@@ -1,4 +1,4 @@
-"""The recurrences of RWKV-5, 6 and 7 for one token of one row, a head a share (`_crew_numba`), in
+"""The recurrences of RWKV-5, 6 and 7 for one token of one row, a head a share (`crew`), in
 fp32: from what the products gave to what enters the output projection. The formulas are those of
 `wkv6_naive.py`, `wkv7_naive.py` and the mixers.
 
@@ -15,9 +15,9 @@ import math
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import JOB, X, finish
-from ._dots_numba import hold, how, pointer
-from ._vectors_numba import exp, normalise, numbers, sigmoid
+from .crew import JOB, X, finish
+from .dots import hold, how, pointer
+from .vectors import exp, normalise, numbers, sigmoid
 
 (SIZE, STATE, EPS, NORM_WEIGHT, NORM_BIAS, BONUS, R, K, V, W, G, Z) = range(12)
 """Entries of a recurrence (int64): D; the addresses of the state, of the group norm's eps (1,), of

@@ -1,7 +1,7 @@
 """fp32 numbers whose last 16 bits are zero, copied in 16 bits or compared with such a copy, by a
 crew of threads: everything by address, bit by bit, and no further than the first number that is
 odd.
-A copy is bf16 in the order of its numbers, or in pairs (`_dots_numba`).
+A copy is bf16 in the order of its numbers, or in pairs (`dots`).
 """
 
 # Compiled functions take arrays and addresses, for which Python has no types to write.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import GIVEN, JOB, X, finish
-from ._dots_numba import STEP, how, pointer
+from .crew import GIVEN, JOB, X, finish
+from .dots import STEP, how, pointer
 
 __all__ = [
     "COMPARE",

@@ -1,5 +1,5 @@
 """The values of RWKV-7's first layer, which all others read, from the residual stream of one token
-of one row that enters the first step (`_layers_numba`), in fp32.
+of one row that enters the first step (`layers`), in fp32.
 
 Axes: C channels, A = H D width.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import hold, how, pointer
-from ._layers_numba import FIRST_VALUES, ROPES, STREAM
-from ._token_shift_numba import move, shift
-from ._vectors_numba import norm, numbers, read
+from .crew import JOB, PRODUCT, together
+from .dots import hold, how, pointer
+from .layers import FIRST_VALUES, ROPES, STREAM
+from .shift import move, shift
+from .vectors import norm, numbers, read
 
 (KIND, NORM, SIZE, WEIGHTS, TABLE, EPS, SHIFT) = range(7)
 ENTRIES = 7

@@ -1,5 +1,5 @@
-"""One layer of RWKV-7 for one token of one row (`_layers_numba`): norms, token shifts, products by
-a crew of threads (`_crew_numba`), the recurrence (`_matrix_state_numba`), both additions, in fp32.
+"""One layer of RWKV-7 for one token of one row (`layers`): norms, token shifts, products by
+a crew of threads (`crew`), the recurrence (`matrix_state`), both additions, in fp32.
 The formulas are those of `mixers/rwkv7.py`.
 
 Axes: C channels, A = H D width, H heads, D head, F ffn width.
@@ -15,12 +15,12 @@ import math
 import numpy as np
 from numba import carray, cfunc, njit
 
-from . import _matrix_state_numba as matrix_state
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import hold, how, pointer
-from ._layers_numba import FIRST_VALUES, ROPES, STREAM
-from ._token_shift_numba import channel_mix, moved_products, shift
-from ._vectors_numba import add, norm, numbers, read, sigmoid, write
+from . import matrix_state
+from .crew import JOB, PRODUCT, together
+from .dots import hold, how, pointer
+from .layers import FIRST_VALUES, ROPES, STREAM
+from .shift import channel_mix, moved_products, shift
+from .vectors import add, norm, numbers, read, sigmoid, write
 
 RECUR = matrix_state.recur7_head.address
 """Where the function lies that does a head of the recurrence."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ._crew_numba import together
-from ._dots_numba import hold, how
-from ._vectors_numba import add, read, sigmoid, write
+from .crew import together
+from .dots import hold, how
+from .vectors import add, read, sigmoid, write
 
 
 @njit(**how)

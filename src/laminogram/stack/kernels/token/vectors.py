@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from ._dots_numba import BF16, how, pointer
+from .dots import BF16, how, pointer
 
 RMS, LAYER = range(2)
 """Kinds of norm."""

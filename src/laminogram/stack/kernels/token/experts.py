@@ -1,4 +1,4 @@
-"""A mixture of experts for one token of one row, by a crew of threads (`_crew_numba`), in fp32:
+"""A mixture of experts for one token of one row, by a crew of threads (`crew`), in fp32:
 only the experts that the token meets are read. The formulas are those of `mixers/moe.py`.
 
 Axes: C channels, E experts, X experts that a token meets, F width of an expert.
@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import hold, how, pointer
-from ._feed_forward_numba import activate, pass_network
-from ._vectors_numba import exp, numbers, read, sigmoid, write
+from .crew import JOB, PRODUCT, together
+from .dots import hold, how, pointer
+from .feed_forward import activate, pass_network
+from .vectors import exp, numbers, read, sigmoid, write
 
 SOFTMAX, SIGMOID = range(2)
 (ENTERS, ROUTED, ROUTER, WEIGHTS, NUMBER, CHOSEN, SCORING, NORMED, CORRECTION) = range(9)
@@ -26,7 +26,7 @@ scores tie where they do elsewhere; the addresses of its product (1, 5) and of t
 5), each gate, up and down; E and X; the kind of scoring, whether the chosen scores are divided by
 their sum, and the address of the correction (E,), or 0; how many groups there are, how many of them
 count, and by how many experts; the kind of activation; the addresses of the factor (1,), of the
-shared network (`_feed_forward_numba`), or 0, and of its gate (C,), or 0. Numbers are fp32 where
+shared network (`feed_forward`), or 0, and of its gate (C,), or 0. Numbers are fp32 where
 nothing else is said."""
 _LEAST = np.float32(1e-20)
 _OUT = np.float32(-np.inf)

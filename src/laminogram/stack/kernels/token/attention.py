@@ -1,7 +1,7 @@
-"""One layer of attention and of what follows it, for one token of one row (`_layers_numba`): norms,
-products and attention by a crew of threads (`_crew_numba`), the rotary turn, the memory and the
-additions, in fp32. What follows is called by its address (`_feed_forward_numba`,
-`_experts_numba`).
+"""One layer of attention and of what follows it, for one token of one row (`layers`): norms,
+products and attention by a crew of threads (`crew`), the rotary turn, the memory and the
+additions, in fp32. What follows is called by its address (`feed_forward`,
+`experts`).
 
 The formulas are those of `layer.py`, `mixers/attention.py`, `rope.turn` and `norms.py`.
 
@@ -19,11 +19,11 @@ import numpy as np
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from . import _attend_numba as attend
-from ._crew_numba import JOB, PRODUCT, X, code_of_call, finish, together
-from ._dots_numba import hold, how, pointer
-from ._layers_numba import END, ROPE, ROPES, STREAM
-from ._vectors_numba import add, norm, numbers, read, write
+from . import attend
+from .crew import JOB, PRODUCT, X, code_of_call, finish, together
+from .dots import hold, how, pointer
+from .layers import END, ROPE, ROPES, STREAM
+from .vectors import add, norm, numbers, read, write
 
 PRE, PARALLEL, SANDWICH = range(3)
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS) = range(5)

@@ -1,4 +1,4 @@
-"""The embedding for one token of one row (`_layers_numba`), with its norm where it has one.
+"""The embedding for one token of one row (`layers`), with its norm where it has one.
 
 Axes: V vocabulary, C channels.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
-from ._dots_numba import BF16, how, pointer
-from ._layers_numba import NUMBER, ROPES, STREAM
-from ._vectors_numba import norm, numbers, read, write
+from .dots import BF16, how, pointer
+from .layers import NUMBER, ROPES, STREAM
+from .vectors import norm, numbers, read, write
 
 (KIND, ROWS, SIZE, NORM, TABLE, EPS) = range(6)
 ENTRIES = 6

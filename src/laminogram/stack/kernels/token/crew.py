@@ -1,8 +1,8 @@
 """Work that a crew of threads shares while one token runs on a CPU: products of weights with one
-vector, and what else a caller brings (`_attend_numba`).
+vector, and what else a caller brings (`attend`).
 
 Reading weights and memory once is all the work there is, so two things count beside wide loads
-(`_dots_numba`): that all threads read, and that handing work over costs a microsecond and not the
+(`dots`): that all threads read, and that handing work over costs a microsecond and not the
 fifty of waking a thread. So threads come together once, for a token or a product (`work`). The
 first of them leads: it goes its way and hands out shares (`finish`), for which the others look in
 memory until it is over. Each thread has a part of the shares and takes them in their order, so that
@@ -29,7 +29,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._dots_numba import (
+from .dots import (
     BF16,
     FP32,
     FP32_CHECKED,
@@ -41,7 +41,7 @@ from ._dots_numba import (
     how,
     pointer,
 )
-from ._gather_numba import BF16_BY_INPUTS, FP32_BY_INPUTS, gather_rows
+from .gather import BF16_BY_INPUTS, FP32_BY_INPUTS, gather_rows
 
 __all__ = [
     "BF16",
@@ -213,7 +213,7 @@ def together(job, products, x, apart, y):
     """Weights (O, I), each times its `x (I,)`: all outputs, one after the other, into `y`.
 
     products (weights, 5): kind and address of a weight, address of the scale (O,) of an int8 one or
-    of what `_dots_numba` says of one that is checked, O, I; x and y: addresses of fp32 numbers;
+    of what `dots` says of one that is checked, O, I; x and y: addresses of fp32 numbers;
     apart: bytes from one weight's x to the next one's, 0 for the same. I is a multiple of `STEP`,
     but for weights that lie by inputs.
     """

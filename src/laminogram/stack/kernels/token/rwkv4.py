@@ -1,5 +1,5 @@
-"""One layer of RWKV-4 for one token of one row (`_layers_numba`): norms, token shifts, the seven
-products by a crew of threads (`_crew_numba`), the recurrence and both additions, in fp32.
+"""One layer of RWKV-4 for one token of one row (`layers`): norms, token shifts, the seven
+products by a crew of threads (`crew`), the recurrence and both additions, in fp32.
 
 The formulas are those of `mixers/rwkv4.py` and `wkv4_naive`. Where the last weight lies by its
 inputs, its product leaves out what the squared ReLU has set to zero.
@@ -15,15 +15,16 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import how, pointer
-from ._layers_numba import STREAM
-from ._vectors_numba import normalise, numbers, read, sigmoid, write
-from ._wkv4_numba import recur
+from laminogram.stack.kernels._wkv4_numba import recur
+
+from .crew import JOB, PRODUCT, together
+from .dots import how, pointer
+from .layers import STREAM
+from .vectors import normalise, numbers, read, sigmoid, write
 
 R, K, V, O, UP, GATE, DOWN = range(7)  # noqa: E741 - the mixer's own names
 PRODUCTS = 7
-"""Products of a layer; each is a row of int64, as in `_crew_numba.together`."""
+"""Products of a layer; each is a row of int64, as in `crew.together`."""
 (ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, MIX_R, MIX_K, MIX_V, MIX_UP, MIX_GATE) = range(9)
 VECTORS = 9
 """Rows of the table of vectors (C,)."""

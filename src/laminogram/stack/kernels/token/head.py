@@ -1,4 +1,4 @@
-"""The final norm and the head for one token of one row (`_layers_numba`), in fp32.
+"""The final norm and the head for one token of one row (`layers`), in fp32.
 
 Axes: C channels, V vocabulary.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, cfunc
 
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import BF16, hold, how, pointer
-from ._layers_numba import LOGITS, ROPES, STREAM
-from ._vectors_numba import add, norm, numbers, read, write
+from .crew import JOB, PRODUCT, together
+from .dots import BF16, hold, how, pointer
+from .layers import LOGITS, ROPES, STREAM
+from .vectors import add, norm, numbers, read, write
 
 (KIND, NORM, SIZE, WEIGHTS, TABLE, BIAS, EPS) = range(7)
 ENTRIES = 7

@@ -1,5 +1,5 @@
-"""One layer of RWKV-5 or 6 for one token of one row (`_layers_numba`): norms, token shifts,
-products by a crew of threads (`_crew_numba`), the recurrence (`_matrix_state_numba`), both
+"""One layer of RWKV-5 or 6 for one token of one row (`layers`): norms, token shifts,
+products by a crew of threads (`crew`), the recurrence (`matrix_state`), both
 additions, in fp32. The formulas are those of `mixers/rwkv5.py` and `mixers/rwkv6.py`.
 
 Axes: C channels, A = H D width, H heads, D head, F ffn width.
@@ -15,12 +15,12 @@ import math
 import numpy as np
 from numba import carray, cfunc, njit
 
-from . import _matrix_state_numba as matrix_state
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import hold, how, pointer
-from ._layers_numba import ROPES, STREAM
-from ._token_shift_numba import channel_mix, move, moved_products, shift
-from ._vectors_numba import add, norm, numbers, read, write
+from . import matrix_state
+from .crew import JOB, PRODUCT, together
+from .dots import hold, how, pointer
+from .layers import ROPES, STREAM
+from .shift import channel_mix, move, moved_products, shift
+from .vectors import add, norm, numbers, read, write
 
 RECUR = matrix_state.recur6_head.address
 """Where the function lies that does a head of the recurrence."""

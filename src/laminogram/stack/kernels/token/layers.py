@@ -1,6 +1,6 @@
 """Layers, and both ends, that one token of one row passes in one call, whatever their kind: each is
-the address of a function and that of what it takes for its layer (`_rwkv4_numba`,
-`_rwkv6_numba`, `_rwkv7_numba`, `_attention_numba`, `_embed_numba`, `_head_numba`).
+the address of a function and that of what it takes for its layer (`rwkv4`,
+`rwkv6`, `rwkv7`, `attention`, `embed`, `head`).
 
 Between two calls from Python memory stands still, and what the interpreter needs there is cold
 after every sweep of the caches.
@@ -17,8 +17,8 @@ import numpy as np
 from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
-from ._crew_numba import GIVEN, JOB, code_of_call
-from ._dots_numba import how, pointer
+from .crew import GIVEN, JOB, code_of_call
+from .dots import how, pointer
 
 STREAM, END, LOGITS, NUMBER, FIRST_VALUES, ROPES = range(6)
 """Entries of a token (int64): the address of its residual stream (C,), which the embedding writes

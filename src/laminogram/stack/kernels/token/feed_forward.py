@@ -1,5 +1,5 @@
 """A plain or gated feed-forward network for one token of one row, by a crew of threads
-(`_crew_numba`), in fp32. The formulas are those of `mixers/mlp.py`.
+(`crew`), in fp32. The formulas are those of `mixers/mlp.py`.
 
 Axes: C channels, F ffn width.
 """
@@ -14,9 +14,9 @@ import math
 import numpy as np
 from numba import carray, cfunc, njit
 
-from ._crew_numba import JOB, PRODUCT, together
-from ._dots_numba import hold, how, pointer
-from ._vectors_numba import add, numbers, sigmoid
+from .crew import JOB, PRODUCT, together
+from .dots import hold, how, pointer
+from .vectors import add, numbers, sigmoid
 
 SILU, GELU, GELU_TANH, RELU, RELU2 = range(5)
 (ACTIVATION, WEIGHTS, PARTS, BIASES, DOWN_BIAS) = range(5)

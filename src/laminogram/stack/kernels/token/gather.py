@@ -15,10 +15,10 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._dots_numba import FP32_CHECKED, how, pointer
+from .dots import FP32_CHECKED, how, pointer
 
 FP32_BY_INPUTS, BF16_BY_INPUTS = FP32_CHECKED + 1, FP32_CHECKED + 2
-"""What a weight is stored in, after the kinds of `_dots_numba`."""
+"""What a weight is stored in, after the kinds of `dots`."""
 ROWS_AHEAD = 16
 """Rows of a weight between the reading of one and its asking ahead."""
 

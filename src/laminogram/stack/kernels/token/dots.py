@@ -242,6 +242,7 @@ def _ask_ahead(builder, start, column, size, unroll):
 
 
 def vector_function(builder, name, result, arguments):
+    """LLVM's function of a vector of `LANES` fp32 numbers."""
     kind = ir.FunctionType(result, arguments)
     return cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32")
 

@@ -1,6 +1,6 @@
 """Softmax attention of one token over a memory of keys and values, one key head at a time, in fp32.
 
-Scores are the product of the keys, as a weight, with the query (`_dots_numba`). Values are summed
+Scores are the product of the keys, as a weight, with the query (`dots`). Values are summed
 in strips of columns that stay in registers.
 
 Axes: H heads, K key heads, G = H / K heads of a key head, D head size, S key positions.
@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-from ._crew_numba import JOB, X
-from ._dots_numba import (
+from .crew import JOB, X
+from .dots import (
     BF16,
     FLOATS,
     LANES,
@@ -30,7 +30,7 @@ from ._dots_numba import (
     vector,
     vector_function,
 )
-from ._vectors_numba import exp, numbers
+from .vectors import exp, numbers
 
 (KIND, QUERIES, KEYS, VALUES, ANSWERS, KEY_HEADS, GROUP, SIZE, CAPACITY, FIRST, END) = range(11)
 SLOPES, ATTENTION = 11, 12
