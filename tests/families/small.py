@@ -14,7 +14,7 @@ _DECODER: dict[str, Any] = {
 }
 _GROUPED = _DECODER | {"num_key_value_heads": 2}
 _LATENT = _DECODER | {
-    "q_lora_rank": 6,
+    "q_lora_rank": 8,
     "kv_lora_rank": 8,
     "qk_nope_head_dim": 4,
     "qk_rope_head_dim": 4,
@@ -109,7 +109,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 _WIDTHS = frozenset(
     {"hidden_size", "n_embd", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size"}
-    | {"head_dim", "head_size", "kv_channels"}
+    | {"head_dim", "head_size", "kv_channels", "q_lora_rank", "kv_lora_rank"}
+    | {"qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
 )
 
 

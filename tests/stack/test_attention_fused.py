@@ -13,6 +13,7 @@ from laminogram.stack import context
 from laminogram.stack.cache import BlockSlot
 from laminogram.stack.config import (
     AttentionConfig,
+    LatentAttentionConfig,
     LayerConfig,
     MLPConfig,
     MoEConfig,
@@ -48,6 +49,16 @@ LAYER = LayerConfig(
     ffn=MLPConfig(intermediate_size=160, activation="silu", gated=True),
 )
 SIZE = 96
+TURNED = RopeConfig(theta=1e4, rotary_dims=8)
+LATENT = LatentAttentionConfig(
+    num_attention_heads=4,
+    kv_lora_rank=32,
+    qk_nope_head_dim=20,
+    qk_rope_head_dim=16,
+    v_head_dim=24,
+    rope=RopeConfig(theta=1e4, rotary_dims=16),
+    norm=RMS,
+)
 EXPERTS = MoEConfig(num_experts=8, num_experts_per_tok=2, intermediate_size=64, activation="silu")
 PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.gate", "ffn.up", "ffn.down")
 
@@ -172,6 +183,32 @@ def test_what_a_layer_can_be_made_of(config):
     "changes",
     [
         {},
+        {"q_lora_rank": 64, "bias": True},
+        {"scale": 0.2, "kv_lora_rank": 128, "norm": replace(RMS, eps=0.3, bias=True)},
+    ],
+    ids=str,
+)
+def test_a_latent_attention(changes, dtype):
+    Bench(replace(LAYER, attn=replace(LATENT, **changes)), dtype, capacity=2).tokens(9)
+
+
+@torch.no_grad()
+def test_keys_and_values_beside_the_latents_go_the_usual_way():
+    bench = Bench(replace(LAYER, attn=LATENT))
+    bench.tokens(1)
+    for slot in (bench.slot, bench.usual):
+        keys, values = bench.layer.attn._expand(slot.attn.latent[:, 0])
+        slot.attn.k, slot.attn.v = (x.transpose(1, 2).contiguous() for x in (keys, values))
+    kept = bench.slot.decoder
+    bench.tokens(2)
+    assert bench.slot.decoder is kept  # of no more use
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
         {"num_experts_per_tok": 8, "activation": "gelu"},
         {"num_experts_per_tok": 1, "routed_scaling_factor": 2.5},
         {"norm_topk_prob": True, "router_fp32": True},
@@ -215,6 +252,11 @@ def test_a_long_memory_that_grows(dtype):
     "config",
     [
         attended(head_dim=24, rope=None),  # no whole number of loads
+        replace(LAYER, attn=replace(LATENT, kv_lora_rank=40)),
+        replace(
+            LAYER,
+            attn=replace(LATENT, qk_rope_head_dim=8, rope=RopeConfig(theta=1e4, rotary_dims=8)),
+        ),
         attended(num_attention_heads=3, num_key_value_heads=3, head_dim=16, rope=None),  # o's rows
         replace(LAYER, ffn=replace(LAYER.ffn, activation="tanh")),
         replace(LAYER, ffn=replace(EXPERTS, activation="tanh")),

@@ -92,4 +92,5 @@ def head_stage(stack: Stack, dtype: torch.dtype, short: bool) -> Stage | None:
         "BIAS": bias,
         "EPS": np.array([norm.eps], np.float32),
     }
-    return Stage(Weights((product,), found, short), _kernel("head"), values)
+    weights = values["WEIGHTS"] = Weights((product,), found, short)
+    return Stage(weights, _kernel("head"), values)

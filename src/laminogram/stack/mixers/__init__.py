@@ -28,7 +28,7 @@ from laminogram.stack.config import (
     TimeMix7Config,
 )
 from laminogram.stack.context import Context, Rotary
-from laminogram.stack.mixers import attention_fused, matrix_state_fused, rwkv4_decode
+from laminogram.stack.mixers import block_fused, matrix_state_fused, rwkv4_decode
 from laminogram.stack.mixers.attention import Attention
 from laminogram.stack.mixers.latent import LatentAttention
 from laminogram.stack.mixers.mlp import MLP
@@ -82,8 +82,8 @@ def token_mixer(config: AttnConfig, size: int, rotary: Rotary) -> nn.Module:
 def row_decoder(config: LayerConfig) -> FindRowDecoder | None:
     """The shortest path of a layer for one token of one row on a CPU; None where it has no path of
     its own for that."""
-    if attention_fused.has_fused_step(config):
-        return attention_fused.row_decoder
+    if block_fused.has_fused_step(config):
+        return block_fused.row_decoder
     if config.block == "pre" and (type(config.attn), type(config.ffn)) in _MATRIX_STATES:
         return matrix_state_fused.row_decoder
     four = isinstance(config.attn, TimeMix4Config) and isinstance(config.ffn, ChannelMix4Config)

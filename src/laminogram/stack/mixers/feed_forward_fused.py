@@ -1,5 +1,5 @@
 """What compiled kernels take of a feed-forward network (`kernels/token/feed_forward.py`) or a
-mixture of experts (`kernels/token/experts.py`) that follows an attention (`attention_fused`).
+mixture of experts (`kernels/token/experts.py`) that follows an attention, for `block_fused`.
 
 The experts' weights are read as they are: a copy of all of them in 16 bits would have to be made
 for the few that a text meets.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from laminogram.stack.config import FfnConfig, MLPConfig, MoEConfig
 from laminogram.stack.kernels.matvec import dtype_kind
 from laminogram.stack.linear import Linear
 from laminogram.stack.mixers.fused import (
+    Called,
     Entries,
     Value,
     Weights,
@@ -46,13 +47,6 @@ _ACTIVATIONS = {
 """What the kernels call an activation."""
 
 
-class Network(NamedTuple):
-    """What follows an attention: the address of its function, and what that takes."""
-
-    function: int
-    entries: Entries
-
-
 @cache
 def _kernel(name: str) -> ModuleType:
     return importlib.import_module(f"laminogram.stack.kernels.token.{name}")
@@ -73,14 +67,14 @@ def dense_products(ffn: nn.Module) -> list[Linear] | None:
     return [] if ffn.config.shared_intermediate_size is None else dense_products(ffn.shared)
 
 
-def network(ffn: Any, weights: Weights, place: int) -> Network | None:
+def network(ffn: Any, weights: Weights, place: int) -> Called | None:
     """What the kernel takes of a network whose dense products are in `weights` from `place` on;
     None where it does not take the experts."""
     values = _mixture(ffn, weights, place) if type(ffn) is MoE else _plain(ffn, weights, place)
     if values is None:
         return None
     kernel = _kernel("experts" if type(ffn) is MoE else "feed_forward")
-    return Network(kernel.step.address, Entries(kernel, values))
+    return Called(kernel.step.address, Entries(kernel, values))
 
 
 def _plain(ffn: MLP, weights: Weights, place: int) -> dict[str, Value]:

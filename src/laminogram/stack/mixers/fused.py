@@ -14,7 +14,7 @@ from functools import cache
 from itertools import chain
 from operator import attrgetter, is_
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -246,20 +246,25 @@ def _number(value: Value) -> int:
     return value.address if isinstance(value, Entries) else value
 
 
+class Called(NamedTuple):
+    """A compiled function that a stage calls by its address, and what it takes."""
+
+    function: int
+    entries: Entries
+
+
 class Stage:
     """A part of a token's way that a compiled kernel does.
 
     weights: those of which copies may be read; kernel: the module of its `step`; values: what that
-    takes beside them, see `Entries`.
+    takes, see `Entries`.
     """
 
     def __init__(
         self, weights: Weights | None, kernel: ModuleType, values: Mapping[str, Value]
     ) -> None:
         self.weights = weights
-        self._entries = Entries(
-            kernel, values if weights is None else {**values, "WEIGHTS": weights}
-        )
+        self._entries = Entries(kernel, values)
         self.entry: tuple[int, int] = kernel.step.address, self._entries.address
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

@@ -93,6 +93,7 @@ def _new_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDecod
         "ATTN_SHIFT": memory.shift.data_ptr(),
         "FFN_SHIFT": slot.ffn.shift.data_ptr(),
         "HEAD": kernel.RECUR,
+        "WEIGHTS": found,
     }
     return FusedDecoder(layer, slot, dtype, _memories, found, kernel, values)
 
@@ -147,7 +148,8 @@ def first_values_stage(provider: Layer, last: Tensor, dtype: torch.dtype) -> Sta
         "SHIFT": last.data_ptr(),
     }
     # As it is: where a token enters another way, no product of this one would compare a copy.
-    return Stage(Weights([attn.v], found, short=False), _kernel("token.first_values"), values)
+    weights = values["WEIGHTS"] = Weights([attn.v], found, short=False)
+    return Stage(weights, _kernel("token.first_values"), values)
 
 
 def _halves(attn: Any) -> tuple[list[Half], list[Half], list[Half]]:

@@ -50,6 +50,7 @@ def fused_decoder(layer: Layer, slot: StepSlot, dtype: torch.dtype) -> FusedDeco
     vectors += [attn.mix_r, attn.mix_k, attn.mix_v, ffn.mix_k, ffn.mix_r]
     values = {
         "KIND": kind_of(memory),
+        "WEIGHTS": weights,
         "TABLE": np.stack([vector(x) for x in vectors]),
         "PAST": np.stack([-np.exp(vector(attn.decay)), vector(attn.bonus)]),
         "EPS": np.array([norm.eps for norm in norms], np.float32),

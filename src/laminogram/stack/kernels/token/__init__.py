@@ -9,9 +9,9 @@ Nothing here is imported before it is needed: compiling takes seconds once, and 
 | `crew` | threads that share a token's work |
 | `layers` | stages that a token passes, by their addresses |
 | `embed`, `first_values`, `head` | where the way begins and ends |
-| `attention`, `rwkv4`, `rwkv6`, `rwkv7` | layers |
-| `attend`, `matrix_state`, `shift` | what they share with each other |
-| `feed_forward`, `experts` | what follows an attention |
+| `block`, `rwkv4`, `rwkv6`, `rwkv7` | layers |
+| `attention`, `latent`, `feed_forward`, `experts` | what a Transformer's block calls |
+| `attend`, `matrix_state`, `shift` | what several of them share |
 | `vectors` | norms, exponentials, reading and writing of vectors |
 | `shorten` | copies of fp32 weights that are numbers of 16 bits |
 """

@@ -3,7 +3,8 @@
 Scores are the product of the keys, as a weight, with the query (`dots`). Values are summed
 in strips of columns that stay in registers.
 
-Axes: H heads, K key heads, G = H / K heads of a key head, D head size, S key positions.
+Axes: H heads, K key heads, G = H / K heads of a key head, D and Dv size of a key and a value,
+S key positions.
 """
 
 # Compiled functions take arrays and addresses, for which Python has no types to write.
@@ -32,12 +33,13 @@ from .dots import (
 )
 from .vectors import exp, numbers
 
-(KIND, QUERIES, KEYS, VALUES, ANSWERS, KEY_HEADS, GROUP, SIZE, CAPACITY, FIRST, END) = range(11)
-SLOPES, ATTENTION = 11, 12
+(KIND, QUERIES, KEYS, VALUES, ANSWERS, GROUP, SIZE, VALUE_SIZE, ROW, APART, FIRST, END) = range(12)
+SLOPES, ATTENTION = 12, 13
 """Entries of the table (int64) of an attention: what the memory is held in; the addresses of q
-(H, D), keys and values (K, capacity, D), z (H, D), q and z in fp32; K, G, D and the capacity; the
+(H, D), keys, values and z (H, Dv), q and z in fp32; G, D and Dv; how many numbers lie between a
+column and the next of keys and of values, and how many between a key head's and the next one's; the
 columns that are looked at; the address of the fp32 slopes (H,) of `alibi`, or 0; and their number.
-q is multiplied by the scale already; D is a multiple of `LANES`."""
+q is multiplied by the scale already; D and Dv are multiples of `LANES`."""
 WIDE = 4
 """Loads of a strip of values, where D has room for as many."""
 
@@ -116,12 +118,12 @@ def attend_head(job, head):
     table = carray(pointer(entries[X]), (ATTENTION,), np.int64)
     bf16 = table[KIND] == BF16
     group, size, count = table[GROUP], table[SIZE], table[END] - table[FIRST]
-    width = 2 if bf16 else 4
-    start = (head * table[CAPACITY] + table[FIRST]) * size * width
-    keys, values = table[KEYS] + start, table[VALUES] + start
+    width, wide = 2 if bf16 else 4, table[VALUE_SIZE]
+    start = (head * table[APART] + table[FIRST] * table[ROW]) * width
+    keys, values, apart = table[KEYS] + start, table[VALUES] + start, table[ROW] * width
     scores = np.empty(count, np.float32)
     for one in range(head * group, (head + 1) * group):
-        q, z = table[QUERIES] + one * size * 4, table[ANSWERS] + one * size * 4
+        q, z = table[QUERIES] + one * size * 4, table[ANSWERS] + one * wide * 4
         if bf16:
             _score_bf16(keys, q, size, scores, 0, count)
         else:
@@ -132,16 +134,16 @@ def attend_head(job, head):
                 scores[place] -= slope * np.float32(count - 1 - place)
         _softmax(scores)
         shares, column = scores.ctypes.data, 0
-        while column + WIDE * LANES <= size:
+        while column + WIDE * LANES <= wide:
             if bf16:
-                _wide_strip_bf16(values + 2 * column, 2 * size, shares, count, z + 4 * column)
+                _wide_strip_bf16(values + 2 * column, apart, shares, count, z + 4 * column)
             else:
-                _wide_strip_fp32(values + 4 * column, 4 * size, shares, count, z + 4 * column)
+                _wide_strip_fp32(values + 4 * column, apart, shares, count, z + 4 * column)
             column += WIDE * LANES
-        while column < size:
+        while column < wide:
             if bf16:
-                _strip_bf16(values + 2 * column, 2 * size, shares, count, z + 4 * column)
+                _strip_bf16(values + 2 * column, apart, shares, count, z + 4 * column)
             else:
-                _strip_fp32(values + 4 * column, 4 * size, shares, count, z + 4 * column)
+                _strip_fp32(values + 4 * column, apart, shares, count, z + 4 * column)
             column += LANES
     hold(scores)

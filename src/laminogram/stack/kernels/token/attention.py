@@ -1,9 +1,6 @@
-"""One layer of attention and of what follows it, for one token of one row (`layers`): norms,
-products and attention by a crew of threads (`crew`), the rotary turn, the memory and the
-additions, in fp32. What follows is called by its address (`feed_forward`,
-`experts`).
-
-The formulas are those of `layer.py`, `mixers/attention.py`, `rope.turn` and `norms.py`.
+"""Attention for one token of one row (`block`): products and heads by a crew of threads (`crew`),
+norms of queries and keys, the rotary turn, the memory, in fp32. The formulas are those of
+`mixers/attention.py` and `rope.turn`.
 
 Axes: C channels, H heads, K key heads, D head size, R turned channels of a head.
 """
@@ -16,47 +13,33 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
+from numba import carray, cfunc, njit
 
 from . import attend
-from .crew import JOB, PRODUCT, X, code_of_call, finish, together
+from .crew import JOB, PRODUCT, X, finish, together
 from .dots import hold, how, pointer
-from .layers import END, ROPE, ROPES, STREAM
-from .vectors import add, norm, numbers, read, write
+from .layers import END, ROPE, ROPES
+from .vectors import add, norm, numbers, write
 
-PRE, PARALLEL, SANDWICH = range(3)
-(ATTN_WEIGHT, ATTN_BIAS, FFN_WEIGHT, FFN_BIAS, O_BIAS) = range(5)
-(ATTN_POST_WEIGHT, ATTN_POST_BIAS, FFN_POST_WEIGHT, FFN_POST_BIAS) = range(5, 9)
-"""Rows of the table of vectors (C,); without the last four where nothing is normed twice."""
 (Q_WEIGHT, Q_BIAS, K_WEIGHT, K_BIAS) = range(4)
 """Rows of the table of vectors (D,)."""
-(ATTN_EPS, FFN_EPS, Q_EPS, K_EPS, ATTN_POST_EPS, FFN_POST_EPS, SCALE, TRAINED) = range(8)
-"""Numbers of a layer; the last one is the log of the length beyond which queries are stretched, or
-0."""
+(Q_EPS, K_EPS, SCALE, TRAINED) = range(4)
+"""Numbers of an attention; the last one is the log of the length beyond which queries are
+stretched, or 0."""
 ATTEND_HEAD = attend.attend_head.address
 """Where the function lies that does a share of an attention."""
-(KIND, BLOCK, NORM, HEAD_NORM, SIZE, WEIGHTS, TABLE, HEAD_TABLE, QKV_BIAS, NUMBERS) = range(10)
-(KEYS, VALUES, KEY_HEADS, GROUP, HEAD_SIZE, CAPACITY, ATTEND, TURN, WINDOW, SLOPES) = range(10, 20)
-NETWORK, NETWORK_TABLE = 20, 21
-ENTRIES = 22
-"""Entries of a layer (int64): what the residual stream and the memory are held in; the block
-equation; the kinds of its norms and of those of q and k, or -1; C; the addresses of the products q,
-k, v and o (4, 5), of the tables of vectors, of the biases of q, k and v in one, and of the numbers.
-Keys and values (K, capacity, D), K, G = H / K, D and the capacity; `ATTEND_HEAD`; which rope turns,
-from 0, or -1; the window, or 0; the address of slopes (H,), or 0. What follows the attention:
-`void(job, its table, what enters, what leaves, C)`, and its table. Numbers are fp32 where nothing
-else is said."""
-
-
-@intrinsic
-def _call(typing, function, job, table, entering, leaving, size):
-    """Call `void(int64, ...)` with five numbers at an address."""
-    return types.void(*[types.int64] * 6), code_of_call
+(KIND, NORM, SIZE, WEIGHTS, TABLE, QKV_BIAS, O_BIAS, NUMBERS) = range(8)
+(KEYS, VALUES, KEY_HEADS, GROUP, HEAD_SIZE, CAPACITY, ATTEND, TURN, WINDOW, SLOPES) = range(8, 18)
+ENTRIES = 18
+"""Entries of an attention (int64): what the memory is held in; the kind of norm of q and k, or -1;
+C; the addresses of the products q, k, v and o (4, 5), of the table of vectors, of the biases of q,
+k and v in one, of the bias of o (C,), and of the numbers. Keys and values (K, capacity, D), K,
+G = H / K, D and the capacity; `ATTEND_HEAD`; which rope turns, from 0, or -1; the window, or 0; the
+address of slopes (H,), or 0. Numbers are fp32 where nothing else is said."""
 
 
 @njit(**how)
-def _turn(x, size, cos, sin, spare):
+def turn(x, size, cos, sin, spare):
     """Turn the first R channels of each head of `x` (heads * D,); the sine carries its sign."""
     turned = len(cos)
     half = turned // 2
@@ -82,8 +65,8 @@ def _turn_both(rope, q, k, size):
     """rope: addresses of cosines and sines, and R."""
     cos, sin = numbers(rope[0], (rope[2],)), numbers(rope[1], (rope[2],))
     spare = np.empty(rope[2], np.float32)
-    _turn(q, size, cos, sin, spare)
-    _turn(k, size, cos, sin, spare)
+    turn(q, size, cos, sin, spare)
+    turn(k, size, cos, sin, spare)
 
 
 @njit(**how)
@@ -98,10 +81,11 @@ def _norm_heads(kind, x, size, weight, bias, eps):
 def _place(layer, token, q, k, scalars):
     """What q and k go through before they meet: norms, rotary, scale."""
     size, end = layer[HEAD_SIZE], token[END]
-    if layer[HEAD_NORM] >= 0:
-        table = numbers(layer[HEAD_TABLE], (4, size))
-        _norm_heads(layer[HEAD_NORM], q, size, table[Q_WEIGHT], table[Q_BIAS], scalars[Q_EPS])
-        _norm_heads(layer[HEAD_NORM], k, size, table[K_WEIGHT], table[K_BIAS], scalars[K_EPS])
+    kind = layer[NORM]
+    if kind >= 0:
+        table = numbers(layer[TABLE], (4, size))
+        _norm_heads(kind, q, size, table[Q_WEIGHT], table[Q_BIAS], scalars[Q_EPS])
+        _norm_heads(kind, k, size, table[K_WEIGHT], table[K_BIAS], scalars[K_EPS])
     if layer[TURN] >= 0:
         _turn_both(token[ROPES + ROPE * layer[TURN] :], q, k, size)
     scale = scalars[SCALE]
@@ -122,11 +106,11 @@ def _look_back(job, layer, token, qkv, scalars, z):
     _remember(layer, k, layer[KEYS], end - 1)
     _remember(layer, v, layer[VALUES], end - 1)
     table = np.empty(attend.ATTENTION, np.int64)
-    table[attend.KIND], table[attend.CAPACITY] = layer[KIND], layer[CAPACITY]
+    table[attend.KIND], table[attend.GROUP] = layer[KIND], layer[GROUP]
     table[attend.QUERIES], table[attend.ANSWERS] = qkv.ctypes.data, z.ctypes.data
     table[attend.KEYS], table[attend.VALUES] = layer[KEYS], layer[VALUES]
-    table[attend.KEY_HEADS], table[attend.GROUP] = layer[KEY_HEADS], layer[GROUP]
-    table[attend.SIZE], table[attend.END] = size, end
+    table[attend.SIZE], table[attend.VALUE_SIZE], table[attend.ROW] = size, size, size
+    table[attend.APART], table[attend.END] = layer[CAPACITY] * size, end
     table[attend.FIRST] = max(0, end - layer[WINDOW]) if layer[WINDOW] > 0 else 0
     table[attend.SLOPES] = layer[SLOPES]
     job[X] = table.ctypes.data
@@ -134,48 +118,20 @@ def _look_back(job, layer, token, qkv, scalars, z):
     hold(table)
 
 
-@njit(**how)
-def _attention(job, layer, token, vectors, scalars, h, out):
+@cfunc("void(int64, int64, int64, int64, int64)", **how)
+def step(job_address, layer_address, token_address, h_address, out_address):
     """From what enters the attention (C,) to what leaves it."""
-    products = carray(pointer(layer[WEIGHTS]), (4, PRODUCT), np.int64)
-    joint = products[0, 3] + 2 * products[1, 3]
-    qkv, z = np.empty(joint, np.float32), np.empty(products[3, 4], np.float32)
-    together(job, products[:3], h.ctypes.data, 0, qkv.ctypes.data)
-    add(qkv, numbers(layer[QKV_BIAS], (joint,)))
-    _look_back(job, layer, token, qkv, scalars, z)
-    together(job, products[3:4], z.ctypes.data, 0, out.ctypes.data)
-    add(out, vectors[O_BIAS])
-    hold(qkv)
-    hold(z)
-
-
-@cfunc("void(int64, int64, int64)", **how)
-def step(job_address, layer_address, token_address):
-    """A token through the layer."""
     job = carray(pointer(job_address), (JOB,), np.int64)
     layer = carray(pointer(layer_address), (ENTRIES,), np.int64)
     token = carray(pointer(token_address), (ROPES + ROPE * (layer[TURN] + 1),), np.int64)
-    kind, size, twice = layer[NORM], layer[SIZE], layer[BLOCK] == SANDWICH
-    rows = FFN_POST_BIAS + 1 if twice else O_BIAS + 1
-    vectors, scalars = numbers(layer[TABLE], (rows, size)), numbers(layer[NUMBERS], (TRAINED + 1,))
-    x, h, out = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
-    read(layer[KIND], token[STREAM], x)
-    norm(kind, x, vectors[ATTN_WEIGHT], vectors[ATTN_BIAS], scalars[ATTN_EPS], h)
-    _attention(job, layer, token, vectors, scalars, h, out)
-    if twice:
-        weight, bias = vectors[ATTN_POST_WEIGHT], vectors[ATTN_POST_BIAS]
-        norm(kind, out, weight, bias, scalars[ATTN_POST_EPS], out)
-    if layer[BLOCK] == PARALLEL:  # both read what has entered
-        norm(kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], scalars[FFN_EPS], h)
-        add(x, out)
-    else:
-        add(x, out)
-        norm(kind, x, vectors[FFN_WEIGHT], vectors[FFN_BIAS], scalars[FFN_EPS], h)
-    entering, leaving = h.ctypes.data, out.ctypes.data
-    _call(layer[NETWORK], job_address, layer[NETWORK_TABLE], entering, leaving, size)
-    hold(h)
-    if twice:
-        weight, bias = vectors[FFN_POST_WEIGHT], vectors[FFN_POST_BIAS]
-        norm(kind, out, weight, bias, scalars[FFN_POST_EPS], out)
-    add(x, out)
-    write(layer[KIND], x, token[STREAM])
+    products = carray(pointer(layer[WEIGHTS]), (4, PRODUCT), np.int64)
+    joint = products[0, 3] + 2 * products[1, 3]
+    qkv, z = np.empty(joint, np.float32), np.empty(products[3, 4], np.float32)
+    scalars = numbers(layer[NUMBERS], (TRAINED + 1,))
+    together(job, products[:3], h_address, 0, qkv.ctypes.data)
+    add(qkv, numbers(layer[QKV_BIAS], (joint,)))
+    _look_back(job, layer, token, qkv, scalars, z)
+    together(job, products[3:4], z.ctypes.data, 0, out_address)
+    add(numbers(out_address, (layer[SIZE],)), numbers(layer[O_BIAS], (layer[SIZE],)))
+    hold(qkv)
+    hold(z)

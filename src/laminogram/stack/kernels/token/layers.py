@@ -1,6 +1,6 @@
 """Layers, and both ends, that one token of one row passes in one call, whatever their kind: each is
 the address of a function and that of what it takes for its layer (`rwkv4`,
-`rwkv6`, `rwkv7`, `attention`, `embed`, `head`).
+`rwkv6`, `rwkv7`, `block`, `embed`, `head`).
 
 Between two calls from Python memory stands still, and what the interpreter needs there is cold
 after every sweep of the caches.
