@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +11,12 @@ from tests.infer.speaking import speaking_view
 from tests.stacks import view_of
 
 from laminogram.errors import ConfigError, EditError, FamilyError, TokenError
+from laminogram.evaluate.documents import read_texts
 from laminogram.evaluate.loss import loss
 from laminogram.evaluate.text import score_text
 from laminogram.plans import Plan
 from laminogram.probe import edits
+from laminogram.train.classify import Example, read_examples
 
 PLANS = ("0-2", "0, 2, 1", "0, mean(1-2)")
 
@@ -155,3 +159,14 @@ def test_a_token_that_both_rule_out_adds_nothing_to_a_divergence() -> None:
     assert (found.kl_from.value, found.kl_to.value) == (0.0, 0.0)
     (found,) = score_text(never, documents)
     assert math.isinf(found.kl_from.value) and 0 < found.kl_to.value < 1
+
+
+def test_a_line_of_json_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    texts = [f"one{end}two" for end in "\u2028\u2029\x85"]
+    rows = [{"text": one, "sentence": one, "label": 0} for one in texts]
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert read_texts(file) == texts
+    assert read_examples(file) == [Example(one, None, 0) for one in texts]

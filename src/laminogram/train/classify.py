@@ -77,7 +77,8 @@ def read_examples(file: str | Path) -> list[Example]:
     ConfigError names the line that holds something else.
     """
     examples = []
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+    lines = Path(file).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):  # other ends of lines may stand inside a text
         try:
             row = json.loads(line)
             names = next(names for names in _TEXTS if names[0] in row)
