@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laminogram.evaluate.divergence import kl
+from laminogram.evaluate.divergence import kl, same_likeliest
 from laminogram.evaluate.loss import CHUNK, needs_all_logits
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.program import Effects
@@ -202,7 +202,7 @@ def _compared(base: Sequence[Tensor], logits: Iterator[Tensor], targets: Tensor)
         q, wanted = part.log_softmax(-1), targets[done : done + len(part)]
         done += len(part)
         nats = F.nll_loss(q, wanted, reduction="none")
-        same = (p.argmax(-1) == q.argmax(-1)).to(nats.dtype)
+        same = same_likeliest(p, q).to(nats.dtype)
         found.append(torch.stack((torch.ones_like(nats), nats, kl(p, q), same), 1).double().cpu())
     return torch.cat(found)
 
