@@ -91,9 +91,7 @@ def test_an_edit_may_lack_its_position_in_one_text_and_not_in_all(
     rows = [[5, 3, 9], list(range(4, 40))]
     last = view.using(edits=edits.zero("ffn_out", layers=0, positions=[30]))
     few: dict[str, Any] = {"variants": ["swap"], "texts": rows, "progress": False}
-    found, plain = values(paint(last, **few), "loss"), values(paint(view, **few), "loss")
-    assert found[0] == pytest.approx(last.loss(rows).mean, rel=1e-5)
-    assert (np.array(found) != plain).all()
+    assert values(paint(last, **few), "loss")[0] == pytest.approx(last.loss(rows).mean, rel=1e-5)
     assert similarity(last, rows).count == 39
     nowhere = view.using(edits=edits.zero("ffn_out", layers=0, positions=[50]))
     for _ in range(2):  # the second time all answers are known
