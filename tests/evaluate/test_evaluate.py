@@ -14,7 +14,7 @@ from tests.evaluate.benchmarks import write_benchmarks
 from tests.infer.speaking import speaking_view
 from tests.stacks import view_of
 
-from laminogram.errors import FamilyError, PlanError
+from laminogram.errors import EditError, FamilyError, PlanError
 from laminogram.evaluate import evaluate as module
 from laminogram.evaluate.evaluate import Manner, answer, evaluate
 from laminogram.evaluate.ledger import Ledger
@@ -62,11 +62,11 @@ def test_a_killed_sweep_goes_on_and_computes_nothing_twice(
     added: list[tuple[str, str]] = []
     honest = Ledger.add_answers
 
-    def counted(ledger: Ledger, key: str, pack: str, answers: list[Any]) -> None:
+    def counted(ledger: Ledger, key: str, pack: str, *kept: Any) -> None:
         if len(added) == limit:
             raise Killed
         added.append((key, pack))
-        honest(ledger, key, pack, answers)
+        honest(ledger, key, pack, *kept)
 
     monkeypatch.setattr(Ledger, "add_answers", counted)
     limit = after
@@ -84,6 +84,16 @@ def test_a_killed_sweep_goes_on_and_computes_nothing_twice(
     assert told(again) == told(found)
     assert len(added) == len(set(added))
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_an_edit_that_selects_nothing_is_refused_again(data: Path, tmp_path: Path) -> None:
+    nowhere = edits.zero("ffn_out", layers=0, positions=[5000])
+    view, manner = speaking_view("rwkv4").using(edits=nowhere), Manner(max_length=900)
+    for name in ("arc_easy", "gsm8k"):
+        task = open_task(name, data=data, limit=1)
+        for _ in range(2):  # the second time all answers are known
+            with pytest.raises(EditError, match="selected nothing"):
+                evaluate(view, [task], PLANS, out=tmp_path, manner=manner, progress=False)
 
 
 def test_results_belong_to_weights_plan_edits_and_encoding(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.evaluate.benchmarks import sentence
@@ -9,10 +12,17 @@ from tests.infer.speaking import speaking_view
 from tests.stacks import view_of
 
 from laminogram.errors import ConfigError, EditError, FamilyError, TokenError
+from laminogram.evaluate.divergence import divergence
+from laminogram.evaluate.documents import read_texts
 from laminogram.evaluate.loss import loss
 from laminogram.evaluate.text import score_text
 from laminogram.plans import Plan
 from laminogram.probe import edits
+from laminogram.studies.operation_targets import Target
+from laminogram.studies.operations import operate
+from laminogram.studies.painters import paint
+from laminogram.studies.painters.measures import by_key
+from laminogram.train.classify import Example, read_examples
 
 PLANS = ("0-2", "0, 2, 1", "0, mean(1-2)")
 
@@ -155,3 +165,33 @@ def test_a_token_that_both_rule_out_adds_nothing_to_a_divergence() -> None:
     assert (found.kl_from.value, found.kl_to.value) == (0.0, 0.0)
     (found,) = score_text(never, documents)
     assert math.isinf(found.kl_from.value) and 0 < found.kl_to.value < 1
+
+
+def test_a_line_of_json_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    texts = [f"one{end}two" for end in "\u2028\u2029\x85"]
+    rows = [{"text": one, "sentence": one, "label": 0} for one in texts]
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    assert read_texts(file) == texts
+    assert read_examples(file) == [Example(one, None, 0) for one in texts]
+
+
+def test_a_model_that_says_nan_is_never_called_equal() -> None:
+    view, rows = speaking_view("llama"), texts(2)
+    broken = view.using(edits=edits.set_to("resid_post", math.nan, layers=1))
+    for reference, other in ((view, broken), (broken, view), (broken, broken)):
+        found = divergence(reference, other, rows)
+        for measure in ("kl", "kl_reverse", "jsd", "total_variation"):
+            assert math.isnan(found.estimate(measure).value), measure
+        assert not found.agreement.any()
+        assert other is view or (found.values("rank") == view.config.vocab_size).all()
+    (score,) = score_text(broken, rows, reference=view)
+    assert math.isnan(score.kl_from.value) and math.isnan(score.kl_to.value)
+    painted = by_key(paint(broken, texts=rows, variants=["swap"], progress=False).measures)
+    assert all(math.isnan(one.value) for one in painted["kl"].values)
+    assert all(one.value == 0 for one in painted["agreement"].values)
+    target = Target("one", "resid_post", (2,), (2,))
+    operated = operate(broken, rows, [target], ["scale"], sinks=False, progress=False)
+    assert np.isnan(operated.kl).all()

@@ -126,12 +126,15 @@ def test_pairs_as_transformers_joins_them() -> None:
         assert found == (want["input_ids"], want["token_type_ids"])
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
-def test_matthews_is_the_correlation(pairs: list[tuple[bool, bool]]) -> None:
-    labels, answers = [int(a) for a, _ in pairs], [int(b) for _, b in pairs]
-    constant = len(set(labels)) == 1 or len(set(answers)) == 1
-    want = 0.0 if constant else float(np.corrcoef(labels, answers)[0, 1])
-    assert matthews(labels, answers) == pytest.approx(want, abs=1e-12)
+@given(st.data(), st.integers(2, 4))
+def test_matthews_is_the_correlation(data: st.DataObject, kinds: int) -> None:
+    kind = st.integers(0, kinds - 1)
+    pairs = data.draw(st.lists(st.tuples(kind, kind), min_size=2, max_size=30))
+    one, two = (np.eye(kinds)[list(side)] for side in zip(*pairs, strict=True))
+    one, two = one - one.mean(0), two - two.mean(0)
+    below = np.sqrt((one**2).sum() * (two**2).sum())
+    want = (one * two).sum() / below if below > 1e-9 else 0.0
+    assert matthews(*map(list, zip(*pairs, strict=True))) == pytest.approx(want, abs=1e-12)
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:

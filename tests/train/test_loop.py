@@ -192,6 +192,23 @@ def test_other_rows_do_not_continue_a_run(tmp_path):
     assert same.run().steps == 40
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_weights_do_not_continue_a_run(tmp_path, finished):
+    if finished:
+        trainer(tmp_path, 40).run()
+    else:
+        _broken_off(tmp_path)
+    other, same = trainer(tmp_path, 40), trainer(tmp_path, 40)
+    with torch.no_grad():
+        other.model.down.bias[0] += 1
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="began from other weights"):
+            other.run()
+    other.model.load_state_dict(torch.load(tmp_path / "run" / "checkpoint.pt")["model"])
+    reached = Trainer(other.model, same.rows, same.config, same.folder, places=same.places)
+    assert reached.run().steps == same.run().steps == 40
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_that_would_lose_updates_are_refused(tmp_path, dtype):
     config = TrainConfig(steps=1)

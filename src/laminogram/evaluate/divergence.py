@@ -91,8 +91,9 @@ class Divergence:
     - `kl`: KL(p || q) = sum p log(p / q), `kl_reverse`: KL(q || p), nats, fp64
     - `jsd`: Jensen-Shannon divergence, nats, at most log 2
     - `total_variation`: sum |p - q| / 2
-    - `agreement` (bool): whether both find the same token likeliest
-    - `rank` (int64): how many tokens the other view holds likelier than the reference's likeliest
+    - `agreement` (bool): whether both find the same token likeliest; NaN finds none
+    - `rank` (int64): how many tokens the other view holds likelier than the reference's likeliest,
+      all of them where it says NaN
     - `loss_reference`, `loss`: nats of the token that followed, under either
 
     first_document: the number of row 0, by which resampling knows a document.
@@ -263,8 +264,8 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
         "kl_reverse": _kl(q, p, -ahead),
         "jsd": (_kl(p, middle, _to_middle(ahead)) + _kl(q, middle, _to_middle(-ahead))) / 2,
         "total_variation": (p - q).abs().sum(-1) / 2,
-        "agreement": likeliest[:, 0] == log_q.argmax(-1),
-        "rank": (log_q > log_q.gather(-1, likeliest)).sum(-1),
+        "agreement": same_likeliest(log_p, log_q),
+        "rank": (~(log_q <= log_q.gather(-1, likeliest))).sum(-1),
         "loss_reference": -log_p.gather(-1, targets[:, None])[:, 0],
         "loss": -log_q.gather(-1, targets[:, None])[:, 0],
     }
@@ -272,9 +273,15 @@ def compare(reference: Tensor, other: Tensor, targets: Tensor) -> dict[str, Tens
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) (N,) in nats of log-probabilities (N, V), in their own precision: what p rules out
-    adds nothing, what q alone rules out makes it infinite."""
+    adds nothing, what q alone rules out makes it infinite, and NaN on either side gives NaN."""
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1)
+
+
+def same_likeliest(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Whether log-probabilities (N, V) find the same token likeliest (N,); NaN finds none."""
+    known = ~(log_p[:, 0].isnan() | log_q[:, 0].isnan())  # a softmax is NaN throughout
+    return known & (log_p.argmax(-1) == log_q.argmax(-1))
 
 
 def _kl(p: Tensor, q: Tensor, ahead: Tensor) -> Tensor:
@@ -285,7 +292,7 @@ def _kl(p: Tensor, q: Tensor, ahead: Tensor) -> Tensor:
     """
     near = p * (torch.expm1(ahead) - ahead)
     terms = torch.where(ahead < 1, near, q - p - p * ahead)
-    return torch.where(p > 0, terms.clamp(min=0), q).sum(-1)
+    return torch.where(p == 0, q, terms.clamp(min=0)).sum(-1)
 
 
 def _to_middle(ahead: Tensor) -> Tensor:

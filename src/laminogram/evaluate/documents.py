@@ -56,7 +56,8 @@ def read_rows(path: Path) -> list[Document]:
             raise ConfigError(f"{path} cannot be read as Parquet: {error}") from error
         return rows
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not `splitlines`, which also breaks at characters that may stand inside a string of JSON.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -32,7 +32,7 @@ from laminogram.evaluate.writing import write
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.manifest import plain
-from laminogram.probe.program import Effects, check_effects, check_together
+from laminogram.probe.program import Effects, check_effects, check_together, total_effects
 from laminogram.probe.subject import Subject
 
 BATCH_TOKENS = 2048
@@ -127,11 +127,9 @@ class _Asked:
 
     def answered(self, ledger: Ledger, keys: Sequence[str], progress: bool) -> list[list[Any]]:
         """The answers under each plan; what the ledger has under its key is taken from there."""
-        begun = any(map(ledger.has_begun, keys))
         written = self.requests.kind == "generate_until"
         found = (self._written if written else self._scored)(ledger, keys, progress)
-        if not begun:  # else the effects are those of a part
-            check_effects(self._effects)
+        check_effects(self._effects)
         return found
 
     def _scored(self, ledger: Ledger, keys: Sequence[str], progress: bool) -> list[list[Any]]:
@@ -155,12 +153,16 @@ class _Asked:
         """One pack under every plan that has not read it yet."""
         open_ = [i for i, key in enumerate(keys) if ledger.answers(key, one.hash) is None]
         bar.update(len(keys) - len(open_))
-        if not open_:
-            return
-        tree = PlanTree(self.plans[i] for i in open_)
-        for number, reading in read(self.view, tree, one, self._effects):
-            ledger.add_answers(keys[open_[number]], one.hash, [list(a) for a in reading.answers()])
+        tree, effects = PlanTree(self.plans[i] for i in open_), Effects()
+        found = (
+            (keys[open_[number]], [list(answer) for answer in reading.answers()])
+            for number, reading in (read(self.view, tree, one, effects) if open_ else ())
+        )
+        for key, answers in list(found) if self.view.edits else found:  # counts come at the end
+            ledger.add_answers(key, one.hash, answers, total_effects(effects))
             bar.update()
+        # Each key has the counts of all plans that were read together.
+        self._effects += next(filter(None, (ledger.effects(key, one.hash) for key in keys)), [])
 
     def _joined(
         self, packs: Sequence[Pack], rows: Sequence[Sequence[Row]], ledger: Ledger, key: str

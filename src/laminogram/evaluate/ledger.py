@@ -1,9 +1,9 @@
 """What is known already, line by line in two files, so that a killed run loses nothing.
 
 `results.jsonl` has a line for each finished (conditions, task); `answers.jsonl` one for each pack
-of rows that is read while a task is under way. A line is on the disk when adding it returns, so
-that a power cut takes no more than a kill; one that was cut short is dropped when the files are
-opened again. One process writes to a folder at a time.
+of rows that is read while a task is under way, with what edits did there. A line is on the disk
+when adding it returns, so that a power cut takes no more than a kill; one that was cut short is
+dropped when the files are opened again. One process writes to a folder at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from laminogram.probe.program import Effects
 from laminogram.probe.store import StoreError, sync_folder
 
 
@@ -26,6 +27,7 @@ class Ledger:
     def __init__(self, folder: Path | None = None) -> None:
         self._results: dict[str, dict[str, Any]] = {}
         self._answers: dict[tuple[str, str], list[Any]] = {}
+        self._effects: dict[tuple[str, str], Effects] = {}
         self._folder = folder
         if folder is None:
             return
@@ -36,6 +38,7 @@ class Ledger:
             for line in _lines(folder / "answers.jsonl"):
                 if line["key"] not in self._results:
                     self._answers[line["key"], line["pack"]] = line["answers"]
+                    self._effects[line["key"], line["pack"]] = line.get("effects", [])
         except OSError as error:
             raise StoreError(f"{folder} cannot be used: {error.strerror}") from error
         except (KeyError, TypeError) as error:
@@ -49,14 +52,17 @@ class Ledger:
         """The answers of a key to a pack of rows."""
         return self._answers.get((key, pack))
 
-    def has_begun(self, key: str) -> bool:
-        """Whether there are answers of a key."""
-        return any(known == key for known, _ in self._answers)
+    def effects(self, key: str, pack: str) -> Effects:
+        """What edits did while a pack of rows was answered."""
+        return self._effects.get((key, pack), [])
 
-    def add_answers(self, key: str, pack: str, answers: list[Any]) -> None:
-        """Keep the answers to a pack."""
-        self._answers[key, pack] = answers
-        self._append("answers.jsonl", {"key": key, "pack": pack, "answers": answers})
+    def add_answers(
+        self, key: str, pack: str, answers: list[Any], effects: Effects | None = None
+    ) -> None:
+        """Keep the answers to a pack, and what edits did meanwhile."""
+        self._answers[key, pack], self._effects[key, pack] = answers, effects or []
+        line = {"key": key, "pack": pack, "answers": answers}
+        self._append("answers.jsonl", line | ({"effects": effects} if effects else {}))
 
     def add_result(self, key: str, result: Mapping[str, Any]) -> None:
         """Keep a finished result; its answers by pack are not needed any more."""
@@ -64,7 +70,7 @@ class Ledger:
         self._results[key] = line
         self._append("results.jsonl", line)
         for known in [known for known in self._answers if known[0] == key]:
-            del self._answers[known]
+            del self._answers[known], self._effects[known]
 
     def close(self) -> None:
         """Remove the answers that are part of results now."""

@@ -36,7 +36,7 @@ def write(
     """The text after each request's context; equal prompts are continued once.
 
     What the ledger has is not generated again. `bar` counts requests; `effects` gets what the
-    view's edits did.
+    view's edits did, in what the ledger has too.
     """
     asked: dict[_Ends, dict[_Prompt, str]] = {}
     places: list[tuple[_Ends, _Prompt]] = []
@@ -75,11 +75,12 @@ def _written(
             stop=tuple(one for one in until if one),
             observer=program,
         )
-        effects += [] if program is None else program.effects()
+        done = [] if program is None else program.effects()
         assert isinstance(made, Generations)
         decode = view.needed_tokenizer().decode
         known = [_cut(decode(one.tokens, skip_special=True), until) for one in made]
-        ledger.add_answers(key, name, known)
+        ledger.add_answers(key, name, known, done)
+    effects += ledger.effects(key, name)
     return known
 
 

@@ -138,15 +138,21 @@ class Program:
         check_effects(self.effects())
 
 
-def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
-    """Judge what edits did, from `Program.effects` of one or more runs: EditError for one that
-    selected nothing in any, EditWarning for one that changed nothing in any."""
+def total_effects(rows: Iterable[Mapping[str, object]]) -> Effects:
+    """One row for each edit, its counts summed over runs."""
     total: dict[str, list[int]] = {}
     for row in rows:
         sums = total.setdefault(str(row["edit"]), [0, 0])
         sums[0] += int(row["selected"])  # type: ignore[call-overload]
         sums[1] += int(row["changed"])  # type: ignore[call-overload]
-    for edit, (selected, changed) in total.items():
+    return [{"edit": edit, "selected": a, "changed": b} for edit, (a, b) in total.items()]
+
+
+def check_effects(rows: Iterable[Mapping[str, object]]) -> None:
+    """Judge what edits did, from `Program.effects` of one or more runs: EditError for one that
+    selected nothing in any, EditWarning for one that changed nothing in any."""
+    for row in total_effects(rows):
+        edit, selected, changed = row["edit"], row["selected"], row["changed"]
         if not selected:
             raise EditError(f"{edit} selected nothing: none of its positions or phases occurred")
         if not changed:

@@ -46,7 +46,7 @@ class Scores:
             self._add(nats, here, self._loss(after, here))
             before, p = self._unchanged(here)
             # In fp64 what cancels here is some 1e-16 of a nat; equal predictions give exactly 0.
-            terms = torch.where(p > 0, p * (before - after), 0.0)
+            terms = torch.where(p == 0, 0.0, p * (before - after))
             self._add(kl, here, terms.sum(-1).clamp(min=0))
         return nats.numpy(), kl.numpy()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from laminogram.errors import ConfigError, TokenError
 from laminogram.plans import Plan
 from laminogram.probe.manifest import manifest
-from laminogram.probe.program import Reads, Sink
+from laminogram.probe.program import Effects, Reads, Sink
 from laminogram.probe.recording import begins_with_bos
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
@@ -76,12 +76,18 @@ def step_labels(plan: Plan, steps: Iterable[int]) -> tuple[str, ...]:
 
 @torch.no_grad()
 def walk(
-    view: Subject, batch: Batch, reads: Reads, sink: Sink, logits: Logits = "none"
+    view: Subject,
+    batch: Batch,
+    reads: Reads,
+    sink: Sink,
+    logits: Logits = "none",
+    effects: Effects | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One forward under the view: the residual stream after the last item of the plan, before the
     final norm, (B, T, C), and what `forward.run` gives for `logits`.
 
-    `sink` gets live tensors: copy what you keep. Edits are checked as `Subject.run` does.
+    `sink` gets live tensors: copy what you keep. Edits are checked as `Subject.run` does; effects:
+    where this is one text of many, a list that gets what they did, for who judges all of them.
     """
     program = view.program(reads=reads, sink=sink)
     batch = batch.to(view.device)
@@ -90,7 +96,9 @@ def walk(
     way = Walk(view.stack, None, program)
     end = way.over(view.plan.items, way.enter(batch, ctx, view.v_first))
     out = way.leave(end, logits)
-    if view.edits:
+    if effects is not None:
+        effects += program.effects()
+    elif view.edits:
         program.check()
     return end.x, out
 

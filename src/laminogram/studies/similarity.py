@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from laminogram.probe.program import Effects, check_effects
 from laminogram.probe.recording import documents
 from laminogram.probe.subject import Subject, Text
 from laminogram.stack.batch import Batch
@@ -109,9 +110,11 @@ def similarity(view: Subject, texts: Text, *, progress: bool = True) -> Similari
     batches = [view.tokens([row]) for row in rows]
     for batch in batches:
         check_length(view, batch)
+    effects: Effects = []
     sums = _Sums(len(view.plan) + 1, sum(map(len, rows)), view.config.hidden_size)
     for batch in tqdm(batches, unit="text", disable=None if progress else True, leave=False):
-        sums.add(_states(view, batch))
+        sums.add(_states(view, batch, effects))
+    check_effects(effects)
     per_token = sums.per_token / sums.tokens
     groups = find_groups(per_token)
     ids = ids_of(batches[0])
@@ -136,7 +139,7 @@ def similarity(view: Subject, texts: Text, *, progress: bool = True) -> Similari
     )
 
 
-def _states(view: Subject, batch: Batch) -> Tensor:
+def _states(view: Subject, batch: Batch, effects: Effects) -> Tensor:
     """The input of every step and the output of the last, (R, T, C), fp64 on the CPU."""
     steps = range(len(view.plan))
     kept: dict[int, Tensor] = {}
@@ -144,7 +147,7 @@ def _states(view: Subject, batch: Batch) -> Tensor:
     def keep(site: str, step: int, x: Tensor) -> None:
         kept[step] = x[0].detach().cpu().clone()
 
-    end, _ = walk(view, batch, dict.fromkeys(steps, ("resid_pre",)), keep)
+    end, _ = walk(view, batch, dict.fromkeys(steps, ("resid_pre",)), keep, effects=effects)
     return torch.stack([*(kept[step] for step in steps), end[0].cpu()])
 
 

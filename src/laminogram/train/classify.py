@@ -77,7 +77,8 @@ def read_examples(file: str | Path) -> list[Example]:
     ConfigError names the line that holds something else.
     """
     examples = []
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+    lines = Path(file).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):  # other ends of lines may stand inside a text
         try:
             row = json.loads(line)
             names = next(names for names in _TEXTS if names[0] in row)
@@ -164,12 +165,13 @@ def judge(
 
 
 def matthews(labels: Sequence[int], answers: Sequence[int]) -> float:
-    """The Matthews correlation of two labels; 0 where one side is constant."""
-    pairs = list(zip(labels, answers, strict=True))
-    tp, tn = pairs.count((1, 1)), pairs.count((0, 0))
-    fp, fn = pairs.count((0, 1)), pairs.count((1, 0))
-    below = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    return (tp * tn - fp * fn) / below if below else 0.0
+    """The Matthews correlation, for more than two labels Gorodkin's; 0 where a side is constant."""
+    count = len(labels)
+    pairs = [(labels.count(kind), answers.count(kind)) for kind in {*labels, *answers}]
+    right = sum(label == answer for label, answer in zip(labels, answers, strict=True))
+    common = count * right - sum(a * b for a, b in pairs)
+    below = math.sqrt(math.prod(count**2 - sum(pair[i] ** 2 for pair in pairs) for i in (0, 1)))
+    return common / below if below else 0.0
 
 
 def _learning(view: View, *, frozen: bool) -> list[torch.nn.Parameter]:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laminogram.checkpoint.fingerprint import hash_tensors
 from laminogram.errors import ConfigError, LaminogramError
 from laminogram.plans import Plan
 from laminogram.train.checkpoints import load_checkpoint, save_checkpoint
@@ -92,7 +93,7 @@ class Trainer:
     `places` names slices of the rows (`Mixture.places`): the curve then has the loss of each, as
     `loss_<name>`, beside that of all.
     Raises ConfigError for weights of 16 bits, and in `run` for a folder of another run: one with
-    other settings, other places, or other rows at its first step.
+    other settings, other places, other rows at its first step, or that began from other weights.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Trainer:
         self.anchor = (0, 0.0)  # (step, fraction): the schedule runs from here to (steps, 1)
         self.curve: list[dict[str, float]] = []
         self._first_rows = ""
+        self._first_weights = ""
 
     def run(self) -> TrainResult:
         """Train to the end; continues from the folder's checkpoint if there is one."""
@@ -274,11 +276,15 @@ class Trainer:
         """Which rows are whose, as JSON holds it."""
         return {name: [place.start, place.stop] for name, place in self.places.items()}
 
+    def _weights(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
     def _save(self) -> None:
         state: dict[str, Any] = {
             "config": self._fingerprint(),
             "places": self._rows_of(),
             "first_rows": self._first_rows,
+            "first_weights": self._first_weights,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -291,6 +297,7 @@ class Trainer:
         save_checkpoint(self.folder / "checkpoint.pt", state)
 
     def _resume(self) -> bool:
+        self._first_weights = self._first_weights or hash_tensors(self._weights())
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return False
@@ -312,12 +319,26 @@ class Trainer:
                 f"{path} belongs to a run over other rows (those of its first step differ): give "
                 "this run a folder of its own, or those rows"
             )
+        self._check_begin(path, state)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.steps, self.tokens = state["step"], state["steps"], state["tokens"]
         self.anchor = (state["anchor"][0], state["anchor"][1])
         self.elapsed, self.curve = state["seconds"], state["curve"]
         return True
+
+    def _check_begin(self, path: Path, state: Mapping[str, Any]) -> None:
+        """ConfigError for weights that are neither those of the run's begin nor its checkpoint's;
+        checkpoints that do not know their begin pass."""
+        first = state.get("first_weights", "")
+        reached = {name: state["model"].get(name, torch.empty(0)) for name in self._weights()}
+        here = self._first_weights
+        if first not in ("", here) and hash_tensors(reached) != here:
+            raise ConfigError(
+                f"{path} belongs to a run that began from other weights: give this run a folder "
+                "of its own, or begin it with those weights"
+            )
+        self._first_weights = first
 
 
 def _digest(ids: Tensor) -> str:

@@ -87,6 +87,13 @@ def test_intervals_of_channel_energies_cover_through_the_statistic():
     assert np.mean(np.abs(energy - 2.0) < naive) < covered - 0.04
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_replicate_that_is_not_finite_is_left_out(broken):
+    draws = np.random.default_rng(0).normal(size=(23, 2))
+    with_it = np.insert(draws, 12, broken, axis=0)
+    assert np.array_equal(interval(with_it), interval(draws))
+
+
 def test_intervals_of_few_or_broken_replicates():
     low, high = interval(np.array([9.0, 0, 0, 1.0, 2.0, 3.0]))
     assert (low, high) == (1.0, 3.0)

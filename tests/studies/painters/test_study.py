@@ -18,7 +18,7 @@ import torch
 from tests.infer.speaking import speaking_view
 from tests.stacks import view_of
 
-from laminogram.errors import ConfigError, FamilyError, TokenError
+from laminogram.errors import ConfigError, EditError, FamilyError, TokenError
 from laminogram.evaluate.divergence import divergence
 from laminogram.evaluate.ledger import Ledger
 from laminogram.plans import Plan
@@ -29,6 +29,7 @@ from laminogram.studies.painters.measures import by_key
 from laminogram.studies.painters.pieces import cut
 from laminogram.studies.painters.points import distinct, points
 from laminogram.studies.painters.sweep import keys
+from laminogram.studies.similarity import similarity
 from laminogram.view import View
 
 TEXTS = ("the old captain", "took his boat out to sea before dawn", "and saw the light")
@@ -83,6 +84,23 @@ def test_edits_act_under_every_plan() -> None:
     assert result.ranking is None and plain.ranking is not None
 
 
+def test_an_edit_may_lack_its_position_in_one_text_and_not_in_all(
+    small_batches: None, tmp_path: Path
+) -> None:
+    view = speaking_view("llama")
+    rows = [[5, 3, 9], list(range(4, 40))]
+    last = view.using(edits=edits.zero("ffn_out", layers=0, positions=[30]))
+    few: dict[str, Any] = {"variants": ["swap"], "texts": rows, "progress": False}
+    assert values(paint(last, **few), "loss")[0] == pytest.approx(last.loss(rows).mean, rel=1e-5)
+    assert similarity(last, rows).count == 39
+    nowhere = view.using(edits=edits.zero("ffn_out", layers=0, positions=[50]))
+    for _ in range(2):  # the second time all answers are known
+        with pytest.raises(EditError, match="selected nothing"):
+            paint(nowhere, work=tmp_path, **few)
+    with pytest.raises(EditError, match="selected nothing"):
+        similarity(nowhere, rows)
+
+
 def test_an_encoder_with_a_head_is_told_by_its_masked_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -129,11 +147,11 @@ def test_what_was_finished_is_not_computed_again(
     added: list[tuple[str, str]] = []
     honest = Ledger.add_answers
 
-    def counted(ledger: Ledger, key: str, pack: str, answers: list[Any]) -> None:
+    def counted(ledger: Ledger, key: str, pack: str, *kept: Any) -> None:
         if len(added) == limit:
             raise Killed
         added.append((key, pack))
-        honest(ledger, key, pack, answers)
+        honest(ledger, key, pack, *kept)
 
     monkeypatch.setattr(Ledger, "add_answers", counted)
     limit = after

@@ -54,9 +54,9 @@ def interval(variants: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.
     """
     if not 0 < level < 1:
         raise ConfigError(f"a confidence level lies between 0 and 1, not at {level}")
-    draws = np.sort(np.asarray(variants[REPLICATES], dtype=np.float64), axis=0)  # NaN comes last
+    draws = np.asarray(variants[REPLICATES], dtype=np.float64)
     number = np.isfinite(draws).sum(0)
-    draws = np.where(np.isfinite(draws), draws, np.nan)
+    draws = np.sort(np.where(np.isfinite(draws), draws, np.nan), axis=0)  # NaN comes last
     ends = []
     for share in ((1 - level) / 2, (1 + level) / 2):
         rank = np.clip(share * (number + 1) - 1, 0, np.maximum(number - 1, 0))

@@ -99,7 +99,7 @@ def _measured(view: Subject, scorer: Scorer) -> tuple[float, float]:
         begin = time.perf_counter()
         full.run(tokens, logits="none").sum().item()
         middle = time.perf_counter()
-        list(scorer.score(view, PlanTree([full.plan]), batch))
+        list(scorer.score(view, PlanTree([full.plan]), batch, []))
         spent = [middle - begin, time.perf_counter() - middle]
     layers, whole = spent
     # A scorer reads the batch twice: once as the unchanged model, once under the plan.

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from laminogram.evaluate.text import Estimate
+from laminogram.probe.program import Effects, check_effects
 from laminogram.probe.subject import Subject
 from laminogram.studies.painters.measures import Resampled, estimate
 from laminogram.studies.painters.pieces import Pieces
@@ -53,17 +54,19 @@ def influence(view: Subject, pieces: Pieces, *, progress: bool = True) -> Influe
     layers = len(view.plan)
     sums = np.zeros((layers, pieces.units, 2))
     angular = np.zeros((layers + 1, layers + 1))
+    effects: Effects = []
     pairs = list(zip(pieces.rows, pieces.owners, strict=True))
     for row, owner in tqdm(pairs, unit="text", disable=None if progress else True, leave=False):
-        cosines, last = _read(view, row)
+        cosines, last = _read(view, row, effects)
         sums[:, owner, 0] += len(row)
         sums[:, owner, 1] += cosines
         angular += angles(last)
+    check_effects(effects)
     drawn = 1 - Resampled(sums).means(1)
     return Influence(tuple(map(estimate, drawn)), angular / len(pairs), len(pairs))
 
 
-def _read(view: Subject, row: Sequence[int]) -> tuple[np.ndarray, Tensor]:
+def _read(view: Subject, row: Sequence[int], effects: Effects) -> tuple[np.ndarray, Tensor]:
     """Of one text: each layer's sum over tokens of the cosine between input and output (R - 1,),
     and the last token's states (R, C)."""
     cosines: list[float] = []
@@ -78,7 +81,8 @@ def _read(view: Subject, row: Sequence[int]) -> tuple[np.ndarray, Tensor]:
         before.append(state)
 
     steps = range(len(view.plan))
-    end, _ = walk(view, view.tokens([list(row)]), dict.fromkeys(steps, ("resid_pre",)), keep)
+    reads = dict.fromkeys(steps, ("resid_pre",))
+    end, _ = walk(view, view.tokens([list(row)]), reads, keep, effects=effects)
     keep("resid_post", len(view.plan), end)
     return np.array(cosines), torch.stack(last)
 

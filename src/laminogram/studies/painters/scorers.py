@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laminogram.evaluate.divergence import kl
+from laminogram.evaluate.divergence import kl, same_likeliest
 from laminogram.evaluate.loss import CHUNK, needs_all_logits
 from laminogram.plans.tree import PlanTree
+from laminogram.probe.program import Effects
 from laminogram.probe.subject import Subject
 from laminogram.stack.batch import Batch
 from laminogram.studies.painters.pieces import Pieces
@@ -67,8 +68,11 @@ class Scorer(Protocol):
     columns: tuple[str, ...]
     batches: Sequence[Read]
 
-    def score(self, view: Subject, tree: PlanTree, batch: Read) -> Iterator[tuple[int, Rows]]:
-        """Yield (number of the plan, sums (B, columns)) in the order of the tree."""
+    def score(
+        self, view: Subject, tree: PlanTree, batch: Read, effects: Effects
+    ) -> Iterator[tuple[int, Rows]]:
+        """Yield (number of the plan, sums (B, columns)) in the order of the tree; `effects` gets
+        what edits did, at the end."""
         ...
 
 
@@ -86,15 +90,18 @@ class Predicting:
         self.batches: Sequence[Read] = batches
 
     @torch.no_grad()
-    def score(self, view: Subject, tree: PlanTree, batch: Read) -> Iterator[tuple[int, Rows]]:
+    def score(
+        self, view: Subject, tree: PlanTree, batch: Read, effects: Effects
+    ) -> Iterator[tuple[int, Rows]]:
         """See `Scorer`."""
         rows, columns, targets = torch.tensor(batch.asked).T
         tokens = Batch.of(batch.inputs, vocab_size=view.config.vocab_size)
         every = "all" if needs_all_logits(view) else "none"
-        full = view.stack.full_plan()
-        out = replace(view, plan=full).run(tokens, logits=every)  # type: ignore[arg-type]
+        full = replace(view, plan=view.stack.full_plan())
+        # What edits do here they do in the sweep too, where it is counted.
+        out = full.run(tokens, observer=full.program(), logits=every)  # type: ignore[arg-type]
         base = [part.log_softmax(-1) for part in _logits(view, out[rows, columns])]
-        for number, out in view.sweep(tree, tokens, logits=every):  # type: ignore[arg-type]
+        for number, out in view.sweep(tree, tokens, logits=every, effects=effects):  # type: ignore[arg-type]
             found = _compared(base, _logits(view, out[rows, columns]), targets.to(out.device))
             sums = torch.zeros(len(batch.inputs), found.shape[1], dtype=torch.float64)
             yield number, sums.index_add_(0, rows, found).tolist()
@@ -113,12 +120,14 @@ class Reading:
         self.batches: Sequence[Read] = batches
 
     @torch.no_grad()
-    def score(self, view: Subject, tree: PlanTree, batch: Read) -> Iterator[tuple[int, Rows]]:
+    def score(
+        self, view: Subject, tree: PlanTree, batch: Read, effects: Effects
+    ) -> Iterator[tuple[int, Rows]]:
         """See `Scorer`."""
         tokens = Batch.of(batch.inputs, vocab_size=view.config.vocab_size)
         full = replace(view, plan=view.stack.full_plan())
-        base = _mean_state(full.run(tokens, logits="none"), tokens)
-        for number, out in view.sweep(tree, tokens, logits="none"):
+        base = _mean_state(full.run(tokens, observer=full.program(), logits="none"), tokens)
+        for number, out in view.sweep(tree, tokens, logits="none", effects=effects):
             # 1 - cosine of unit vectors, and exactly 0 for equal ones.
             turned = (base - _mean_state(out, tokens)).square().sum(-1) / 2
             yield number, [[1.0, value] for value in turned.tolist()]
@@ -193,7 +202,7 @@ def _compared(base: Sequence[Tensor], logits: Iterator[Tensor], targets: Tensor)
         q, wanted = part.log_softmax(-1), targets[done : done + len(part)]
         done += len(part)
         nats = F.nll_loss(q, wanted, reduction="none")
-        same = (p.argmax(-1) == q.argmax(-1)).to(nats.dtype)
+        same = same_likeliest(p, q).to(nats.dtype)
         found.append(torch.stack((torch.ones_like(nats), nats, kl(p, q), same), 1).double().cpu())
     return torch.cat(found)
 

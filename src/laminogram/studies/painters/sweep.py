@@ -18,6 +18,7 @@ from laminogram.evaluate.ledger import Ledger
 from laminogram.plans import Plan
 from laminogram.plans.tree import PlanTree
 from laminogram.probe.manifest import plain
+from laminogram.probe.program import Effects, check_effects, total_effects
 from laminogram.probe.subject import Subject
 from laminogram.studies.painters.scorers import Read, Scorer
 
@@ -53,6 +54,7 @@ def sweep(
     """Sums (plans, units, columns) of a scorer; what the ledger holds is not computed again."""
     names = keys(view, scorer, plans)
     waiting = open_reads(ledger, scorer, names)
+    done: Effects = []
     total = sum(map(len, waiting.values()))
     with tqdm(total=total, desc="text", unit="plan", disable=None if progress else True) as bar:
         for batch in scorer.batches:
@@ -60,17 +62,24 @@ def sweep(
             if not numbers:
                 continue
             tree = PlanTree(plans[i] for i in numbers)
-            for place, rows in scorer.score(view, tree, batch):
-                ledger.add_answers(names[numbers[place]], batch.hash, rows)
+            effects: Effects = []
+            found = scorer.score(view, tree, batch, effects)
+            for place, rows in list(found) if view.edits else found:  # counts come at the end
+                kept = total_effects(effects)
+                ledger.add_answers(names[numbers[place]], batch.hash, rows, kept)
                 bar.update()
+    for batch in scorer.batches:  # each plan has the counts of all that were read together
+        known = (ledger.effects(name, batch.hash) for name in names)
+        done += next(filter(None, known), [])
+    check_effects(done)
     for name, plan in zip(names, plans, strict=True):
         if ledger.result(name) is None:
             sums = _summed(scorer.batches, units, ledger, name)
             facts: Mapping[str, Any] = {"plan": str(plan), "measure": scorer.measure}
             ledger.add_result(name, {**facts, "sums": sums.tolist()})
     ledger.close()
-    found = [ledger.result(name) for name in names]
-    return np.array([one["sums"] for one in found if one is not None])
+    results = [ledger.result(name) for name in names]
+    return np.array([one["sums"] for one in results if one is not None])
 
 
 def _summed(batches: Sequence[Read], units: int, ledger: Ledger, name: str) -> np.ndarray:
