@@ -11,8 +11,11 @@ pytest.importorskip("lm_eval", reason="needs the extra [eval]")
 from click.testing import CliRunner
 from tests.evaluate.benchmarks import sentence, write_benchmarks
 
+import laminogram
+from laminogram import edits
 from laminogram.cli.main import cli
 from laminogram.evaluate import tasks
+from laminogram.evaluate.text import score_text
 
 FULL = "0-5"
 
@@ -65,6 +68,25 @@ def test_what_parallel_layers_remember_changes_what_is_written(
     assert different == [("gsm8k", plan)], "likelihoods are read in one forward"
 
 
+def test_edits_and_a_precision_act_as_from_python(tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(sentence(random.Random(2), 200))
+    edit = ["--edit", "zero:ffn_out:layers=2", "--edit", "scale=0.5:attn_out"]
+    asked = ["--tasks", "addition", "--limit", "2", "--text-file", str(text), "--out", str(out)]
+    run(*asked, *edit, "--precision", "int8")
+    made = [edits.zero("ffn_out", layers=2), edits.scale("attn_out", 0.5)]
+    loaded = laminogram.load("tiny-llama")
+    view = loaded.using(edits=made, precision="int8")
+    (expected,) = score_text(view, [text.read_text()], [FULL], reference=loaded)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["text"][0]["bits_per_byte"] == pytest.approx(expected.bits_per_byte, rel=1e-6)
+    kl = summary["text"][0]["kl_from"]["value"]
+    assert kl == pytest.approx(expected.kl_from.value, rel=1e-4), "from the model as it was loaded"
+    conditions = summary["tasks"][0]["conditions"]
+    assert conditions["precision"] == view.facts()["precision"]
+    assert len(conditions["edits"]) == 2
+
+
 def test_without_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "sorting" in run("--limit", "2")
@@ -77,6 +99,8 @@ def test_without_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.Monk
         (["--tasks", "arc_easy"], "--data"),
         (["--tasks", "last_word"], "--text-file"),
         (["--plan", "0-9", "--limit", "1"], "layer 6"),
+        (["--edit", "zero:ffn_out:layers=9"], "layer 9"),
+        (["--edit", "nil:ffn_out"], "no operation 'nil'"),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], message: str) -> None:

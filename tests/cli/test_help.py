@@ -34,7 +34,7 @@ SURFACE = {
     },
     "evaluate": {
         *("model", "--tasks", "--data", "--text-file", "--plan", "--limit", "--shots", "--bos"),
-        *("--out", "--kv", "--dtype", "--device"),
+        *("--out", "--edit", "--precision", "--kv", "--dtype", "--device"),
     },
     "eeg": {
         *("models", "--prompt", "--text-file", "--site", "--new-tokens", "--precision", "--out"),

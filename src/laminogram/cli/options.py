@@ -59,6 +59,24 @@ def remembering(what: str) -> Callable[[Function], Function]:
     )
 
 
+def changing(function: Function) -> Function:
+    """Add `--edit` and `--precision` to a command, in the words of a condition of `compare`."""
+    edit = click.option(
+        "--edit",
+        "edits",
+        multiple=True,
+        metavar="EDIT",
+        help="An edit, such as zero:ffn_out:layers=2:channels=17; repeatable. It acts under every "
+        "plan; `compare --help` has the words.",
+    )
+    precision = click.option(
+        "--precision",
+        metavar="NAME",
+        help="Weights and activations: fp32, bf16, int8, w8a8, bf16+int4-g128, ...",
+    )
+    return edit(precision(function))
+
+
 def short_documents(function: Function) -> Function:
     """Add `--text-file`, `--letters` and `--documents` to a command; `read_short` reads them."""
     text_file = click.option(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from laminogram.cli.options import keeps_parts, load_view, placement, remembering
+from laminogram.cli.options import changing, keeps_parts, load_view, placement, remembering
 from laminogram.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ SKILLS = "addition,copying,sorting"
     metavar="DIR",
     help="Keep everything here, item by item; run again after a kill, it goes on where it was.",
 )
+@changing
 @remembering("What parallel layers remember while a task generates")
 @placement
 def command(
@@ -70,6 +71,8 @@ def command(
     shots: int | None,
     bos: bool | None,
     out: Path | None,
+    edits: tuple[str, ...],
+    precision: str | None,
     kv: str | None,
     dtype: str | None,
     device: str | None,
@@ -81,8 +84,11 @@ def command(
     DIR receives results.jsonl (item by item) and summary.json; without, nothing is written.
     """
     names = tasks if tasks is not None else "" if text_file else SKILLS
-    view = load_view(model, dtype, device)
-    view = view if kv is None else view.using(kv=kv)  # type: ignore[arg-type]  # click has checked
+    loaded = load_view(model, dtype, device)
+    from laminogram.studies.compare import Condition
+
+    condition = Condition(model, precision=precision, kv=kv, edits=edits)
+    view = cast("View", condition.of(loaded))
     chosen = [str(view.plan), *(str(view.using(plan=plan).plan) for plan in plans)]
     chosen = list(dict.fromkeys(chosen))
     facts: dict[str, Any] = {}
@@ -91,7 +97,7 @@ def command(
         opened = _open([one.strip() for one in names.split(",")], data, text_file, limit, shots)
         facts |= _tasks(view, opened, chosen, bos, out)
     if text_file is not None:
-        facts["text"] = _text(view, text_file, chosen, bos)
+        facts["text"] = _text(view, loaded, text_file, chosen, bos)
     if out is not None:
         _save(view, out, facts)
 
@@ -147,11 +153,13 @@ def _print_tasks(results: Sequence[TaskResult], summary: Summary) -> None:
         click.echo(str(note))
 
 
-def _text(view: View, path: Path, plans: Sequence[str], bos: bool | None) -> list[TextScore]:
+def _text(
+    view: View, unchanged: View, path: Path, plans: Sequence[str], bos: bool | None
+) -> list[TextScore]:
     from laminogram.evaluate.documents import read_texts
     from laminogram.evaluate.text import score_text
 
-    scores = score_text(view, read_texts(path), plans, bos=bos)
+    scores = score_text(view, read_texts(path), plans, reference=unchanged, bos=bos)
     rows = [
         (
             one.plan,
