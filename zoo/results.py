@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's, told 
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write `data` as readable JSON."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `data` as readable JSON, an object without others on one line."""
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    text = re.sub(r"{\n[^{}]*}", lambda one: re.sub(r"\n *", " ", one[0]), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_curve(folder: Path, curve: Curve, title: str) -> None:
