@@ -261,6 +261,6 @@ def _end(folder: Path, kind: str, right: Tensor) -> str:
         return "refused"
     if kind == "configuration":
         assert found.shape[:2] == right.shape[:2], folder.name
-    else:
-        assert torch.equal(found, right), folder.name
+    else:  # weights that are mapped at other places are multiplied in another order
+        assert torch.allclose(found, right, rtol=1e-5, atol=1e-6), folder.name
     return "answered"
