@@ -59,11 +59,11 @@ def _summary(result: Painters) -> Picture:
 
 def _sweeps(result: Painters) -> Picture:
     shown = [one for one in _shown(result) if one not in (result.summary, result.pace)]
+    said = [_SAID[variant] for variant in _variants(result, BY_MIDDLE)]
     return _picture(
         result,
         "Every sweep over the middle",
-        "The same variants by every measure: the middle left out, the centre layer in place of "
-        "each, all in parallel, reversed, shuffled (mean over seeds), and parallel three times.",
+        f"The same variants by every measure. The middle: {', '.join(said)}.",
         " ".join(_best(result, one) for one in shown),
         {"sweeps": result.some(FULL, *BY_MIDDLE)},
         axis="M",
@@ -74,11 +74,12 @@ def _sweeps(result: Painters) -> Picture:
 
 
 def _by_layer(result: Painters) -> Picture:
+    said = [_SAID[variant] for variant in _variants(result, BY_LAYER)]
     return _picture(
         result,
         "One layer left out, two swapped",
-        "What is left where a single layer does not run, and where it changes places with the "
-        "next. Click a layer to select it in every picture.",
+        f"What is left where a single layer {' and where it '.join(said)}. Click a layer to select "
+        "it in every picture.",
         _dearest(result),
         {"by-layer": result.some(FULL, *BY_LAYER)},
         axis="layer",
@@ -182,6 +183,19 @@ def _picture(
         manifest=result.manifest,
         csv=_csv(first),
     )
+
+
+_SAID = {
+    "skip_one": "does not run",
+    "swap": "changes places with the next",
+    "skip": "left out",
+    "middle_repeat": "the centre layer in place of each",
+    "parallel": "all in parallel",
+    "reverse": "reversed",
+    "random": "shuffled (mean over seeds)",
+    "looped": "parallel three times",
+}
+"""What a variant does with a layer, or with the middle."""
 
 
 def _csv(columns: Mapping[str, Any]) -> list[list[Any]]:

@@ -7,7 +7,7 @@ import { cellCanvas, upTo, within } from "./kit.js";
 const LINE_LEFT = 46, LINE_RIGHT = 18, LINE_TOP = 8, LINE_BOTTOM = 34, DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4]], CORNERS = [24, 4, 3, 5];
 const GRIDS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]];
 
-// Marks tell the lines apart without their colours: so many corners each.
+// Marks tell lines apart without colours: so many corners each.
 function lineMark(c, corners, x, y, radius, colour) {
   c.fillStyle = colour;
   c.beginPath();
@@ -15,17 +15,17 @@ function lineMark(c, corners, x, y, radius, colour) {
   c.fill();
 }
 
-// Candidates for ticks, ascending.
+// Ticks to choose from, ascending.
 function axisTicks(kind, low, high) {
-  if (kind === "symlog") return [0, ...upTo(7).flatMap((e) => [10 ** e, -(10 ** e)])].sort((a, b) => a - b);
-  if (kind !== "log" && kind !== "rank") {
+  const both = kind === "symlog";
+  if (!both && kind !== "log" && kind !== "rank") {
     const rough = (high - low || 1) / 4, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 2.5, 5, 10].find((s) => s * power >= rough) * power;
     return upTo(7).map((i) => +((Math.ceil(low / step) + i) * step).toPrecision(10));
   }
-  // The coarsest grid that puts three marks in the range.
-  const [from, to] = [low, high].map((v) => Math.floor(Math.log10(v))), decades = upTo(to - from + 2).map((i) => from + i);
-  const grids = GRIDS.map((grid) => decades.flatMap((e) => grid.map((m) => m * 10 ** e)));
-  return grids.find((ticks) => ticks.filter((t) => t >= low * 0.9 && t <= high * 1.1).length > 2) || grids[3];
+  // The coarsest with three marks in the range.
+  const [from, to] = both ? [0, 5] : [low, high].map((v) => Math.floor(Math.log10(v))), decades = upTo(to - from + 2).map((i) => from + i);
+  const grids = GRIDS.map((grid) => decades.flatMap((e) => grid.map((m) => m * 10 ** e))).map((up) => (both ? [...up.map((t) => -t).reverse(), 0, ...up] : up));
+  return grids.find((ticks) => ticks.filter((t) => t > low * 0.9 && t < high * 1.1).length > 2) || grids[3];
 }
 
 // kind: "probability" (0 to 1), "linear" (from 0), "symlog", "log" or "rank" (a log, 1 at the top).
