@@ -14,7 +14,13 @@ from torch import Tensor
 
 from laminogram.errors import ConfigError, FamilyError, TokenError
 from laminogram.evaluate import divergence as module
-from laminogram.evaluate.divergence import MEASURES, compare, divergence, mean_of_documents
+from laminogram.evaluate.divergence import (
+    MEASURES,
+    Estimate,
+    compare,
+    divergence,
+    mean_of_documents,
+)
 from laminogram.evaluate.loss import loss
 from laminogram.probe import edits
 
@@ -170,3 +176,8 @@ def test_the_manifest_names_both_views() -> None:
     assert found["precision"] == "bf16+int8"
     assert found["reference"]["precision"] == "float32"
     assert found["tokens_hash"] and found["quantised"]["weights"] == "packed"
+
+
+def test_an_interval_is_shown_where_there_is_one() -> None:
+    assert str(Estimate(2.5, 2.0, math.inf)) == "2.5 [2, inf]"
+    assert str(Estimate(2.5, math.nan, math.nan)) == "2.5"

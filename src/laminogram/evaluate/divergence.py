@@ -53,6 +53,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
+        if np.isnan([self.low, self.high]).all():  # of one document there is no interval
+            return f"{self.value:.4g}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def exponential(self) -> Estimate:
