@@ -280,9 +280,14 @@ def test_small_layers_gradients_and_other_memories_go_the_usual_way(monkeypatch)
     Bench().tokens(1, decoded=False)
 
 
+BIASED = replace(attended(qkv_bias=True, o_bias=True), norm=replace(RMS, bias=True))
+MIXED = replace(LAYER, ffn=replace(EXPERTS, num_experts=3, shared_intermediate_size=32))
+
+
+@pytest.mark.parametrize("config", [BIASED, MIXED, replace(LAYER, attn=LATENT)])
 @pytest.mark.parametrize("how", ["written", "replaced", "moved"])
-def test_a_change_of_any_parameter_is_seen(how):
-    bench = Bench(replace(attended(qkv_bias=True, o_bias=True), norm=replace(RMS, bias=True)))
+def test_a_change_of_any_parameter_is_seen(how, config):
+    bench = Bench(config)
     bench.tokens(1)
     for name, parameter in list(bench.layer.named_parameters()):
         owner = bench.layer.get_submodule(name.rpartition(".")[0])
@@ -294,6 +299,16 @@ def test_a_change_of_any_parameter_is_seen(how):
         else:
             parameter.data = new
         bench.tokens(1)
+
+
+def test_experts_that_changed_between_two_caches_are_read_anew():
+    bench = Bench(MIXED)
+    bench.tokens(1)
+    for change in (lambda x: x.copy_(x * 2), lambda x: setattr(x, "data", x * 0.3)):
+        change(bench.layer.ffn.expert(1).down.weight)
+        bench.slot, bench.usual = (bench.layer.new_slot(1, 8, "both") for _ in range(2))
+        bench.seen = 0
+        bench.tokens(2)
 
 
 @pytest.mark.parametrize("path", ["attn", "ffn", "attn_norm", "ffn_norm", "attn.k", "ffn.down"])

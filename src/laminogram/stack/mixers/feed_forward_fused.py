@@ -13,6 +13,7 @@ import importlib
 from functools import cache
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from laminogram.stack.mixers.fused import (
     Called,
     Entries,
     Value,
+    Watch,
     Weights,
     bias_of,
     is_readable,
@@ -45,6 +47,8 @@ _ACTIVATIONS = {
     "relu2": "RELU2",
 }
 """What the kernels call an activation."""
+_met: WeakKeyDictionary[MoE, tuple[Watch, Weights]] = WeakKeyDictionary()
+"""By mixture: what its experts were when a decoder was made, and what a kernel takes of them."""
 
 
 @cache
@@ -124,7 +128,11 @@ def _shared(ffn: MLP, weights: Weights, place: int) -> Entries:
 
 
 def _experts(ffn: MoE) -> Weights | None:
-    """The products of all experts, one after the other: gate, up, down."""
+    """The products of all experts, one after the other: gate, up, down. They are many, so what was
+    found for one cache serves the next, for as long as nothing of it changes."""
+    known = _met.get(ffn)
+    if known is not None and known[0].unchanged():
+        return known[1]
     products = [
         product
         for index in range(ffn.config.num_experts)
@@ -133,7 +141,11 @@ def _experts(ffn: MoE) -> Weights | None:
     if any(type(product) is not Linear for product in products):
         return None
     found = stored(products)
-    return None if found is None else Weights(products, found, short=False)
+    if found is None:
+        return None
+    weights = Weights(products, found, short=False)
+    _met[ffn] = Watch([ffn.experts]), weights
+    return weights
 
 
 def _activation(config: MLPConfig | MoEConfig) -> int:
