@@ -183,6 +183,18 @@ def test_decoding_is_equal_to_the_bit(kind, tied):
     assert all(one is other for one, other in zip(made, again, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["rwkv5", "rwkv6", "rwkv7"])
+def test_halves_of_low_rank_products_have_copies_that_last(kind):
+    decoding = Decoding(stack_of(kind))
+    assert not any(decoding.equal(shortened.AFTER))
+    assert all(decoding.equal())
+    made = [shortened._copies[weight] for weight in weights_read(decoding)]
+    decoding.restart()
+    assert all(decoding.equal())
+    again = [shortened._copies[weight] for weight in weights_read(decoding)]
+    assert all(one is other for one, other in zip(made, again, strict=True))
+
+
 def test_rows_of_zeros_are_skipped_in_a_copy():
     stack = stack_of("rwkv4")
     decoding = Decoding(stack)
@@ -238,7 +250,7 @@ WRITES = [written, moved, replaced, loaded, assigned, cast]
 
 
 @pytest.mark.parametrize("short", [True, False])
-@pytest.mark.parametrize("kind", ["rwkv4", "llama"])
+@pytest.mark.parametrize("kind", ["rwkv4", "llama", "rwkv6", "rwkv7"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_is_seen_at_the_next_token(write, kind, short):
     """One that 16 bits still hold, and one that they do not."""
@@ -271,7 +283,7 @@ def weights_changed(decoding):
     return [decoding.stack.get_parameter(path) for path in paths]
 
 
-@pytest.mark.parametrize("kind", ["rwkv4", "llama"])
+@pytest.mark.parametrize("kind", ["rwkv4", "llama", "rwkv6", "rwkv7"])
 def test_a_write_that_autograd_does_not_see_is_seen_by_a_new_cache(kind):
     decoding = Decoding(stack_of(kind))
     assert all(decoding.equal())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from laminogram.stack.cache import StateSlot, StepSlot
 from laminogram.stack.kernels.matvec import dtype_kind, fits_by_inputs
@@ -48,6 +49,10 @@ def _kernel(name: str) -> ModuleType:
 
 _LETTERS = "rkvgw"
 """The products of RWKV-6 that read the token, in the kernel's order."""
+
+
+_turned = WeakTensorKeyDictionary()
+"""By parameter: its low-rank products."""
 
 
 class Half(NamedTuple):
@@ -159,12 +164,29 @@ def _halves(attn: Any) -> tuple[list[Half], list[Half], list[Half]]:
         firsts, seconds = [attn.w1, attn.a1, attn.g1], [attn.w2, attn.a2, attn.g2]
         if not attn.config.provides_v_first:
             firsts, seconds = [*firsts, attn.v1], [*seconds, attn.v2]
-        return [], [Half(x.t()) for x in firsts], [Half(x.t()) for x in seconds]
+        return [], [_laid(x)[0] for x in firsts], [_laid(x)[0] for x in seconds]
     if type(attn) is TimeMix5:
         return [], [], []
-    by_letter = dict(zip(ORDER, attn.mix2.unbind(0), strict=True))
-    shares = [attn.mix1, *(by_letter[letter] for letter in _LETTERS)]
-    return [Half(x.t()) for x in shares], [Half(attn.w1.t())], [Half(attn.w2.t())]
+    by_letter = dict(zip(ORDER, _laid(attn.mix2), strict=True))
+    shares = [*_laid(attn.mix1), *(by_letter[letter] for letter in _LETTERS)]
+    return shares, _laid(attn.w1), _laid(attn.w2)
+
+
+def _laid(parameter: Tensor) -> list[Half]:
+    """A parameter (R, C), or each part of one (n, R, C), as a product (C, R). One that lies where
+    it was is the same tensor, for by that its copy in 16 bits is found."""
+    known: list[Half] | None = _turned.get(parameter)
+    parts = parameter.detach()
+    if known is not None and _is_at(known[0].weight, parts):
+        return known
+    made = [Half(x.t()) for x in (parts.unbind(0) if parts.dim() == 3 else [parts])]
+    _turned[parameter] = made
+    return made
+
+
+def _is_at(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors begin at the same place, with numbers of the same kind."""
+    return one.data_ptr() == other.data_ptr() and one.dtype is other.dtype
 
 
 def _lies_so(weight: Tensor) -> bool:
