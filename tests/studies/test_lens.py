@@ -214,3 +214,10 @@ def test_what_the_answer_rules_out_plays_no_part_and_the_reverse_is_infinite() -
     assert (found.top_ids[..., -1] == 5).all() and (found.top_probability[..., -1] == 0).all()
     edited = lens(view.using(edits=set_to("logits", 1.0, channels=[5])), IDS, top=1)
     assert np.isinf(edited.kl[:-1]).all() and (edited.kl[-1] == 0).all()
+
+
+def test_in_a_row_that_is_not_a_number_every_token_stands_last() -> None:
+    view = view_of("llama").using(edits=set_to("resid_post", float("nan"), layers=1))
+    found = lens(view, IDS, top=1)
+    assert (found.rank[-1] == 50).all() and (found.next_rank[-1] == 50).all()
+    assert (found.next_rank[0] < 50).any()

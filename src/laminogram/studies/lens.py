@@ -47,7 +47,8 @@ class Lens:
     """What every row says at every token.
 
     labels: "embed", then each step, then "output" where that is not the last step's (the plan ends
-    with a group, or an edit acts on `final` or `logits`). A rank of 1 is the likeliest token.
+    with a group, or an edit acts on `final` or `logits`). A rank of 1 is the likeliest token; where
+    a row is not a number, all stand last.
 
     top_ids (R, T, K), top_probability (R, T, K) f32 and top_texts: likeliest first, an id added
     where several shown tokens read the same. entropy (R, T) f32 in nats; kl (R, T) f32 in nats,
@@ -284,7 +285,9 @@ def _read_out(
         }
         for name, tokens in wanted.items():
             value = log_p.gather(-1, tokens[:, None])
-            found[f"{name}rank"] = (log_p > value).sum(-1) + 1
+            # Of what is not a number nothing is likely: it stands last.
+            ahead = (~(log_p <= value)).sum(-1)
+            found[f"{name}rank"] = ahead.clamp(max=log_p.shape[-1] - 1) + 1
             found[f"{name}probability"] = value[:, 0].exp()
         rows.append(found)
     found = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
