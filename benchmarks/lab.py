@@ -24,6 +24,7 @@ import json
 import os
 import pkgutil
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -192,8 +193,10 @@ def main(table: str, device: str) -> int:
 
 
 def write_results(path: Path, results: Any) -> None:
-    """Results as JSON, numbers to six digits: no clock knows more."""
-    path.write_text(json.dumps(_short(results), indent=1), encoding="utf-8")
+    """Results as JSON, a list on one line, numbers to six digits: no clock knows more."""
+    text = json.dumps(_short(results), indent=1)
+    text = re.sub(r"\[[^][{}]*]", lambda one: re.sub(r"\n *", " ", one[0]), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _short(x: Any) -> Any:
